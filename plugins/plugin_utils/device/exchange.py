@@ -1,0 +1,266 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""The only road to a device: one POSIX sh program on standard input, one framed reply.
+
+A ``sh -s`` whose input is cut runs what has arrived. So the whole program is the body of one function, and the
+last line calls that function by a name that ends in a nonce: cut at any byte, nothing runs. The reply is framed by
+the same nonce. A reply without its closing frame says nothing about the device, whatever the return code was: one
+connection plugin drops standard input and returns 0, and login shells print noise of their own.
+
+Programs use two helpers to answer, both defined by the frame:
+
+``say KEY VALUE...``  one record on one line
+``blob KEY``          one record of many lines, read from standard input
+
+Everything else that a program or its children print goes to standard error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
+
+# Standard input arrives intact over these. Others (network_cli, winrm, docker's API variants) either have no shell
+# or were seen to drop it; they are told apart by the missing frame, and named in the error.
+_PREAMBLE = r"""
+exec 3>&1 1>&2
+LC_ALL=C; export LC_ALL
+PATH="${PATH:-}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"; export PATH
+say() { printf '%s\n' "$*" >&3; }
+blob() {
+  printf 'blob %s\n' "$1" >&3
+  while IFS= read -r _line; do printf '|%s\n' "$_line" >&3; done
+  if [ -n "$_line" ]; then printf '\\%s\n' "$_line" >&3; fi
+}
+""".strip("\n")
+
+
+class ExchangeError(AnsibleError):
+    """The device did not answer as it must. The message says what was expected, what came, and what to do."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the device said, in order.
+
+    ``records`` holds (key, value); bytes that are not UTF-8 are surrogate escapes. ``errors`` is what the program
+    and its tools printed besides, never interpreted.
+    """
+
+    records: tuple[tuple[str, str], ...]
+    status: int
+    errors: str = ""
+    _index: dict[str, list[str]] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for key, value in self.records:
+            self._index.setdefault(key, []).append(value)
+
+    def get(self, key: str, default: str = "") -> str:
+        """The last value of ``key``."""
+        return self._index.get(key, [default])[-1]
+
+    def all(self, key: str) -> list[str]:
+        """Every value of ``key``, in order."""
+        return list(self._index.get(key, []))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._index
+
+
+def frame(program: bytes | str, nonce: str) -> bytes:
+    """The payload for ``/bin/sh``: ``program`` as the body of a function that only the last line calls."""
+    body = program.encode("utf-8", "surrogateescape") if isinstance(program, str) else program
+    name = b"sallyport_" + nonce.encode()
+    return b"\n".join(
+        (
+            name + b"() {",
+            b"printf '%s\\n' " + nonce.encode() + b"-begin",
+            b"(",
+            _PREAMBLE.encode(),
+            b"set -eu",
+            body,
+            b")",
+            b"printf '%s %s\\n' " + nonce.encode() + b'-end "$?"',
+            # Tools of the program must not read the payload.
+            b"} </dev/null",
+            name + b"\n",
+        )
+    )
+
+
+def parse(stdout: str, nonce: str) -> tuple[list[tuple[str, str]], int] | None:
+    """The records and exit status between the frames, or None where the closing frame is missing."""
+    lines = stdout.split("\n")
+    begin, end = f"{nonce}-begin", f"{nonce}-end "
+    # A login shell may print without a final newline in front of the frame.
+    start = next((i for i, line in enumerate(lines) if line.endswith(begin)), None)
+    if start is None:
+        return None
+    records: list[tuple[str, str]] = []
+    blob: list[str] | None = None
+    for raw in lines[start + 1 :]:
+        line = raw.rstrip("\r")
+        if line.startswith(end):
+            status = line[len(end) :]
+            return (records, int(status)) if status.isdigit() else None
+        if blob is not None and line[:1] in ("|", "\\"):
+            key, value = records[-1]
+            records[-1] = (key, value + raw[1:] + ("\n" if line[0] == "|" else ""))
+            continue
+        blob = None
+        key, _, value = line.partition(" ")
+        if key == "blob":
+            records.append((value, ""))
+            blob = []
+        else:
+            records.append((key, value))
+    return None
+
+
+class Exchange:
+    """Runs programs on the device of one action plugin's task.
+
+    Args:
+        action: the running action plugin; its connection and become settings are used as they are.
+    """
+
+    def __init__(self, action: Any) -> None:
+        self._action = action
+        self._connection = action._connection
+        self.count = 0
+        task = action._task
+        if task.delegate_to:
+            raise ExchangeError(
+                f"{task.action} was delegated to {task.delegate_to!r}: it would change that machine in the name of "
+                f"another one. Run it on the device itself, in a play whose hosts name the device."
+            )
+        if getattr(self._connection, "has_tty", False):
+            raise ExchangeError(
+                "this connection asks for a terminal (RequestTTY or -t in the ssh arguments), which cannot carry a "
+                "program on standard input. Remove it from ssh_args, ssh_common_args and ssh_extra_args."
+            )
+
+    @property
+    def transport(self) -> str:
+        """The short name of the connection plugin."""
+        return str(self._connection.transport).rpartition(".")[2]
+
+    def run(self, program: bytes | str) -> Reply:
+        """Run ``program`` on the device and return its reply.
+
+        Raises:
+            AnsibleConnectionFailure: the device cannot be reached, or refuses the login.
+            ExchangeError: it was reached, but no whole reply came back.
+        """
+        nonce = secrets.token_hex(12)
+        payload = frame(program, nonce)
+        self.count += 1
+        with self._pipelined():
+            try:
+                result = self._action._low_level_execute_command(
+                    "/bin/sh", in_data=payload, sudoable=True, encoding_errors="surrogateescape"
+                )
+            except AnsibleConnectionFailure as error:
+                raise AnsibleConnectionFailure(self._advise_login(str(error))) from error
+            except AnsibleError as error:
+                raise ExchangeError(self._advise_become(str(error))) from error
+        parsed = parse(result["stdout"], nonce)
+        if parsed is None:
+            raise ExchangeError(self._no_reply(result))
+        records, status = parsed
+        return Reply(tuple(records), status, result["stderr"])
+
+    @contextlib.contextmanager
+    def as_new_connection(self, known_hosts: str = "", timeout: int = 0) -> Iterator[None]:
+        """Within this block exchanges open a connection of their own, sharing nothing with an earlier one.
+
+        Args:
+            known_hosts: a file of host keys that alone is to be believed, else the site's own settings.
+            timeout: seconds for the connection to open; 0 for the site's own.
+        """
+        if self.transport != "ssh":
+            yield
+            return
+        connection = self._connection
+        saved = {name: connection.get_option(name) for name in ("ssh_args", "ssh_extra_args", "timeout")}
+        # The first value of an option wins for ssh, so ours stand first; -S on the command line beats a
+        # ControlPath from anywhere, sites that force multiplexing included.
+        first = "-o ControlMaster=no -o ControlPath=none -o ServerAliveInterval=5 -o ServerAliveCountMax=4"
+        if known_hosts:
+            first += (
+                f" -o UserKnownHostsFile={shlex.quote(known_hosts)} -o GlobalKnownHostsFile=/dev/null"
+                " -o StrictHostKeyChecking=yes"
+            )
+        try:
+            connection.set_option("ssh_args", f"{first} {saved['ssh_args'] or ''}".strip())
+            connection.set_option("ssh_extra_args", f"{saved['ssh_extra_args'] or ''} -S none".strip())
+            if timeout:
+                connection.set_option("timeout", timeout)
+            yield
+        finally:
+            for name, value in saved.items():
+                connection.set_option(name, value)
+
+    @contextlib.contextmanager
+    def _pipelined(self) -> Iterator[None]:
+        """``local`` with a become password hangs unless its pipelining option is set."""
+        if self.transport != "local":
+            yield
+            return
+        saved = self._connection.get_option("pipelining")
+        self._connection.set_option("pipelining", True)
+        try:
+            yield
+        finally:
+            self._connection.set_option("pipelining", saved)
+
+    def _advise_login(self, message: str) -> str:
+        text = message.strip()
+        if "Host key verification failed" in text or "IDENTIFICATION HAS CHANGED" in text:
+            advice = (
+                "the device's host key is not the one that this controller knows. If the device was replaced or reset, "
+                "remove the old line with ssh-keygen -R and connect once by hand"
+            )
+        elif "Permission denied" in text or "Authentication failure" in text or "Invalid/incorrect password" in text:
+            advice = (
+                "the device answers but refuses the login: check ansible_user, ansible_password and "
+                "ansible_ssh_private_key_file for this host"
+            )
+        else:
+            advice = "the device does not answer: check ansible_host, ansible_port, its power and its network"
+        return f"{text}\n{advice}."
+
+    def _advise_become(self, message: str) -> str:
+        text = message.strip()
+        if "password" in text.lower() or "privilege" in text.lower() or "escalation" in text.lower():
+            return (
+                f"{text}\nThe login works but root was not gained: check ansible_become_method and "
+                f"ansible_become_password for this host."
+            )
+        return text
+
+    def _no_reply(self, result: dict[str, Any]) -> str:
+        errors = result["stderr"].strip()
+        lowered = f"{errors} {result['stdout']}".lower()
+        if "must have a tty" in lowered or "tty is required" in lowered or "no tty" in lowered:
+            why = (
+                "the device wants a terminal before it grants root (requiretty in sudoers, or doas with a password), and "
+                "a terminal cannot carry the program. Remove requiretty for this user, or use doas with nopass"
+            )
+        elif "password is required" in lowered or "permission denied" in lowered or "not in the sudoers" in lowered:
+            why = "root was not gained: check ansible_become_method and ansible_become_password for this host"
+        else:
+            why = (
+                f"the program was sent but no whole reply came back over the connection {self.transport!r}. Either it "
+                "broke on the way, or it does not carry standard input (use ansible.builtin.ssh), or the login shell "
+                "is not a POSIX shell"
+            )
+        tail = (errors or result["stdout"].strip())[-600:]
+        return f"{why}. Return code {result['rc']}" + (f"; the device said: {tail}" if tail else "; the device said nothing")
