@@ -50,8 +50,8 @@ class Where:
 class Endpoint:
     """Addresses that count on these interfaces only; no interfaces means on any.
 
-    In ``from`` the interface is the one a packet came in by, in ``to`` the one it leaves by. A name may end in
-    ``*``, which also matches nothing (``wwan*`` matches ``wwan``).
+    In ``from`` the interface is the one a packet came in by, in ``to`` the one it leaves by. A name may
+    end in ``*``, which also matches nothing (``wwan*`` matches ``wwan``).
     """
 
     addresses: Addresses = ANY_ADDRESS
@@ -184,6 +184,8 @@ class HostPolicy:
     """Interfaces that probe found to be container bridges."""
     bridges: tuple[str, ...] = ()
     """All bridge interfaces, container bridges included: traffic inside one passes."""
+    container_addresses: tuple[Endpoint, ...] = ()
+    """For every container bridge its own addresses there: name service (port 53) answers on them."""
     defaults: Defaults = Defaults()
     blocklists: tuple[Blocklist, ...] = ()
     antispoof: tuple[Endpoint, ...] = ()
