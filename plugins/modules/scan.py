@@ -1,0 +1,499 @@
+#!/usr/bin/python
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""See one device's ports from a vantage host: every TCP port, the UDP ports that matter, and what answers.
+
+Runs on the vantage host (Python 3.9 or later, nmap, root). It reports what it saw and how sure it is of it; what
+should have been seen is judged on the controller.
+"""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: scan
+short_description: Scan one device from a vantage host
+version_added: 0.1.0
+description:
+  - Scans all 65535 TCP ports and chosen UDP ports of one device, over IPv4 and IPv6 at the same time, with nmap.
+  - Sends probes to ports known to be open while the full scan runs, and scans again slower when any of them is lost.
+  - Connects to every open TCP port and records how it greets, so that a telnet login on any port is seen.
+  - Runs on the vantage host. It changes nothing anywhere.
+requirements:
+  - nmap and root on the vantage host
+author: The Sallyport authors (@sallyport)
+options:
+  addresses:
+    description: The device's addresses as this vantage reaches them, by family (C(ipv4), C(ipv6)).
+    type: dict
+    required: true
+  known_tcp:
+    description:
+      - TCP ports that something listens on. Those that answer are the reference by which loss is measured.
+    type: list
+    elements: int
+    default: []
+  udp_ports:
+    description: UDP ports to scan.
+    type: list
+    elements: int
+    default: []
+  excluded_tcp:
+    description: TCP ports that must not be touched, such as traps, which would ban this vantage. C(1-21,23) form.
+    type: str
+    default: ""
+  paced:
+    description: Groups of ports behind one rate limit. They are scanned by themselves, below that rate.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name: {description: The rule's name., type: str, required: true}
+      tcp: {description: TCP ports in C(1-21,23) form., type: str, default: ""}
+      udp: {description: UDP ports in C(1-21,23) form., type: str, default: ""}
+      per_second: {description: Packets a second that the rule lets a new source send., type: float, required: true}
+      burst: {description: Packets that may come at once., type: int, required: true}
+  rate:
+    description: Packets a second, for each family.
+    type: int
+    default: 5000
+  budget:
+    description: Seconds after which the scan of this device is given up and reported as incomplete.
+    type: int
+    default: 60
+"""
+
+EXAMPLES = r"""
+- name: See the device from this vantage
+  sallyport.iot.scan:
+    addresses: {ipv4: 198.51.100.20, ipv6: "fd00:db8:1::20"}
+    known_tcp: [22, 80]
+    udp_ports: [53, 161, 1900]
+  delegate_to: vantage-wan
+  become: true
+"""
+
+RETURN = r"""
+families:
+  description: What was seen, by family. Port sets are text in C(1-21,23) form.
+  returned: always
+  type: dict
+  sample:
+    ipv4:
+      address: 198.51.100.20
+      source: 198.51.100.5
+      error: ""
+      tcp: {open: "22,80", closed: "", filtered: "1-21,23-79,81-65535", unknown: ""}
+      udp: {open: "", closed: "", filtered: "", silent: "53,161,1900", unknown: ""}
+      greetings: {"22": {kind: ssh, text: SSH-2.0-dropbear_2022.83}}
+      loss: {sent: 24, lost: 0}
+      passes: [{rate: 5000, seconds: 26.4, lost: 0}]
+seconds:
+  description: How long the scan took.
+  returned: always
+  type: float
+"""
+
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
+
+from ansible.module_utils.basic import AnsibleModule
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing costs 10 ms of start on a small vantage host
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+ALL_TCP = range(1, 65536)
+SLOWER = 5
+"""A pass that lost any probe is repeated at the rate divided by this, with more retries."""
+
+TOLERABLE_LOSS = 0.02
+"""Share of lost probes with which the slower pass still counts: with three retries it misses one port in millions."""
+
+CANARY_EVERY = 0.4
+"""Seconds between two probes of the known open ports during the full scan."""
+
+GREETING_SECONDS = 1.5
+GREETING_BYTES = 512
+TELNET_LOGIN = re.compile(rb"(?i)(login|username|user name|password)\s*:\s*$")
+IAC_NEGOTIATION = re.compile(rb"\xff[\xfb-\xfe].")
+
+
+class ScanError(Exception):
+    """nmap could not do its work; the message says what it said."""
+
+
+def parse_ports(text: str) -> set[int]:
+    """Turn ``1-21,23`` into a set of ports. Raises ValueError for anything else."""
+    ports: set[int] = set()
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        ports.update(range(int(first), int(last or first) + 1))
+    return ports
+
+
+def format_ports(ports: Iterable[int]) -> str:
+    """Turn a set of ports into ``1-21,23``."""
+    runs: list[list[int]] = []
+    for port in sorted(ports):
+        if runs and port == runs[-1][1] + 1:
+            runs[-1][1] = port
+        else:
+            runs.append([port, port])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def read_nmap(xml: str) -> tuple[dict[str, dict[str, set[int]]], str]:
+    """Read nmap's XML for one host.
+
+    Returns ``({"tcp": {state: ports}, "udp": {state: ports}}, error)`` with nmap's own state names. ``error`` is
+    empty, or says why the host was not scanned to the end. Raises ScanError where the text is no report.
+    """
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError as error:
+        raise ScanError(f"nmap's report cannot be read ({error})") from error
+    states: dict[str, dict[str, set[int]]] = {"tcp": {}, "udp": {}}
+    host = root.find("host")
+    if host is None:
+        return states, "the device did not answer at all (no such address on this network, or it is down)"
+    ports = host.find("ports")
+    for extra in ports.iter("extraports") if ports is not None else ():
+        for reason in extra.iter("extrareasons"):
+            listed = reason.get("ports")
+            if listed is None:
+                raise ScanError("this nmap's report does not list the ports; install nmap 7.90 or later")
+            protocol = reason.get("proto", "tcp")
+            states[protocol].setdefault(extra.get("state", ""), set()).update(parse_ports(listed))
+    for port in ports.iter("port") if ports is not None else ():
+        state = port.find("state")
+        protocol = port.get("protocol", "")
+        if state is not None and protocol in states:
+            states[protocol].setdefault(state.get("state", ""), set()).add(int(port.get("portid", "0")))
+    timed_out = "the time budget ended before the scan did" if host.get("timedout") == "true" else ""
+    return states, timed_out
+
+
+def run_nmap(
+    address: str, arguments: list[str], seconds: float
+) -> tuple[dict[str, dict[str, set[int]]], str]:
+    """Run nmap against one address for at most ``seconds``. Raises ScanError with nmap's own words."""
+    if seconds < 1:
+        return {"tcp": {}, "udp": {}}, "the time budget ended before the scan began"
+    command = ["nmap", "-n", "-Pn", "--noninteractive", "--host-timeout", f"{int(seconds)}s", "-oX", "-"]
+    command += ["-6"] if ":" in address else []
+    command += [*arguments, address]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds + 10,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"tcp": {}, "udp": {}}, "the time budget ended before the scan did"
+    if done.returncode != 0 or not done.stdout.strip():
+        raise ScanError("nmap failed: " + (done.stderr.strip() or f"exit status {done.returncode}"))
+    return read_nmap(done.stdout)
+
+
+def local_address(address: str) -> str:
+    """The address that this host uses towards ``address``; empty where there is no route. Sends nothing."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address, 9))
+        except OSError:
+            return ""
+        return str(probe.getsockname()[0])
+
+
+def classify_greeting(data: bytes) -> str:
+    """Name the protocol that speaks first on a port: telnet, ssh, ftp, smtp, other or silent."""
+    if IAC_NEGOTIATION.search(data) or TELNET_LOGIN.search(data.rstrip(b"\x00")):
+        return "telnet"
+    if data.startswith(b"SSH-"):
+        return "ssh"
+    if data.startswith(b"220"):
+        return "smtp" if b"SMTP" in data else "ftp"
+    return "other" if data else "silent"
+
+
+def greet(address: str, port: int) -> dict[str, str]:
+    """Connect, listen, then press Enter once: some telnet daemons wait for the client to begin."""
+    data = b""
+    try:
+        with socket.create_connection((address, port), timeout=3) as conversation:
+            for nudge in (b"", b"\r\n"):
+                if nudge:
+                    conversation.sendall(nudge)
+                end = time.monotonic() + GREETING_SECONDS
+                while len(data) < GREETING_BYTES and time.monotonic() < end:
+                    conversation.settimeout(max(0.05, end - time.monotonic()))
+                    try:
+                        more = conversation.recv(GREETING_BYTES)
+                    except socket.timeout:  # noqa: UP041  (Python 3.9: not yet an alias of TimeoutError)
+                        break
+                    if not more:
+                        return describe_greeting(data)
+                    data += more
+                    if classify_greeting(data) in ("telnet", "ssh"):
+                        return describe_greeting(data)
+                if data:
+                    break
+    except OSError as error:
+        if not data:
+            return {"kind": "dropped", "text": str(error)}
+    return describe_greeting(data)
+
+
+def describe_greeting(data: bytes) -> dict[str, str]:
+    """The kind of a greeting and its first line, made printable."""
+    text = IAC_NEGOTIATION.sub(b"", data).decode("utf-8", "replace").strip()
+    first = text.splitlines()[0] if text else ""
+    return {"kind": classify_greeting(data), "text": "".join(c for c in first if c.isprintable())[:120]}
+
+
+class Eye:
+    """One family of one device, seen from here."""
+
+    def __init__(self, address: str, options: dict[str, Any]) -> None:
+        self.address = address
+        self.options = options
+        self.end = time.monotonic() + options["budget"]
+        self.states: dict[str, dict[str, set[int]]] = {"tcp": {}, "udp": {}}
+        self.passes: list[dict[str, Any]] = []
+        self.sent = 0
+        self.lost = 0
+        self.errors: list[str] = []
+        self.lock = threading.Lock()
+
+    def left(self) -> float:
+        """Seconds left of the budget."""
+        return self.end - time.monotonic()
+
+    def merge(self, states: dict[str, dict[str, set[int]]]) -> None:
+        """Keep the most open state that was ever seen of a port: an answer cannot be imagined, a loss can happen."""
+        order = ("open", "closed", "unfiltered", "filtered", "open|filtered")
+        with self.lock:
+            for protocol, by_state in states.items():
+                known = self.states[protocol]
+                for rank, state in enumerate(order):
+                    better = set().union(*(known.get(name, set()) for name in order[:rank]))
+                    new = by_state.get(state, set()) - better
+                    known.setdefault(state, set()).update(new)
+                    for worse in order[rank + 1 :]:
+                        known.get(worse, set()).difference_update(new)
+
+    def look(self) -> dict[str, Any]:
+        """Do everything and say what was seen."""
+        paced_tcp = set().union(*(parse_ports(group["tcp"]) for group in self.options["paced"]))
+        paced_udp = set().union(*(parse_ports(group["udp"]) for group in self.options["paced"]))
+        excluded = parse_ports(self.options["excluded_tcp"]) | paced_tcp
+        with ThreadPoolExecutor(4) as pool:
+            work = [
+                pool.submit(self.guard, lambda: self.scan_udp(set(self.options["udp_ports"]) - paced_udp)),
+                pool.submit(self.guard, lambda: self.scan_tcp(excluded)),
+                *(
+                    pool.submit(self.guard, lambda g=group: self.scan_paced(g))
+                    for group in self.options["paced"]
+                ),
+            ]
+            for job in work:
+                job.result()
+            greetings = {
+                str(port): pool.submit(greet, self.address, port)
+                for port in sorted(self.states["tcp"].get("open", set()))[:64]
+            }
+            heard = {port: job.result() for port, job in greetings.items()}
+        return {
+            "address": self.address,
+            "source": local_address(self.address),
+            "error": "; ".join(sorted(set(self.errors))),
+            "tcp": self.summary("tcp", set(ALL_TCP) - parse_ports(self.options["excluded_tcp"])),
+            "udp": self.summary("udp", set(self.options["udp_ports"]) | paced_udp),
+            "greetings": heard,
+            "loss": {"sent": self.sent, "lost": self.lost},
+            "passes": self.passes,
+        }
+
+    def guard(self, work: Callable[[], None]) -> None:
+        """Turn a failure of one part into a remark, so that the other parts are still reported."""
+        try:
+            work()
+        except (ScanError, OSError) as error:
+            self.errors.append(str(error))
+
+    def summary(self, protocol: str, wanted: set[int]) -> dict[str, str]:
+        """Port sets by state. ``unknown`` is what was to be scanned and has no result."""
+        known = self.states[protocol]
+        # A bare ACK-style "unfiltered" says that the packet arrived, which is what "closed" means here.
+        closed = known.get("closed", set()) | known.get("unfiltered", set())
+        result = {
+            "open": known.get("open", set()),
+            "closed": closed,
+            "filtered": known.get("filtered", set()),
+        }
+        if protocol == "udp":
+            result["silent"] = known.get("open|filtered", set())
+        result["unknown"] = wanted - set().union(*result.values())
+        return {state: format_ports(ports) for state, ports in result.items()}
+
+    def scan_udp(self, ports: set[int]) -> None:
+        """Scan UDP ports. A device limits its own refusals, so this takes its time beside the TCP scan."""
+        if ports:
+            arguments = ["-sU", "-T4", "--max-retries", "2", "-p", "U:" + format_ports(ports)]
+            states, error = run_nmap(self.address, arguments, self.left())
+            self.merge(states)
+            self.errors += [error] if error else []
+
+    def scan_paced(self, group: dict[str, Any]) -> None:
+        """Scan ports that share a rate limit, below that limit."""
+        tcp, udp = parse_ports(group["tcp"]), parse_ports(group["udp"])
+        ports = ",".join(kind + format_ports(p) for kind, p in (("T:", tcp), ("U:", udp)) if p)
+        probes = 2 * (len(tcp) + len(udp))
+        arguments = (["-sS"] if tcp else []) + (["-sU"] if udp else [])
+        arguments += ["-T4", "--max-retries", "1", "-p", ports]
+        # Two starts are left over for the greeting and the first login, which obey the same limit.
+        if probes + 2 > group["burst"]:
+            needed = probes / (0.8 * group["per_second"])
+            if needed > self.left():
+                self.errors.append(
+                    f"the rate of rule '{group['name']}' makes its {probes // 2} ports a scan of {int(needed)} s, "
+                    f"more than the budget"
+                )
+                return
+            arguments += ["--max-rate", f"{0.8 * group['per_second']:.4f}"]
+        states, error = run_nmap(self.address, arguments, self.left())
+        self.merge(states)
+        self.errors += [error] if error else []
+
+    def scan_tcp(self, excluded: set[int]) -> None:
+        """Scan all ports; when known open ports were lost on the way, once more and slower."""
+        known = set(self.options["known_tcp"]) - excluded
+        wanted = set(ALL_TCP) - excluded
+        if not wanted:
+            return
+        reference: set[int] = set()
+        if known:
+            arguments = ["-sS", "-T4", "--max-retries", "3", "-p", format_ports(known)]
+            states, error = run_nmap(self.address, arguments, self.left())
+            self.merge(states)
+            if error:
+                raise ScanError(error)
+            reference = set(states["tcp"].get("open", set()))
+        loss = self.scan_tcp_once(wanted, reference, self.options["rate"], retries=1)
+        if loss > 0:
+            loss = self.scan_tcp_once(wanted, reference, max(1, self.options["rate"] // SLOWER), retries=3)
+        if loss > TOLERABLE_LOSS:
+            self.errors.append(
+                f"{loss:.0%} of the probes to open ports were lost even in the slower scan: open ports may be missing"
+            )
+
+    def scan_tcp_once(self, wanted: set[int], reference: set[int], rate: int, retries: int) -> float:
+        """One pass at ``rate`` packets a second; returns the share of lost probes to ports known to be open."""
+        begun = time.monotonic()
+        sent, lost = self.sent, self.lost
+        over = threading.Event()
+        canary = threading.Thread(target=self.guard, args=(lambda: self.probe_reference(reference, over),))
+        canary.start()
+        try:
+            arguments = [
+                "-sS",
+                "-T4",
+                "--min-rate",
+                str(rate),
+                "--max-rate",
+                str(rate),
+                "-p",
+                format_ports(wanted),
+            ]
+            states, error = run_nmap(self.address, [*arguments, "--max-retries", str(retries)], self.left())
+        finally:
+            over.set()
+            canary.join()
+        missing = reference - states["tcp"].get("open", set())
+        self.merge(states)
+        if error:
+            raise ScanError(error)
+        self.lost += len(missing)
+        self.sent += len(reference)
+        self.passes.append(
+            {
+                "rate": rate,
+                "seconds": round(time.monotonic() - begun, 1),
+                "sent": self.sent - sent,
+                "lost": self.lost - lost,
+            }
+        )
+        return (self.lost - lost) / max(1, self.sent - sent)
+
+    def probe_reference(self, reference: set[int], over: threading.Event) -> None:
+        """While the full scan runs, ask the known open ports again and again, once each: an answer that is missing
+        is a lost packet. Half-open, so that no daemon counts or punishes it."""
+        while reference and not over.wait(CANARY_EVERY):
+            states, error = run_nmap(
+                self.address, ["-sS", "-T4", "--max-retries", "0", "-p", format_ports(reference)], self.left()
+            )
+            if not error:
+                self.sent += len(reference)
+                self.lost += len(reference - states["tcp"].get("open", set()))
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "addresses": {"type": "dict", "required": True},
+            "known_tcp": {"type": "list", "elements": "int", "default": []},
+            "udp_ports": {"type": "list", "elements": "int", "default": []},
+            "excluded_tcp": {"type": "str", "default": ""},
+            "paced": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "tcp": {"type": "str", "default": ""},
+                    "udp": {"type": "str", "default": ""},
+                    "per_second": {"type": "float", "required": True},
+                    "burst": {"type": "int", "required": True},
+                },
+            },
+            "rate": {"type": "int", "default": 5000},
+            "budget": {"type": "int", "default": 60},
+        },
+        supports_check_mode=True,  # it only looks
+    )
+    if shutil.which("nmap") is None:
+        module.fail_json(msg="this vantage host has no nmap: install it (Debian: apt-get install nmap)")
+    if not can_send_raw():
+        module.fail_json(
+            msg="a scan needs raw sockets on the vantage host: log in as root or set become: true"
+        )
+    begun = time.monotonic()
+    addresses = {family: address for family, address in module.params["addresses"].items() if address}
+    with ThreadPoolExecutor(2) as pool:
+        jobs = {f: pool.submit(Eye(address, module.params).look) for f, address in addresses.items()}
+        families = {family: job.result() for family, job in jobs.items()}
+    module.exit_json(changed=False, families=families, seconds=round(time.monotonic() - begun, 1))
+
+
+def can_send_raw() -> bool:
+    """Whether the kernel lets this process make its own packets."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP).close()
+    except PermissionError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()
