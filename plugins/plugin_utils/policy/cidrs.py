@@ -2,8 +2,8 @@
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
 """CIDR texts to address sets and back, strictly and fast.
 
-A CIDR here is an address in full, or an address and a prefix length with no host bits set. Netmasks, short forms,
-leading zeros, zone indexes and IPv4 written as IPv6 are refused: programs disagree on what they mean.
+A CIDR here is an address in full, or an address and a prefix length with no host bits set. Netmasks, short
+forms, leading zeros, zone indexes and IPv4 written as IPv6 are refused: programs disagree on what they mean.
 
 Well-formed lists are read in bulk (a few operations on one long bytes object, nothing per prefix but one
 integer); only what does not fit is looked at line by line, to say what is wrong with it.
@@ -64,7 +64,7 @@ def parse_one(text: str) -> tuple[Family, int, int]:
 
 
 def parse(texts: Sequence[str]) -> Addresses:
-    """Read many CIDRs into one address set. Raises the first ``NotACidr`` found, its ``line`` being the place."""
+    """Read many CIDRs into one address set. Raises the first ``NotACidr``; its ``line`` is the place."""
     addresses, problems = collect(texts)
     if problems:
         raise problems[0]

@@ -1,6 +1,6 @@
 # Copyright (c) The Sallyport authors
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""The policy language as data: which keys there are, what they hold, and the JSON Schema that follows from it.
+"""The policy language as data: which keys there are, what they hold, and the JSON Schema that follows.
 
 One description serves the reader and the schema, so that an editor and the compiler cannot disagree on a key.
 """
@@ -688,5 +688,5 @@ def json_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Sallyport CIDR policy",
-        "description": "One layer of a policy: fleet.yml, groups/<group>.yml or hosts/<host>.yml. See docs/policy.md.",
+        "description": "One layer of a policy (fleet.yml, groups/<group>.yml, hosts/<host>.yml).",
     } | POLICY.schema()

@@ -2,10 +2,10 @@
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
 """Read policy text or variables into one plain tree in which every value knows where it was written.
 
-Text is YAML, but only what means the same to every reader of it: maps, lists, text, decimal integers, true and
-false. Everything that YAML would quietly turn into something else (``22:22`` is 1342, ``on`` is true, ``0777`` is
-511, ``[fd00::]`` is a map) becomes a finding that says to quote it. The tree is built from parser events without
-recursion, so deep nesting and aliases cost nothing before they are refused.
+Text is YAML, but only what means the same to every reader of it: maps, lists, text, decimal integers, true
+and false. Everything that YAML would quietly turn into something else (``22:22`` is 1342, ``on`` is true,
+``0777`` is 511, ``[fd00::]`` is a map) becomes a finding that says to quote it. The tree is built from parser
+events without recursion, so deep nesting and aliases cost nothing before they are refused.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ _SURPRISE = {
 class Node:
     """A value and where it stands.
 
-    ``value`` is a dict of ``Node`` by key for ``map``, a list of ``Node`` for ``list``, else the plain value; for
-    ``odd`` (what a policy cannot hold) it says in words what YAML or Jinja made of the text.
+    ``value`` is a dict of ``Node`` by key for ``map``, a list of ``Node`` for ``list``, else the plain value;
+    for ``odd`` (what a policy cannot hold) it says in words what YAML or Jinja made of the text.
     """
 
     kind: Kind
@@ -84,7 +84,7 @@ class _Refused(Exception):
 
 
 def read_text(raw: bytes, source: str) -> tuple[Node | None, list[Finding]]:
-    """Read one policy file; ``source`` names it in findings. None with findings where it cannot be used at all.
+    """Read one policy file; ``source`` names it in findings. None, with findings, where it cannot be used.
 
     An empty file is an empty map.
     """
@@ -109,7 +109,14 @@ def read_text(raw: bytes, source: str) -> tuple[Node | None, list[Finding]]:
         ]
     findings: list[Finding] = []
     try:
-        node = _build(text, source, findings)
+        try:
+            node = _build(text, source, findings, _PARSER)
+        except yaml.YAMLError:
+            # The C parser refuses `[fd00::]`, which the other one reads as a map: then "quote it" can be said.
+            if _PARSER is yaml.SafeLoader or len(text) > 1 << 18:
+                raise
+            findings.clear()
+            node = _build(text, source, findings, yaml.SafeLoader)
     except _Refused as refused:
         return None, [*findings, refused.finding]
     except yaml.YAMLError as error:
@@ -133,7 +140,7 @@ def _line(text: str, number: int) -> str:
     return short(lines[number - 1].strip()) if 0 < number <= len(lines) else ""
 
 
-def _build(text: str, source: str, findings: list[Finding]) -> Node:
+def _build(text: str, source: str, findings: list[Finding], parser: Any) -> Node:
     """Turn parser events into a tree. Raises ``_Refused`` and yaml.YAMLError."""
     root: Node | None = None
     stack: list[tuple[Node, Where | None, str | None]] = []
@@ -170,45 +177,29 @@ def _build(text: str, source: str, findings: list[Finding]) -> Node:
             cast(dict[str, Where], parent.keys)[key] = cast(Where, key_where)
             stack[-1] = (parent, None, None)
 
-    for event in yaml.parse(text, Loader=_PARSER):
+    event: Any
+    for event in yaml.parse(text, Loader=parser):
         kind = type(event)
         line = event.start_mark.line + 1
+        if getattr(event, "anchor", None):
+            raise refuse("anchor", line, "anchors and aliases are not part of the language", "write it out")
+        if getattr(event, "tag", None):
+            said = short(event.tag)
+            raise refuse("tag", line, f"the tag `{said}` is not part of the language", "remove it")
         if kind is yaml.ScalarEvent:
-            if event.anchor:
-                raise refuse("anchor", line, "anchors are not part of the language", "write the value out")
-            if event.tag:
-                raise refuse(
-                    "tag", line, f"the tag `{short(event.tag)}` is not part of the language", "remove it"
-                )
             attach(_scalar(event.value, not event.style, Where(source, line, short(event.value))))
         elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
-            if event.anchor:
-                raise refuse("anchor", line, "anchors are not part of the language", "write the value out")
-            if event.tag:
-                raise refuse(
-                    "tag", line, f"the tag `{short(event.tag)}` is not part of the language", "remove it"
-                )
             if len(stack) >= MAX_DEPTH:
-                raise refuse(
-                    "too-deep",
-                    line,
-                    f"nested deeper than {MAX_DEPTH} levels",
-                    "no policy needs that; see docs/policy.md",
-                )
+                message = f"nested deeper than {MAX_DEPTH} levels"
+                raise refuse("too-deep", line, message, "no policy needs that; see docs/policy.md")
             if stack and stack[-1][0].kind == "map" and stack[-1][2] is None:
-                raise refuse(
-                    "bad-key", line, "a map or list stands where a name belongs", "write the name as text"
-                )
-            where = Where(source, line, _line(text, line) if event.flow_style else "")
-            if kind is yaml.MappingStartEvent:
-                stack.append((Node("map", {}, where, {}), None, None))
-            else:
-                stack.append((Node("list", [], where), None, None))
+                message = "a map or list stands where a name belongs"
+                raise refuse("bad-key", line, message, "write the name as text")
+            where = Where(source, line)
+            map_begins = kind is yaml.MappingStartEvent
+            stack.append((Node("map", {}, where, {}) if map_begins else Node("list", [], where), None, None))
         elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
-            node = stack.pop()[0]
-            attach(node)
-        elif kind is yaml.AliasEvent:
-            raise refuse("anchor", line, "aliases are not part of the language", "write the value out")
+            attach(stack.pop()[0])
         elif kind is yaml.DocumentStartEvent:
             documents += 1
             if documents > 1:
@@ -255,7 +246,7 @@ def _scalar(value: str, plain: bool, where: Where) -> Node:
 def read_value(value: Any, path: str) -> Node:
     """Read one Ansible variable. ``path`` is its name; values inside get theirs, such as ``name.zones.a[0]``.
 
-    Types are already lost here, so a float, boolean, date or map where text belongs says that it needs quotes.
+    Types are already lost here, so a float, boolean, date or map where text belongs is said to need quotes.
     """
     return _value(value, path, 0)
 
@@ -268,19 +259,15 @@ def _value(value: Any, path: str, depth: int) -> Node:
     if isinstance(value, bool):
         return Node("bool", value, Where(path, 0, str(value).lower()))
     if isinstance(value, int):
-        return Node(
-            "int", int(value), Where(path, 0, short(str(value)) if abs(value) < 1 << 64 else "a huge number")
-        )
+        said = str(value) if abs(value) < 1 << 64 else "a huge number"
+        return Node("int", int(value), Where(path, 0, said))
     if value is None:
         return Node("null", None, Where(path))
     if isinstance(value, Mapping):
         node = Node("map", {}, Where(path), {})
         for key, inner in value.items():
-            if isinstance(key, str):
-                name = key
-            else:
-                # A key that YAML made a boolean or a number: unknown whatever section it stands in.
-                name = f"\0{key}"
+            # A key that YAML made a boolean or a number is unknown in whatever section it stands.
+            name = key if isinstance(key, str) else f"\0{key}"
             where = Where(f"{path}.{key}" if path else str(key), 0, short(str(key)))
             node.value[name] = _value(inner, where.source, depth + 1)
             cast(dict[str, Where], node.keys)[name] = where
