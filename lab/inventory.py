@@ -1,0 +1,51 @@
+"""The lab as an Ansible inventory: written when the lab starts, printed by inventories/lab/hosts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lab.fleet import NETWORKS, Device, addresses
+
+
+def write(state: Path, prefix: str, slot: int, devices: list[Device], control: Path) -> None:
+    """Put inventory.json into the lab's state folder."""
+    groups: dict[str, Any] = {"devices": {"children": []}, "vantages": {"hosts": []}}
+    for device in devices:
+        groups.setdefault(device.group, {"hosts": []})["hosts"].append(device.name)
+        if device.group != "vantages" and device.group not in groups["devices"]["children"]:
+            groups["devices"]["children"].append(device.group)
+    common = {
+        "lab_prefix": prefix,
+        "lab_controller": {network: list(addresses(network, slot, 1)) for network in NETWORKS},
+        "ansible_ssh_private_key_file": str(state / "operator"),
+        "ansible_control_path_dir": str(control),
+        # Host keys of a lab are new at each start: they are kept in the lab's own file, and leave with it.
+        "ansible_ssh_common_args": f"-o UserKnownHostsFile={state / 'known_hosts'} -o GlobalKnownHostsFile=/dev/null "
+        "-o StrictHostKeyChecking=accept-new -o IdentitiesOnly=yes -o ServerAliveInterval=5 -o ServerAliveCountMax=3",
+        "ssh_authorized_keys": [(state / "operator.pub").read_text(encoding="utf-8").strip()],
+    }
+    hosts = {device.name: _host(device, slot) for device in devices}
+    data = {"_meta": {"hostvars": hosts}, "all": {"vars": common, "children": sorted(groups)}, **groups}
+    path = state / "inventory.json"
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    fresh.chmod(0o600)
+    fresh.replace(path)
+
+
+def _host(device: Device, slot: int) -> dict[str, Any]:
+    where = {network: list(addresses(network, slot, device.number)) for network in device.networks}
+    variables: dict[str, Any] = {
+        "ansible_host": where[device.networks[0]][0],
+        "ansible_user": device.login,
+        "audit_addresses": where,
+    }
+    if device.group == "vantages":
+        variables["audit_vantage"] = device.networks[0]
+    else:
+        variables["ansible_password"] = device.image.accounts[device.login]
+    if device.group == "busybox":
+        variables["ansible_ssh_transfer_method"] = "piped"  # it has neither sftp nor scp
+    return {**variables, **device.variables}

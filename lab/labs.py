@@ -1,0 +1,348 @@
+"""Labs: started, stopped, put back as shipped. Podman's own labels say what belongs to which lab; there is no second record."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import os
+import shutil
+import socket
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from lab import images, inventory
+from lab.fleet import (
+    CHECKOUT,
+    NETWORKS,
+    SLOTS,
+    Device,
+    Fleet,
+    LabError,
+    addresses,
+    check_prefix,
+    mac,
+    subnets,
+)
+from lab.images import Say
+from lab.podman import listing, podman, run_options
+
+LABEL = "sallyport.lab"
+OWNER = "sallyport.checkout"
+BOOT_SECONDS = 90
+
+
+class Lab:
+    """One lab, known by its prefix. `slot` says which addresses it has; it is read from the networks."""
+
+    def __init__(self, fleet: Fleet, prefix: str, say: Say) -> None:
+        self.fleet = fleet
+        self.prefix = check_prefix(prefix)
+        self.say = say
+        self.state = CHECKOUT / ".sallyport" / "lab" / prefix
+
+    # What exists
+
+    def networks(self) -> list[dict[str, Any]]:
+        return listing("network", "ls", "--filter", f"label={LABEL}={self.prefix}")
+
+    def containers(self) -> dict[str, str]:
+        """Device name to podman's state of its container."""
+        rows = listing("ps", "--all", "--filter", f"label={LABEL}={self.prefix}")
+        return {row["Labels"]["sallyport.device"]: row["State"] for row in rows}
+
+    def slot(self) -> int:
+        """This lab's slot; LabError when it is not running."""
+        for row in self.networks():
+            return int(row["labels"]["sallyport.slot"])
+        raise LabError(
+            f"no lab runs under the prefix {self.prefix}: start it with `lab/lab up --prefix {self.prefix}`"
+        )
+
+    def device(self, name: str) -> Device:
+        """A device that runs in this lab."""
+        if name not in self.containers():
+            running = ", ".join(self.containers()) or "none"
+            raise LabError(f"no device {name} in the lab {self.prefix}; running: {running}")
+        return self.fleet.devices[name]
+
+    def container(self, name: str) -> str:
+        return f"{self.prefix}-{name}"
+
+    # What can be done
+
+    def up(self, names: list[str]) -> None:
+        """Start the named devices, or the standard fleet. What already runs stays as it is."""
+        self._refuse_other_checkout()
+        devices = self.fleet.choose(names)
+        fresh = not self.networks()
+        try:
+            images.ensure(self.fleet, [device.image for device in devices], self.say)
+            self._prepare(fresh)
+            there = self.containers()
+            self._start([device for device in devices if device.name not in there])
+        except BaseException:
+            if fresh:
+                self.say("cleaning up what was started")
+                self.down()
+            raise
+
+    def down(self) -> None:
+        """Remove this lab's containers, networks and state, by name and nothing else."""
+        self._refuse_other_checkout()
+        self._forget_connections()
+        names = [self.container(name) for name in self.containers()]
+        if names:
+            podman("rm", "--force", "--time=0", "--volumes", *names)
+        for row in self.networks():
+            podman("network", "rm", "--force", row["name"])
+        shutil.rmtree(self.state, ignore_errors=True)
+
+    def reset(self, names: list[str]) -> None:
+        """Put devices back as shipped: the same addresses and factory keys, everything else new."""
+        chosen = [self.device(name) for name in names or self.containers()]
+        self._forget_connections()
+        podman("rm", "--force", "--time=0", "--volumes", *(self.container(device.name) for device in chosen))
+        (self.state / "known_hosts").unlink(missing_ok=True)
+        self._start(chosen)
+
+    def power_cut(self, name: str) -> None:
+        """Take the power away without warning, give it back, and wait until the device answers."""
+        device = self.device(name)
+        podman("kill", "--signal=KILL", self.container(name), check=False)
+        podman("wait", self.container(name), check=False)
+        podman("start", self.container(name))
+        self._join(self.slot())
+        self._wait(device)
+
+    def run(self, name: str, command: list[str]) -> int:
+        """Run a command on a device, past its SSH. Its exit status."""
+        self.device(name)
+        terminal = ["--tty"] if os.isatty(0) and os.isatty(1) else []
+        return subprocess.call(["podman", "exec", "--interactive", *terminal, self.container(name), *command])
+
+    # How
+
+    def _refuse_other_checkout(self) -> None:
+        for row in self.networks():
+            owner = row["labels"][OWNER]
+            if owner != str(CHECKOUT) and Path(owner).exists():
+                raise LabError(
+                    f"the prefix {self.prefix} is in use by the checkout {owner}: "
+                    f"stop it there (lab/lab down --prefix {self.prefix}) or choose another --prefix"
+                )
+
+    def _prepare(self, fresh: bool) -> None:
+        """Networks, keys, and a clean state folder."""
+        if fresh:
+            shutil.rmtree(self.state, ignore_errors=True)
+            self.state.mkdir(parents=True, mode=0o700)
+            self._create_networks()
+        key = self.state / "operator"
+        if not key.exists():
+            _keygen(
+                "-q", "-t", "ed25519", "-N", "", "-C", f"operator of the lab {self.prefix}", "-f", str(key)
+            )
+
+    def _create_networks(self) -> None:
+        """Take the first free slot by creating its networks; podman's own list of networks is the register."""
+        with Path("/run/lock/sallyport-lab").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            taken = {
+                row["labels"].get("sallyport.slot")
+                for row in listing("network", "ls", "--filter", f"label={LABEL}")
+            }
+            free = [slot for slot in range(SLOTS) if str(slot) not in taken]
+            if not free:
+                raise LabError(
+                    f"all {SLOTS} slots for labs are taken: stop one (podman network ls shows them)"
+                )
+            labels = {LABEL: self.prefix, OWNER: str(CHECKOUT), "sallyport.slot": str(free[0])}
+            options = [f"--label={name}={value}" for name, value in labels.items()]
+            for network in NETWORKS:
+                ipv4, ipv6 = subnets(network, free[0])
+                options_here = [
+                    "--internal",
+                    "--ipv6",
+                    "--disable-dns",
+                    f"--subnet={ipv4}",
+                    f"--subnet={ipv6}",
+                ]
+                podman("network", "create", *options, *options_here, f"{self.prefix}-{network}")
+
+    def _start(self, devices: list[Device]) -> None:
+        slot = self.slot()
+        self._host_keys(devices)
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            list(pool.map(lambda device: self._create(device, slot), devices))
+        self._join(slot)
+        self._write_inventory(slot)
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            list(pool.map(self._wait, devices))
+
+    def _join(self, slot: int) -> None:
+        """Give the controller, host 1, its address on each bridge: an internal network has no gateway by itself, and its
+        bridge comes and goes with its containers."""
+        for network in NETWORKS:
+            bridge = listing("network", "inspect", f"{self.prefix}-{network}")[0]["network_interface"]
+            for address, subnet in zip(addresses(network, slot, 1), subnets(network, slot), strict=True):
+                cidr = f"{address}/{subnet.partition('/')[2]}"
+                command = [
+                    "ip",
+                    "address",
+                    "replace",
+                    cidr,
+                    "dev",
+                    bridge,
+                    *(["nodad"] if ":" in address else []),
+                ]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    raise LabError(f"the bridge {bridge} did not take {cidr}: {done.stderr.strip()}")
+
+    def _create(self, device: Device, slot: int) -> None:
+        name = self.container(device.name)
+        systemd = "always" if device.command == ("/sbin/init",) and device.group != "busybox" else "false"
+        arguments = [
+            "create",
+            "--name",
+            name,
+            "--hostname",
+            device.name,
+            *run_options(),
+            f"--systemd={systemd}",
+        ]
+        arguments += [f"--label={LABEL}={self.prefix}", f"--label=sallyport.device={device.name}"]
+        # Real devices own these files; podman would mount its own over them.
+        arguments += ["--dns=none", "--no-hosts"]
+        # A device that reboots comes back by itself.
+        arguments += [
+            "--restart=always",
+            "--cap-add=NET_ADMIN,NET_RAW,SYS_ADMIN",
+            "--security-opt=unmask=/proc/sys",
+        ]
+        for index, network in enumerate(device.networks):
+            ipv4, ipv6 = addresses(network, slot, device.number)
+            options = (
+                f"ip={ipv4},ip6={ipv6},mac={mac(network, slot, device.number)},interface_name=eth{index}"
+            )
+            arguments += ["--network", f"{self.prefix}-{network}:{options}"]
+        podman(*arguments, *device.run, images.reference(self.fleet, device.image), *device.command)
+        podman("cp", "-", f"{name}:/", stdin=self._factory_files(device))
+        podman("start", name)
+
+    def _factory_files(self, device: Device) -> bytes:
+        """What the factory wrote onto this one device, as a tar: names, host keys; the lab's key on a vantage point."""
+        files = {
+            "etc/hosts": (f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {device.name}\n".encode(), 0o644),
+            "etc/hostname": (f"{device.name}\n".encode(), 0o644),
+        }
+        if device.image.server == "openssh":
+            for path in sorted((self.state / "factory" / device.host_keys / "etc" / "ssh").iterdir()):
+                files[f"etc/ssh/{path.name}"] = (path.read_bytes(), 0o644 if path.suffix == ".pub" else 0o600)
+        if device.group == "vantages":
+            files["root/.ssh/authorized_keys"] = ((self.state / "operator.pub").read_bytes(), 0o600)
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w") as archive:
+            for name, (content, mode) in files.items():
+                member = tarfile.TarInfo(name)
+                member.size, member.mode, member.mtime = len(content), mode, int(time.time())
+                archive.addfile(member, io.BytesIO(content))
+        return stream.getvalue()
+
+    def _host_keys(self, devices: list[Device]) -> None:
+        for series in {device.host_keys for device in devices if device.image.server == "openssh"}:
+            folder = self.state / "factory" / series
+            if not folder.exists():
+                (folder / "etc" / "ssh").mkdir(parents=True)
+                _keygen("-A", "-f", str(folder))
+
+    def _write_inventory(self, slot: int) -> None:
+        """The inventory of what runs, with a fresh folder for ssh's masters: one that outlived its device would hang."""
+        control = Path(
+            tempfile.mkdtemp(prefix=f"sallyport-{self.prefix}-")
+        )  # short: a socket's path is limited
+        (self.state / "control").write_text(f"{control}\n", encoding="utf-8")
+        devices = [self.fleet.devices[name] for name in sorted(self.containers())]
+        inventory.write(self.state, self.prefix, slot, devices, control)
+        _give_to_caller(self.state, control)
+
+    def _forget_connections(self) -> None:
+        """End ssh masters of this lab and remove their folder."""
+        note = self.state / "control"
+        if not note.exists():
+            return
+        folder = Path(note.read_text(encoding="utf-8").strip())
+        for path in folder.glob("*") if folder.is_dir() else ():
+            if path.is_socket():
+                command = ["ssh", "-o", f"ControlPath={path}", "-O", "exit", "lab"]
+                subprocess.run(command, capture_output=True, check=False, timeout=10)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _wait(self, device: Device) -> None:
+        """Until the device answers SSH at each of its addresses and its init is through. LabError when it does not."""
+        started = time.monotonic()
+        pending = [
+            address
+            for network in device.networks
+            for address in addresses(network, self.slot(), device.number)
+        ]
+        while pending and time.monotonic() - started < BOOT_SECONDS:
+            pending = [address for address in pending if not _speaks_ssh(address)]
+            if pending:
+                time.sleep(0.1)
+        if pending:
+            logs = podman("logs", "--tail=15", self.container(device.name), check=False)
+            raise LabError(
+                f"{device.name} did not answer SSH on {', '.join(pending)} in {BOOT_SECONDS} s:\n{logs}"
+            )
+        if device.group == "debian":
+            state = podman(
+                "exec", self.container(device.name), "systemctl", "is-system-running", "--wait", check=False
+            )
+            if state.strip() != "running":
+                failed = podman(
+                    "exec", self.container(device.name), "systemctl", "--failed", "--no-legend", check=False
+                )
+                self.say(f"{device.name}: systemd is {state.strip()}: {failed.strip()}")
+        self.say(f"{device.name}: up after {time.monotonic() - started:.1f} s")
+
+
+def _speaks_ssh(address: str) -> bool:
+    try:
+        with socket.create_connection((address, 22), timeout=2) as connection:
+            return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False
+
+
+def _keygen(*arguments: str) -> None:
+    done = subprocess.run(["ssh-keygen", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LabError(f"ssh-keygen {arguments[0]} failed: {done.stderr.strip()}")
+
+
+def _give_to_caller(*folders: Path) -> None:
+    """With sudo the lab runs as root, but the inventory, its key and the masters are the caller's to use."""
+    if "SUDO_UID" not in os.environ:
+        return
+    uid, gid = int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"])
+    for folder in folders:
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, uid, gid)
+    with contextlib.suppress(OSError):
+        for parent in (CHECKOUT / ".sallyport", CHECKOUT / ".sallyport" / "lab"):
+            os.chown(parent, uid, gid)
+
+
+def running() -> Iterator[str]:
+    """The prefixes of all labs on this machine."""
+    yield from sorted(
+        {row["labels"][LABEL] for row in listing("network", "ls", "--filter", f"label={LABEL}")}
+    )
