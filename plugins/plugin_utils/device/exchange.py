@@ -229,7 +229,11 @@ class Exchange:
                 "the device's host key is not the one that this controller knows. If the device was replaced or reset, "
                 "remove the old line with ssh-keygen -R and connect once by hand"
             )
-        elif "Permission denied" in text or "Authentication failure" in text or "Invalid/incorrect password" in text:
+        elif (
+            "Permission denied" in text
+            or "Authentication failure" in text
+            or "Invalid/incorrect password" in text
+        ):
             advice = (
                 "the device answers but refuses the login: check ansible_user, ansible_password and "
                 "ansible_ssh_private_key_file for this host"
@@ -255,7 +259,11 @@ class Exchange:
                 "the device wants a terminal before it grants root (requiretty in sudoers, or doas with a password), and "
                 "a terminal cannot carry the program. Remove requiretty for this user, or use doas with nopass"
             )
-        elif "password is required" in lowered or "permission denied" in lowered or "not in the sudoers" in lowered:
+        elif (
+            "password is required" in lowered
+            or "permission denied" in lowered
+            or "not in the sudoers" in lowered
+        ):
             why = "root was not gained: check ansible_become_method and ansible_become_password for this host"
         else:
             why = (
@@ -264,4 +272,6 @@ class Exchange:
                 "is not a POSIX shell"
             )
         tail = (errors or result["stdout"].strip())[-600:]
-        return f"{why}. Return code {result['rc']}" + (f"; the device said: {tail}" if tail else "; the device said nothing")
+        return f"{why}. Return code {result['rc']}" + (
+            f"; the device said: {tail}" if tail else "; the device said nothing"
+        )

@@ -1,0 +1,603 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""The controller's half of commit: ask what is there, send what differs, come back over a new connection, confirm.
+
+The device's half is program.sh; docs/commit.md draws both. Roles' action plugins call :func:`run` with a
+:class:`Transaction` when its content must not travel through task arguments.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import secrets
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import Any
+
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device import payload
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import (
+    Exchange,
+    ExchangeError,
+    Reply,
+)
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import (
+    File,
+    Transaction,
+    same_digest,
+)
+
+_VOLATILE = {"tmpfs", "ramfs", "squashfs"}
+_SHOWN_BYTES = 262144
+_SYMBOLIC = re.compile(r"[-dl]([rwxsStT-]{9})")
+
+
+class CommitError(AnsibleError):
+    """A commit was refused or taken back. ``result`` is what the task reports besides the message."""
+
+    def __init__(self, message: str, **result: Any) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the device has where one file of the transaction is to be."""
+
+    kind: str
+    digest: str = ""
+    mode: str = ""
+    owners: tuple[str, ...] = ()
+    target: str = ""
+    real: str = ""
+    content: str = ""
+
+
+def run(
+    action: Any, task_vars: dict[str, Any], transaction: Transaction, *, exchange: Exchange | None = None
+) -> dict[str, Any]:
+    """Make ``transaction`` true on the device of ``action``'s task, and return the task's result.
+
+    Raises:
+        CommitError: refused (nothing changed) or reverted (the device is as it was).
+        ExchangeError, AnsibleConnectionFailure: the device was lost before anything was sent.
+    """
+    driver = _Driver(action, task_vars, transaction, exchange or Exchange(action))
+    return driver.run()
+
+
+class _Driver:
+    def __init__(
+        self, action: Any, task_vars: dict[str, Any], transaction: Transaction, exchange: Exchange
+    ) -> None:
+        self.action = action
+        self.task_vars = task_vars
+        self.wanted = transaction
+        self.exchange = exchange
+        self.host = str(task_vars.get("inventory_hostname", "this host"))
+        self.check_mode = bool(action._task.check_mode)
+        self.with_diff = bool(action._task.diff)
+        self.started_with = exchange.count
+
+    def run(self) -> dict[str, Any]:
+        reply = self._query()
+        reply = self._wait_for_others(reply)
+        found = self._judge(reply)
+        self._keep_hook(reply)
+        changed = self._changed(found)
+        live = reply.get("live", "same")
+        result: dict[str, Any] = {
+            "changed": bool(changed) or live != "same",
+            "files": [{"dest": item.dest, "change": change} for _, item, change in changed],
+            "live": live,
+        }
+        if self.with_diff:
+            result["diff"] = self._diff(changed, found, live)
+        if not result["changed"]:
+            return self._result(result, "unchanged", "nothing to do: files and live state are as wanted")
+        for index, item in enumerate(self.wanted.files):
+            if item.replaces and not (
+                found[index].kind == "file" and found[index].digest.split()[:1] == [item.replaces]
+            ):
+                raise self._refused(
+                    f"{item.dest} is not the file that this change was made for; somebody changed it. Run again."
+                )
+        if self.check_mode:
+            return self._result(result, "would_change", self._summary(changed, live))
+        identity = secrets.token_hex(8)
+        self._send(identity, reply, [(index + 1, item) for index, item, _ in changed], result)
+        generation = self._confirm(identity, result)
+        result["generation"] = generation
+        result["confirmed"] = "local" if self.exchange.transport == "local" else "ssh"
+        return self._result(result, "confirmed", self._summary(changed, live))
+
+    # --- what is there --------------------------------------------------------------------------------------
+
+    def _query(self) -> Reply:
+        show = []
+        if self.with_diff:
+            show = [
+                index
+                for index, item in enumerate(self.wanted.files)
+                if item.kind in ("file", "absent") and not item.secret
+            ]
+        reply = self.exchange.run(payload.query(self.wanted, show, _SHOWN_BYTES))
+        if reply.status != 0:
+            raise self._refused(
+                f"the device could not be examined: {self._scrub(reply.errors.strip()[-600:])}"
+            )
+        return reply
+
+    def _wait_for_others(self, reply: Reply) -> Reply:
+        """A pending change of a dead or another controller ends by itself; wait for that, or end it if nobody does."""
+        waited = time.monotonic()
+        while "pending" in reply:
+            identity, who, name = (reply.get("pending") + "  ").split(" ", 2)
+            if self.check_mode:
+                raise self._refused(
+                    f"an unconfirmed change ({name.strip() or identity}) is pending; it ends by itself. Run again."
+                )
+            if who == "nobody":
+                self.exchange.run(
+                    payload.call(
+                        self.wanted.state_dir,
+                        "recover",
+                        "the program that made the change was killed, and its timer too",
+                    )
+                )
+            elif time.monotonic() - waited > 2 * 3600 + 60:
+                raise self._refused(f"another change ({name.strip()}) is still pending after two hours")
+            else:
+                if time.monotonic() - waited > self.wanted.confirm.seconds * 2 + 30:
+                    raise self._refused(
+                        f"another controller's change ({name.strip()}, {identity}) is pending on this device; it ends by itself. "
+                        "Run again when it has."
+                    )
+                time.sleep(1)
+            if time.monotonic() - waited > self.wanted.confirm.seconds * 2 + 60:
+                raise self._refused(f"the pending change {identity} could not be ended")
+            reply = self._query()
+        return reply
+
+    def _judge(self, reply: Reply) -> list[Found]:
+        """Refuse what cannot be promised, by name, before anything is sent."""
+        if reply.get("uid") != "0":
+            raise self._refused(
+                f"root is needed on the device, but the login has uid {reply.get('uid') or 'unknown'}. Set ansible_become: true (and "
+                "ansible_become_method, ansible_become_password) for this host."
+            )
+        init = reply.get("init")
+        if init not in ("systemd", "busybox"):
+            raise self._refused(
+                f"the init system is {init!r} ({reply.get('pid1') or 'pid 1 unknown'}): an unconfirmed change could not be taken back "
+                "at boot. Supported are systemd and BusyBox init with an /etc/inittab."
+            )
+        mounts = [line.split(" ", 2) for line in reply.all("mount")]
+        points = {_unescape(mount[0]) for mount in mounts}
+        self._judge_state(mounts)
+        kinds = _keyed(reply.all("kind"))
+        digests = _keyed(reply.all("digest"))
+        metas = _keyed(reply.all("meta"))
+        found = []
+        for index, item in enumerate(self.wanted.files):
+            key = str(index)
+            kind = kinds.get(key, "unknown")
+            mode, owners = _meta(metas.get(key, ""))
+            here = Found(
+                kind=kind,
+                digest=digests.get(key, ""),
+                mode=mode,
+                owners=owners,
+                target=reply.get(f"target {key}"),
+                real=reply.get(f"real {key}"),
+                content=reply.get(f"content {key}"),
+            )
+            if kind in ("directory", "special", "unknown", "dangling"):
+                what = {
+                    "directory": "a directory",
+                    "special": "no regular file",
+                    "dangling": "a link that leads nowhere",
+                }
+                raise self._refused(
+                    f"{item.dest} is {what.get(kind, 'not readable')}; a file was expected there, or nothing."
+                )
+            if (here.real or item.dest) in points:
+                raise self._refused(
+                    f"{item.dest} is a mount point: it cannot be replaced by a rename. Change it where it is mounted from."
+                )
+            found.append(here)
+        # A link that stands for a file is kept; the file that it names is what changes.
+        self.wanted = replace(
+            self.wanted,
+            files=tuple(
+                replace(item, dest=here.real) if here.real else item
+                for item, here in zip(self.wanted.files, found, strict=True)
+            ),
+        )
+        return found
+
+    def _judge_state(self, mounts: Sequence[list[str]]) -> None:
+        state = self.wanted.state_dir
+        best = ["/", "unknown", ""]
+        for mount in mounts:
+            path = _unescape(mount[0])
+            if (state == path or state.startswith(path.rstrip("/") + "/")) and len(path) >= len(
+                _unescape(best[0])
+            ):
+                best = mount
+        path, fstype, options = [*best, "", ""][:3]
+        if fstype in _VOLATILE:
+            raise self._refused(
+                f"{state} lies on {fstype} ({path}), which forgets everything at a power cut: an unconfirmed change could not be taken "
+                "back. Set state_dir to a folder on persistent storage."
+            )
+        words = options.split(",")
+        if "ro" in words:
+            raise self._refused(
+                f"{state} is on a read-only file system ({path}, {fstype}). Remount it writable for the run, or set state_dir."
+            )
+        if fstype == "overlay":
+            upper = next((word[9:] for word in words if word.startswith("upperdir=")), "")
+            # Inside a container the upper directory is the host's path and says nothing here; where it is a path of
+            # this device, its file system decides.
+            under = ["", "", ""]
+            for mount in mounts:
+                point = _unescape(mount[0])
+                if (
+                    upper
+                    and (upper == point or upper.startswith(point.rstrip("/") + "/"))
+                    and len(point) >= len(under[0])
+                ):
+                    under = [point, *mount[1:]]
+            if under[1] in ("tmpfs", "ramfs"):
+                raise self._refused(
+                    f"the root is an overlay whose upper directory {upper} lies on {under[1]}: every change is lost at reboot, and the "
+                    "protection against lock-out with it. Make the change in the image, or mount persistent storage."
+                )
+
+    def _keep_hook(self, reply: Reply) -> None:
+        """Whatever a role wants in /etc/inittab, the line that takes back unconfirmed changes stays first."""
+        if reply.get("init") != "busybox":
+            return
+        line = payload.hook_line(self.wanted.state_dir)
+        self.wanted = replace(
+            self.wanted,
+            files=tuple(
+                replace(item, content=line + item.content.replace(line, b""))
+                if item.dest == payload.INITTAB and item.kind == "file"
+                else item
+                for item in self.wanted.files
+            ),
+        )
+
+    def _changed(self, found: Sequence[Found]) -> list[tuple[int, File, str]]:
+        changed = []
+        for index, (item, here) in enumerate(zip(self.wanted.files, found, strict=True)):
+            change = _difference(item, here)
+            if change:
+                changed.append((index, item, change))
+        return changed
+
+    def _diff(
+        self, changed: Sequence[tuple[int, File, str]], found: Sequence[Found], live: str
+    ) -> list[dict[str, str]]:
+        diff = []
+        for index, item, change in changed:
+            here = found[index]
+            header = {
+                "before_header": f"{item.dest} ({here.kind})",
+                "after_header": f"{item.dest} ({change})",
+            }
+            if item.secret or len(item.content) > _SHOWN_BYTES or len(here.content) > _SHOWN_BYTES:
+                why = "secret" if item.secret else "too large to show"
+                diff.append({**header, "before": f"({why}, {here.kind})\n", "after": f"({why}, {change})\n"})
+                continue
+            before = (
+                here.content
+                if here.kind == "file"
+                else f"link to {here.target}\n"
+                if here.kind == "link"
+                else ""
+            )
+            after = (
+                item.content.decode("utf-8", "replace")
+                if item.kind == "file"
+                else f"link to {item.target}\n"
+                if item.kind == "link"
+                else ""
+            )
+            if change == "mode":
+                before, after = (
+                    f"{' '.join((here.mode, *here.owners[:2]))}\n",
+                    f"{item.mode} {item.owner} {item.group}\n",
+                )
+            diff.append({**header, "before": self._scrub(before), "after": self._scrub(after)})
+        if live != "same":
+            diff.append(
+                {
+                    "before_header": f"live state of {self.wanted.name}",
+                    "after_header": f"live state of {self.wanted.name}",
+                    "before": "not what the last confirmed change left\n"
+                    if live == "differs"
+                    else "never confirmed\n",
+                    "after": "loaded again from the files\n",
+                }
+            )
+        return diff
+
+    # --- the change -------------------------------------------------------------------------------------------
+
+    def _send(
+        self, identity: str, reply: Reply, changed: list[tuple[int, File]], result: dict[str, Any]
+    ) -> None:
+        install = not same_digest(payload.device_program(), reply.get("program"))
+        generates = any(item.generate for _, item in changed)
+        program = payload.stage(
+            self.wanted, identity, changed, install=install, arm=not generates, by=self._who(), when=_now()
+        )
+        answer = self._exchange_or_unknown(program, result)
+        if answer is None:
+            return
+        self._check_refusal(answer, identity, changed, result)
+        if generates:
+            result["public"] = {
+                item.dest: answer.get(f"public {number}").strip() for number, item in changed if item.generate
+            }
+            keys = tuple(value for value in result["public"].values() if value)
+            self.wanted = replace(
+                self.wanted,
+                confirm=replace(self.wanted.confirm, host_keys=(*self.wanted.confirm.host_keys, *keys)),
+            )
+            answer = self._exchange_or_unknown(payload.arm(self.wanted, identity), result)
+            if answer is not None:
+                self._check_refusal(answer, identity, changed, result)
+
+    def _exchange_or_unknown(self, program: bytes, result: dict[str, Any]) -> Reply | None:
+        """None where the device was lost on the way: whether it began is asked for over a new connection."""
+        try:
+            return self.exchange.run(program)
+        except (AnsibleConnectionFailure, ExchangeError) as error:
+            result["tried"] = [self._scrub(str(error))]
+            return None
+
+    def _check_refusal(
+        self, answer: Reply, identity: str, changed: Sequence[tuple[int, File]], result: dict[str, Any]
+    ) -> None:
+        if "refused" not in answer and answer.status == 0:
+            return
+        text = self._scrub(answer.get("refused"))
+        output = self._scrub(answer.get("output").strip())
+        by_number = {str(number): item for number, item in changed}
+        for number, item in by_number.items():
+            output = re.sub(rf"\S*/stage\.{identity}/new/{number}\b", item.dest.replace("\\", "\\\\"), output)
+        label, _, status = text.partition(" ")
+        if label in by_number and status.isdigit():
+            item = by_number[label]
+            raise self._refused(
+                f"{item.dest} was refused by its check (status {status}): {output or 'no output'}", result
+            )
+        if label == "all" and status.isdigit():
+            raise self._refused(
+                f"the staged files were refused by a check (status {status}): {output or 'no output'}", result
+            )
+        errors = self._scrub(answer.errors.strip()[-800:])
+        if "No space left" in errors or "no space left" in errors or "Disk quota" in errors:
+            raise self._refused(
+                f"no space or no inodes are left on the device for the change and for the way back: {errors}. Free some on the file "
+                f"systems of {self.wanted.state_dir} and of {', '.join(sorted({item.folder for _, item in changed}))}.",
+                result,
+            )
+        if "Read-only file system" in errors:
+            raise self._refused(
+                f"a file system is read-only: {errors}. Remount it writable for the run.", result
+            )
+        raise self._refused(
+            text
+            or f"the device could not stage the change (status {answer.status}): {errors or 'no message'}",
+            result,
+        )
+
+    def _confirm(self, identity: str, result: dict[str, Any]) -> int:
+        """Come back over a new connection until the device says confirmed or reverted; returns the generation.
+
+        The device ends an unconfirmed change by itself. So the only question is how long to keep asking: the time
+        for the activation, the time for the confirmation, and as much again to hear what became of it.
+        """
+        wanted = self.wanted.confirm
+        over = "local" if self.exchange.transport == "local" else "ssh"
+        program = payload.call(
+            self.wanted.state_dir, "confirm", identity, "yes" if wanted.new_daemon else "no", over
+        )
+        tried: list[str] = result.get("tried", [])
+        began = time.monotonic()
+        patience = 3 * wanted.seconds + 60
+        denied_since = 0.0
+        with tempfile.TemporaryDirectory(prefix="sallyport-") as folder:
+            known_hosts = self._known_hosts(folder)
+            while time.monotonic() - began < patience:
+                # The first new connection proves the way in; once time is up any connection may bring the reason.
+                try:
+                    with self.exchange.as_new_connection(known_hosts, timeout=min(10, wanted.seconds)):
+                        reply = self.exchange.run(program)
+                except (AnsibleConnectionFailure, ExchangeError) as error:
+                    _note(tried, self._scrub(str(error)))
+                    late = time.monotonic() - began > wanted.seconds
+                    outcome = self._ask(identity) if late else None
+                    if outcome is None:
+                        time.sleep(1)
+                        continue
+                    reply = outcome
+                if "confirmed" in reply:
+                    if "settle_failed" in reply:
+                        raise CommitError(
+                            f"{self.host}: confirmed, but the last step failed: {self._scrub(reply.get('settle_failed')).strip()}. Run again.",
+                            **self._facts({**result, "changed": True}, "confirmed"),
+                        )
+                    return int(reply.get("confirmed"))
+                if "reverted" in reply:
+                    raise self._reverted(self._scrub(reply.get("reason").strip()), tried, result)
+                if "unknown" in reply:
+                    raise self._refused(
+                        "the device does not know of this change: it did not begin, and nothing was changed. "
+                        + (f"What went wrong on the way: {'; '.join(tried)}" if tried else "Run again."),
+                        result,
+                    )
+                if "denied" in reply:
+                    why = {
+                        "same_connection": "the confirmation came over the connection that made the change; a new one is required. "
+                        "Something (a ProxyCommand, a wrapper as ssh_executable) shares connections",
+                        "no_session": "the device cannot see which connection the confirmation came over",
+                        "old_daemon": "the daemon that answered was started before the change: it never read the new files",
+                    }.get(reply.get("denied"), reply.get("denied"))
+                    _note(tried, why)
+                    denied_since = denied_since or time.monotonic()
+                time.sleep(1 if denied_since else 0.2)
+        raise self._reverted("", tried, result)
+
+    def _ask(self, identity: str) -> Reply | None:
+        """What became of the change, over whatever connection still works; None while nobody can say."""
+        try:
+            reply = self.exchange.run(payload.call(self.wanted.state_dir, "outcome", identity))
+        except (AnsibleConnectionFailure, ExchangeError):
+            return None
+        return reply if "reverted" in reply or "confirmed" in reply else None
+
+    def _known_hosts(self, folder: str) -> str:
+        if not self.wanted.confirm.host_keys or self.exchange.transport != "ssh":
+            return ""
+        connection = self.action._connection
+        address = connection.get_option("host") or self.action._play_context.remote_addr
+        port = connection.get_option("port")
+        name = f"[{address}]:{port}" if port and int(port) != 22 else str(address)
+        path = os.path.join(folder, "known_hosts")
+        with open(path, "w", encoding="utf-8") as handle:
+            for key in self.wanted.confirm.host_keys:
+                words = key.split()
+                handle.write(f"{name} {words[0]} {words[1]}\n")
+        return path
+
+    # --- what is reported -----------------------------------------------------------------------------------
+
+    def _who(self) -> str:
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):
+            user = "unknown"
+        return f"{user} on {os.uname().nodename}"
+
+    def _scrub(self, text: str) -> str:
+        """``text`` without any line or longer word of a secret file: no_log alone does not keep messages quiet."""
+        for secret in self.wanted.secrets:
+            decoded = secret.decode("utf-8", "surrogateescape")
+            pieces = {
+                piece
+                for line in decoded.splitlines()
+                for piece in (line.strip(), *re.split(r"[\s:,=]+", line.strip()))
+            }
+            for piece in sorted((piece for piece in pieces if len(piece) >= 6), key=len, reverse=True):
+                if piece in text:
+                    text = text.replace(piece, "(secret)")
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+    def _summary(self, changed: Sequence[tuple[int, File, str]], live: str) -> str:
+        parts = [f"{change} {item.dest}" for _, item, change in changed]
+        if live != "same" and not changed:
+            parts.append(
+                "the live state was not what the files say" if live == "differs" else "not confirmed before"
+            )
+        return ", ".join(parts)
+
+    def _facts(self, result: dict[str, Any], state: str) -> dict[str, Any]:
+        return {**result, "state": state, "exchanges": self.exchange.count - self.started_with}
+
+    def _result(self, result: dict[str, Any], state: str, message: str) -> dict[str, Any]:
+        result.pop("tried", None)
+        return {**self._facts(result, state), "msg": message}
+
+    def _refused(self, why: str, result: dict[str, Any] | None = None) -> CommitError:
+        facts = {key: value for key, value in (result or {}).items() if key != "diff"}
+        return CommitError(
+            f"{self.host}: {self.wanted.name} was refused, nothing was changed: {self._scrub(why)}",
+            **self._facts({**facts, "changed": False}, "refused"),
+        )
+
+    def _reverted(self, reason: str, tried: Sequence[str], result: dict[str, Any]) -> CommitError:
+        facts = {key: value for key, value in result.items() if key != "diff"}
+        if reason:
+            text = f"{self.host}: {self.wanted.name} was taken back, the device is as it was: {reason}"
+        else:
+            text = (
+                f"{self.host}: {self.wanted.name} was not confirmed, and the device could not be asked what became of it. It takes an "
+                "unconfirmed change back by itself, also after a power cut; when it can be reached again, run again"
+            )
+        if tried:
+            text += ". What was tried: " + "; ".join(dict.fromkeys(tried))
+        return CommitError(text, **self._facts({**facts, "changed": False, "tried": list(tried)}, "reverted"))
+
+
+def _difference(item: File, here: Found) -> str:
+    """What would happen to ``here`` to become ``item``: created, updated, removed, mode, or nothing."""
+    if item.kind == "absent":
+        return "" if here.kind == "none" else "removed"
+    if here.kind == "none":
+        return "created"
+    if item.kind == "keep" or item.generate:
+        return "updated"
+    if item.kind == "link":
+        return "" if here.kind == "link" and here.target == item.target else "updated"
+    if here.kind != "file" or not same_digest(item.content, here.digest):
+        return "updated"
+    if here.mode and here.mode != item.mode:
+        return "mode"
+    if here.owners and not {item.owner} & {here.owners[0], here.owners[2]}:
+        return "mode"
+    if here.owners and not {item.group} & {here.owners[1], here.owners[3]}:
+        return "mode"
+    return ""
+
+
+def _meta(line: str) -> tuple[str, tuple[str, ...]]:
+    """Mode as four octal digits and (owner, group, uid, gid), from stat or from the long form of ls; or nothing."""
+    words = line.split()
+    if len(words) < 5:
+        return "", ()
+    if words[0].isdigit():
+        return words[0].rjust(4, "0"), tuple(words[1:5])
+    symbolic = _SYMBOLIC.match(words[0])
+    if not symbolic:
+        return "", ()
+    bits = 0
+    for position, letter in enumerate(symbolic[1]):
+        if letter not in "-ST":
+            bits |= 0o400 >> position
+        if letter in "sStT":
+            bits |= (0o4000, 0o2000, 0o1000)[position // 3]
+    return f"{bits:04o}", tuple(words[1:5])
+
+
+def _keyed(lines: Sequence[str]) -> dict[str, str]:
+    pairs = (line.partition(" ") for line in lines)
+    return {key: value for key, _, value in pairs}
+
+
+def _unescape(path: str) -> str:
+    """/proc/mounts writes space, tab, newline and backslash as octal."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
+
+
+def _note(tried: list[str], text: str) -> None:
+    line = " ".join(text.split())[:400]
+    if line not in tried and len(tried) < 6:
+        tried.append(line)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+__all__ = ["CommitError", "run"]

@@ -1,0 +1,304 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""The sh programs that commit sends. Pure: values in, bytes out; every value is quoted or octal, never spliced."""
+
+from __future__ import annotations
+
+import posixpath
+import secrets
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import File, Transaction
+
+INITTAB = "/etc/inittab"
+
+
+def quote(text: str | bytes) -> bytes:
+    """``text`` as one word of sh, whatever bytes it holds (NUL cannot be in a word and is refused earlier)."""
+    raw = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+    return b"'" + raw.replace(b"'", b"'\\''") + b"'"
+
+
+@lru_cache(maxsize=1)
+def device_program() -> bytes:
+    """The program that stays on the device, without the comments that only its readers need."""
+    lines = (Path(__file__).parent / "program.sh").read_bytes().split(b"\n")
+    return b"\n".join(line for line in lines if not line.lstrip().startswith(b"#") or line.startswith(b"#!"))
+
+
+def hook_line(state_dir: str) -> bytes:
+    """The first line of /etc/inittab; the same text as INITLINE in program.sh."""
+    return b"::sysinit:/bin/sh " + state_dir.encode() + b"/device boot\n"
+
+
+_PLAIN = frozenset(range(0x20, 0x7F)) | {0x09}
+
+
+def write(content: bytes, target: bytes) -> bytes:
+    """sh that writes ``content`` to ``target`` (a word, already quoted).
+
+    Plain lines travel in quoted here-documents. Everything else travels as octal for printf: a here-document ends
+    in a newline whether the content does or not, some shells lose NUL, and some mistake bytes from 0x81 on for
+    marks of their own.
+    """
+    out = [b"{ :\n"]
+    plain: list[bytes] = []
+    odd = bytearray()
+    mark = b"END_" + secrets.token_hex(8).encode()
+
+    def end_plain() -> None:
+        if plain:
+            out.append(b"cat <<'" + mark + b"'\n" + b"".join(plain) + mark + b"\n")
+            plain.clear()
+
+    def end_odd() -> None:
+        for start in range(0, len(odd), 4096):
+            out.append(
+                b"printf '" + b"".join(b"\\%03o" % byte for byte in odd[start : start + 4096]) + b"'\n"
+            )
+        odd.clear()
+
+    for line in content.splitlines(keepends=True) if content.isascii() else _lines(content):
+        if line.endswith(b"\n") and _PLAIN.issuperset(line[:-1]):
+            end_odd()
+            plain.append(line)
+        else:
+            end_plain()
+            odd += line
+    end_plain()
+    end_odd()
+    out.append(b"} >" + target + b"\n")
+    return b"".join(out)
+
+
+def _lines(content: bytes) -> list[bytes]:
+    parts = content.split(b"\n")
+    return [part + b"\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
+
+
+def query(transaction: Transaction, show: Iterable[int], limit: int = 65536) -> bytes:
+    """The read-only exchange: what is there now.
+
+    Args:
+        show: indices of files whose content is wanted for ``--diff``.
+        limit: bytes of a file above which its content is not sent.
+    """
+    state = quote(transaction.state_dir)
+    shown = set(show)
+    parts = [
+        b"STATE=" + state + b"\n",
+        rb"""
+say uid "$(id -u 2>/dev/null || { [ -w /etc/passwd ] && echo 0; } || echo unknown)"
+digest() { if command -v sha256sum >/dev/null; then sha256sum; elif command -v md5sum >/dev/null; then md5sum; else cksum; fi; }
+init=unknown
+pid1=$(readlink /proc/1/exe 2>/dev/null) || pid1=''
+if [ -d /run/systemd/system ]; then init=systemd
+elif [ -d /run/openrc ]; then init=openrc
+elif [ -f /etc/inittab ]; then
+  case $pid1 in *busybox*) init=busybox ;; *) { read -r comm </proc/1/comm; } 2>/dev/null || comm=''; init="sysv $comm" ;; esac
+fi
+say init "$init"
+say pid1 "$pid1"
+while read -r _ mount type options _; do say mount "$mount $type $options"; done </proc/mounts
+if [ -f "$STATE/device" ]; then say program "$(digest <"$STATE/device")"; sh "$STATE/device" pending; fi
+if [ -d "$STATE/armed" ] && [ ! -f "$STATE/device" ]; then say pending empty nobody ''; fi
+generations=0
+for g in "$STATE"/generation/*; do [ ! -d "$g" ] || generations=$((generations + 1)); done
+say generations "$generations"
+look() {
+  if [ "$2" = follow ] && [ -L "$3" ]; then
+    real=$(readlink -f -- "$3" && echo x) || real=''
+    if [ -z "$real" ]; then say kind "$1 dangling"; return 0; fi
+    real=${real%x}; real=${real%?}
+    printf '%s' "$real" | blob "real $1"
+    set -- "$1" "$2" "$real" "$4"
+  fi
+  if [ -L "$3" ]; then say kind "$1 link"; target=$(readlink -- "$3" && echo x) || target=''; target=${target%x}; printf '%s' "${target%?}" | blob "target $1"
+  elif [ -d "$3" ]; then say kind "$1 directory"
+  elif [ -f "$3" ]; then
+    say kind "$1 file"
+    say digest "$1 $(digest <"$3")"
+    say meta "$1 $(stat -c '%a %U %G %u %g %s' -- "$3" 2>/dev/null || ls -ld -- "$3" 2>/dev/null | { read -r m _ u g s _; printf '%s %s %s - - %s' "$m" "$u" "$g" "$s"; })"
+    if [ "$4" = show ]; then blob "content $1" <"$3"; fi
+  elif [ -e "$3" ]; then say kind "$1 special"
+  else say kind "$1 none"; fi
+}
+""",
+    ]
+    for index, item in enumerate(transaction.files):
+        follow = b"follow" if item.kind == "file" else b"stay"
+        show_it = b"show" if index in shown else b"hide"
+        parts.append(b"look %d %s %s %s\n" % (index, follow, quote(item.dest), show_it))
+    if transaction.live:
+        parts.append(b"live() {\n")
+        parts.append(b'run() { sh -eu -c "$1" </dev/null 2>/dev/null || printf \'status %s\\n\' "$?"; }\n')
+        parts.extend(b"run " + quote(snippet) + b"\n" for snippet in transaction.live)
+        parts.append(b"}\n")
+        parts.append(
+            b'if [ -f "$STATE/live/' + transaction.name.encode() + b'" ]; then\n'
+            b'  read -r before <"$STATE/live/' + transaction.name.encode() + b'"; now=$(live | digest)\n'
+            b'  if [ "${before%% *}" = "${now%% *}" ]; then say live same; else say live differs; fi\n'
+            b"else say live unknown; fi\n"
+        )
+    return b"".join(parts)
+
+
+def stage(
+    transaction: Transaction,
+    identity: str,
+    changed: Sequence[tuple[int, File]],
+    *,
+    install: bool,
+    arm: bool,
+    by: str,
+    when: str,
+) -> bytes:
+    """The exchange that sends the change: staged, checked, and (with ``arm``) set going.
+
+    Args:
+        changed: (number, file) of what differs on the device; numbers are stable names within the transaction.
+        install: send the device program along.
+        by, when: for the list of generations.
+    """
+    state = quote(transaction.state_dir)
+    folders = sorted({posixpath.dirname(item.dest) or "/" for _, item in changed})
+    parts = [
+        b"umask 077\n",
+        b"STATE=" + state + b" ID=" + quote(identity) + b'\nS="$STATE/stage.$ID"\n',
+        # mkdir -p under this umask would close /var/lib too if it had to make it.
+        b'(umask 022; mkdir -p "${STATE%/*}")\n[ -d "$STATE" ] || mkdir "$STATE"\nchmod 700 "$STATE" 2>/dev/null || :\n',
+        b'mkdir "$S" "$S/new"\n',
+        b"trap 'rm -rf \"$S\"' EXIT\n",
+    ]
+    for number, item in changed:
+        target = b'"$S/new/%d"' % number
+        if item.generate:
+            parts.append(write(item.generate.encode() + b"\n", b'"$S/generate"'))
+            parts.append(b'(set -eu; set -- "$S/new/%d"; . "$S/generate")\n' % number)
+            parts.append(
+                b'[ -f "$S/new/%d" ] || { say refused "%d generated nothing"; exit 1; }\n' % (number, number)
+            )
+            parts.append(
+                b'[ ! -f "$S/new/%d.pub" ] || blob "public %d" <"$S/new/%d.pub"\n' % (number, number, number)
+            )
+        elif item.kind == "file":
+            parts.append(write(item.content, target))
+        elif item.kind == "keep":
+            parts.append(b'cp -pP "$STATE/"' + quote(item.source) + b" " + target + b"\n")
+    parts.append(write(manifest(transaction, identity, changed, folders), b'"$S/manifest"'))
+    parts.append(write(identity.encode() + b"\n", b'"$S/id"'))
+    parts.append(write(transaction.name.encode() + b"\n", b'"$S/name"'))
+    parts.append(
+        write(f"{when}\n{by}\n{transaction.note}\n".encode("utf-8", "surrogateescape"), b'"$S/label"')
+    )
+    lists = {
+        "activate": transaction.activate,
+        "verify": transaction.verify,
+        "revert": transaction.revert or transaction.activate,
+        "settle": transaction.settle,
+        "live_state": transaction.live,
+    }
+    for name, snippets in lists.items():
+        body = b"".join(b"run " + quote(snippet) + b" || return 1\n" for snippet in snippets)
+        parts.append(write(body or b":\n", b'"$S/' + name.encode() + b'"'))
+    parts.append(_checks(transaction, changed))
+    if install:
+        parts.append(write(device_program(), b'"$STATE/device.$ID"'))
+        parts.append(b'sync\nmv -f "$STATE/device.$ID" "$STATE/device"\n')
+    if arm:
+        parts.append(
+            b'say staged\nsh "$STATE/device" hook\ntrap - EXIT\nsh "$STATE/device" arm "$ID" || { rm -rf "$S"; exit 1; }\nsay armed\n'
+        )
+    else:
+        parts.append(b"trap - EXIT\nsay staged\n")
+    return b"".join(parts)
+
+
+def arm(transaction: Transaction, identity: str) -> bytes:
+    """Set a change going that was staged before."""
+    return (
+        b"STATE=" + quote(transaction.state_dir) + b" ID=" + quote(identity) + b"\n"
+        b'sh "$STATE/device" hook\nsh "$STATE/device" arm "$ID" || { rm -rf "$STATE/stage.$ID"; exit 1; }\nsay armed\n'
+    )
+
+
+def call(state_dir: str, command: str, *arguments: str) -> bytes:
+    """Run one command of the device program."""
+    words = b" ".join(quote(word) for word in (command, *arguments))
+    return (
+        b"STATE="
+        + quote(state_dir)
+        + b'\n[ -f "$STATE/device" ] || { say unknown; exit 0; }\nsh "$STATE/device" '
+        + words
+        + b"\n"
+    )
+
+
+def manifest(
+    transaction: Transaction, identity: str, changed: Sequence[tuple[int, File]], folders: Sequence[str]
+) -> bytes:
+    """sh that defines what the transaction consists of; see the part "the manifest" in program.sh."""
+    ancestors: list[str] = []
+    for deepest in folders:
+        chain = []
+        folder = deepest
+        while folder not in ("/", "") and folder not in ancestors:
+            chain.append(folder)
+            folder = posixpath.dirname(folder)
+        ancestors.extend(reversed(chain))
+    lines = [
+        b"ID=" + quote(identity),
+        b"NAME=" + quote(transaction.name),
+        b"LIMIT=%d" % transaction.confirm.seconds,
+        b"FACTORY=" + (b"yes" if transaction.factory else b"''"),
+        b"UNDONE=" + quote(" ".join(transaction.undone)),
+        b"entries() { :",
+    ]
+    for number, item in changed:
+        words = [
+            b"entry",
+            b"%d" % number,
+            item.kind.encode(),
+            quote(item.dest),
+            item.mode.encode(),
+            quote(item.owner),
+            quote(item.group),
+        ]
+        if item.kind == "link":
+            words.append(quote(item.target))
+        lines.append(b" ".join(words))
+    lines.append(b"}\nfolders() { :")
+    lines.extend(b"folder %d %s" % (index, quote(path)) for index, path in enumerate(ancestors))
+    lines.append(b"}\nunfolders() { step=unfold")
+    lines.extend(
+        b"folder %d %s" % (index, quote(path)) for index, path in reversed(list(enumerate(ancestors)))
+    )
+    lines.append(b'}\nwith_folders() { "$@" ' + b" ".join(quote(path) for path in folders) + b"; }\n")
+    return b"\n".join(lines)
+
+
+def _checks(transaction: Transaction, changed: Sequence[tuple[int, File]]) -> bytes:
+    """The checks on the staged files. ``staged PATH`` prints the staged copy of PATH, or PATH itself."""
+    snippets = [(f"{number}", item.check, b'"$S/new/%d"' % number) for number, item in changed if item.check]
+    snippets += [("all", snippet, b'""') for snippet in transaction.check]
+    if not snippets:
+        return b""
+    parts = [b"staged() {\ncase $1 in\n"]
+    for number, item in changed:
+        if item.kind in ("file", "keep"):
+            parts.append(quote(item.dest) + b") printf '%%s' \"$S/new/%d\" ;;\n" % number)
+    parts.append(b"*) printf '%s' \"$1\" ;;\nesac\n}\n")
+    for label, snippet, argument in snippets:
+        # From a file, so that a snippet with a syntax error is one failed check and not an unreadable program.
+        parts.append(write(snippet.encode("utf-8", "surrogateescape") + b"\n", b'"$S/check"'))
+        parts.append(
+            b"set +e\n(set -eu; set -- "
+            + argument
+            + b'; . "$S/check") >"$S/output" 2>&1 3>&-\ncode=$?\nset -e\n'
+            b'if [ "$code" -ne 0 ]; then say refused '
+            + quote(label)
+            + b' "$code"; blob output <"$S/output"; exit 1; fi\n'
+        )
+    return b"".join(parts)
