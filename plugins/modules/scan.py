@@ -103,10 +103,11 @@ import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sallyport.iot.plugins.module_utils.ports import format_ports, parse_ports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing costs 10 ms of start on a small vantage host
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from typing import Any
 
 ALL_TCP = range(1, 65536)
@@ -127,26 +128,6 @@ IAC_NEGOTIATION = re.compile(rb"\xff[\xfb-\xfe].")
 
 class ScanError(Exception):
     """nmap could not do its work; the message says what it said."""
-
-
-def parse_ports(text: str) -> set[int]:
-    """Turn ``1-21,23`` into a set of ports. Raises ValueError for anything else."""
-    ports: set[int] = set()
-    for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
-        ports.update(range(int(first), int(last or first) + 1))
-    return ports
-
-
-def format_ports(ports: Iterable[int]) -> str:
-    """Turn a set of ports into ``1-21,23``."""
-    runs: list[list[int]] = []
-    for port in sorted(ports):
-        if runs and port == runs[-1][1] + 1:
-            runs[-1][1] = port
-        else:
-            runs.append([port, port])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
 def read_nmap(xml: str) -> tuple[dict[str, dict[str, set[int]]], str]:
@@ -278,7 +259,7 @@ class Eye:
 
     def left(self) -> float:
         """Seconds left of the budget."""
-        return self.end - time.monotonic()
+        return float(self.end - time.monotonic())
 
     def merge(self, states: dict[str, dict[str, set[int]]]) -> None:
         """Keep the most open state that was ever seen of a port: an answer cannot be imagined, a loss can happen."""
@@ -298,21 +279,16 @@ class Eye:
         paced_tcp = set().union(*(parse_ports(group["tcp"]) for group in self.options["paced"]))
         paced_udp = set().union(*(parse_ports(group["udp"]) for group in self.options["paced"]))
         excluded = parse_ports(self.options["excluded_tcp"]) | paced_tcp
-        with ThreadPoolExecutor(4) as pool:
+        with ThreadPoolExecutor(16) as pool:
             work = [
-                pool.submit(self.guard, lambda: self.scan_udp(set(self.options["udp_ports"]) - paced_udp)),
-                pool.submit(self.guard, lambda: self.scan_tcp(excluded)),
-                *(
-                    pool.submit(self.guard, lambda g=group: self.scan_paced(g))
-                    for group in self.options["paced"]
-                ),
+                pool.submit(self.guard, self.scan_udp, set(self.options["udp_ports"]) - paced_udp),
+                pool.submit(self.guard, self.scan_tcp, excluded),
+                *(pool.submit(self.guard, self.scan_paced, group) for group in self.options["paced"]),
             ]
             for job in work:
                 job.result()
-            greetings = {
-                str(port): pool.submit(greet, self.address, port)
-                for port in sorted(self.states["tcp"].get("open", set()))[:64]
-            }
+            open_ports = sorted(self.states["tcp"].get("open", set()))
+            greetings = {str(port): pool.submit(self.hear, port) for port in open_ports}
             heard = {port: job.result() for port, job in greetings.items()}
         return {
             "address": self.address,
@@ -325,10 +301,17 @@ class Eye:
             "passes": self.passes,
         }
 
-    def guard(self, work: Callable[[], None]) -> None:
+    def hear(self, port: int) -> dict[str, str]:
+        """How the port greets, while there is time."""
+        if self.left() > 0:
+            return greet(self.address, port)
+        self.errors.append("the time budget ended before every open port was listened to")
+        return {"kind": "unknown", "text": ""}
+
+    def guard(self, work: Callable[..., None], *arguments: Any) -> None:
         """Turn a failure of one part into a remark, so that the other parts are still reported."""
         try:
-            work()
+            work(*arguments)
         except (ScanError, OSError) as error:
             self.errors.append(str(error))
 
@@ -403,7 +386,7 @@ class Eye:
         begun = time.monotonic()
         sent, lost = self.sent, self.lost
         over = threading.Event()
-        canary = threading.Thread(target=self.guard, args=(lambda: self.probe_reference(reference, over),))
+        canary = threading.Thread(target=self.guard, args=(self.probe_reference, reference, over))
         canary.start()
         try:
             arguments = [
