@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+
+import tomllib
 
 LAB = Path(__file__).resolve().parent
 CHECKOUT = LAB.parent
@@ -16,8 +17,8 @@ SLOTS = 8
 # No hyphen: `down` of one prefix must never match the containers of another that merely begins like it.
 PREFIX = re.compile(r"[a-z][a-z0-9]{0,14}")
 
-# Documentation ranges, so that no packet can find a real host. 192.0.2.0/24 and 203.0.113.0/24 are left alone:
-# some machines reach their package mirror through them.
+# Documentation ranges, so that no packet can find a real host. 192.0.2.0/24 and 203.0.113.0/24 are left
+# alone: some machines reach their package mirror through them.
 _IPV4 = {"lan": ipaddress.ip_network("198.51.100.0/25"), "wan": ipaddress.ip_network("198.51.100.128/25")}
 _IPV6 = {"lan": "fd00:db8:1", "wan": "fd00:db8:2"}
 
@@ -69,7 +70,7 @@ class Fleet:
     devices: dict[str, Device]
 
     def choose(self, names: list[str]) -> list[Device]:
-        """The named devices, or all but the variants; the vantage points always. LabError for an unknown name."""
+        """The named devices, or all but the variants; vantage points always. LabError for an unknown name."""
         unknown = sorted(set(names) - set(self.devices))
         if unknown:
             known = ", ".join(self.devices)

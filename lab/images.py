@@ -1,4 +1,4 @@
-"""Images of the devices, made from Debian's packages alone and kept by a hash of everything that makes them."""
+"""Images of the devices, made from Debian's packages alone and kept by a hash of what makes them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from lab.podman import podman, run_options, succeeds
 
 REPOSITORY = "localhost/sallyport-lab"
 Say = Callable[[str], None]
+_EXTRACT = (
+    'mkdir "$1/extra" && cd "$1/extra" && APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get download {packages}'
+    ' && for file in *.deb; do dpkg-deb -x "$file" .; done'
+)
 
 
 def reference(fleet: Fleet, image: Image) -> str:
@@ -29,9 +33,10 @@ def ensure(fleet: Fleet, images: list[Image], say: Say) -> None:
     """Make those images that are not there yet, two at a time. LabError with the log's end when one fails."""
     wanted = {image.name: image for image in images}
     for image in images:
-        while image.parent:
-            image = fleet.images[image.parent]
-            wanted[image.name] = image
+        parent = image.parent
+        while parent:
+            wanted[parent] = fleet.images[parent]
+            parent = fleet.images[parent].parent
     roots = [image for image in wanted.values() if not image.parent]
     rest = [image for image in wanted.values() if image.parent]
     with ThreadPoolExecutor(max_workers=2) as pool:
@@ -78,10 +83,7 @@ def _packages(fleet: Fleet, image: Image, base: str, say: Say) -> None:
                 "--dpkgopt=path-include=/usr/share/doc/*/copyright",
             ]
             if image.extract:
-                command.append(
-                    f'--customize-hook=cd "$1" && mkdir extra && cd extra && APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" '
-                    f'apt-get download {" ".join(image.extract)} && for file in *.deb; do dpkg-deb -x "$file" .; done'
-                )
+                command.append(f"--customize-hook={_EXTRACT.format(packages=' '.join(image.extract))}")
             command += [image.suite, str(archive), mirror]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode == 0:

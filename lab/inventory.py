@@ -16,14 +16,19 @@ def write(state: Path, prefix: str, slot: int, devices: list[Device], control: P
         groups.setdefault(device.group, {"hosts": []})["hosts"].append(device.name)
         if device.group != "vantages" and device.group not in groups["devices"]["children"]:
             groups["devices"]["children"].append(device.group)
+    # Host keys of a lab are new at each start: they are kept in the lab's own file, and leave with it.
+    options = [f"UserKnownHostsFile={state / 'known_hosts'}", "GlobalKnownHostsFile=/dev/null"]
+    options += ["StrictHostKeyChecking=accept-new", "IdentitiesOnly=yes"]
+    options += [
+        "ServerAliveInterval=5",
+        "ServerAliveCountMax=3",
+    ]  # a device that lost power ends its master soon
     common = {
         "lab_prefix": prefix,
         "lab_controller": {network: list(addresses(network, slot, 1)) for network in NETWORKS},
         "ansible_ssh_private_key_file": str(state / "operator"),
         "ansible_control_path_dir": str(control),
-        # Host keys of a lab are new at each start: they are kept in the lab's own file, and leave with it.
-        "ansible_ssh_common_args": f"-o UserKnownHostsFile={state / 'known_hosts'} -o GlobalKnownHostsFile=/dev/null "
-        "-o StrictHostKeyChecking=accept-new -o IdentitiesOnly=yes -o ServerAliveInterval=5 -o ServerAliveCountMax=3",
+        "ansible_ssh_common_args": " ".join(f"-o {option}" for option in options),
         "ssh_authorized_keys": [(state / "operator.pub").read_text(encoding="utf-8").strip()],
     }
     hosts = {device.name: _host(device, slot) for device in devices}

@@ -1,4 +1,7 @@
-"""Labs: started, stopped, put back as shipped. Podman's own labels say what belongs to which lab; there is no second record."""
+"""Labs: started, stopped, put back as shipped.
+
+Podman's own labels say what belongs to which lab; there is no second record of it.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,9 @@ from lab.podman import listing, podman, run_options
 LABEL = "sallyport.lab"
 OWNER = "sallyport.checkout"
 BOOT_SECONDS = 90
+# What root has on a real device and a container's root lacks: its own network and mounts, other users'
+# processes (who listens on a port), immutable files, the audit record that telnet's login insists on.
+CAPABILITIES = "NET_ADMIN,NET_RAW,SYS_ADMIN,SYS_PTRACE,LINUX_IMMUTABLE,AUDIT_WRITE,MKNOD"
 
 
 class Lab:
@@ -151,7 +157,7 @@ class Lab:
             )
 
     def _create_networks(self) -> None:
-        """Take the first free slot by creating its networks; podman's own list of networks is the register."""
+        """Take the first free slot by creating its networks; podman's list of networks is the register."""
         with Path("/run/lock/sallyport-lab").open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             taken = {
@@ -187,8 +193,10 @@ class Lab:
             list(pool.map(self._wait, devices))
 
     def _join(self, slot: int) -> None:
-        """Give the controller, host 1, its address on each bridge: an internal network has no gateway by itself, and its
-        bridge comes and goes with its containers."""
+        """Give the controller, host 1, its address on each bridge.
+
+        An internal network has no gateway by itself, and its bridge comes and goes with its containers.
+        """
         for network in NETWORKS:
             bridge = listing("network", "inspect", f"{self.prefix}-{network}")[0]["network_interface"]
             for address, subnet in zip(addresses(network, slot, 1), subnets(network, slot), strict=True):
@@ -224,7 +232,7 @@ class Lab:
         # A device that reboots comes back by itself.
         arguments += [
             "--restart=always",
-            "--cap-add=NET_ADMIN,NET_RAW,SYS_ADMIN",
+            f"--cap-add={CAPABILITIES}",
             "--security-opt=unmask=/proc/sys",
         ]
         for index, network in enumerate(device.networks):
@@ -238,7 +246,7 @@ class Lab:
         podman("start", name)
 
     def _factory_files(self, device: Device) -> bytes:
-        """What the factory wrote onto this one device, as a tar: names, host keys; the lab's key on a vantage point."""
+        """What is this one device's own, as a tar: names, host keys; on a vantage point the lab's key."""
         files = {
             "etc/hosts": (f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {device.name}\n".encode(), 0o644),
             "etc/hostname": (f"{device.name}\n".encode(), 0o644),
@@ -264,7 +272,7 @@ class Lab:
                 _keygen("-A", "-f", str(folder))
 
     def _write_inventory(self, slot: int) -> None:
-        """The inventory of what runs, with a fresh folder for ssh's masters: one that outlived its device would hang."""
+        """The inventory of what runs, with a fresh folder for ssh's masters: an old one would hang."""
         control = Path(
             tempfile.mkdtemp(prefix=f"sallyport-{self.prefix}-")
         )  # short: a socket's path is limited
@@ -286,7 +294,7 @@ class Lab:
         shutil.rmtree(folder, ignore_errors=True)
 
     def _wait(self, device: Device) -> None:
-        """Until the device answers SSH at each of its addresses and its init is through. LabError when it does not."""
+        """Until the device answers SSH at each of its addresses and has booted. LabError when it does not."""
         started = time.monotonic()
         pending = [
             address

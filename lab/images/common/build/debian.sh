@@ -22,7 +22,7 @@ START_DAEMON=1
 MiniSSDPd_INTERFACE_ADDRESS="eth0 eth1"
 MiniSSDPd_OTHER_OPTIONS="-6"
 END
-systemctl enable gateway-upnp.service
+systemctl enable gateway-upnp.service minissdpd.service
 
 printf '<!doctype html><title>Gateway</title><h1>Gateway</h1><p>Log in to configure.</p>\n' >/var/www/html/index.html
 printf '# No name server: the lab has no way out.\n' >/etc/resolv.conf
