@@ -14,7 +14,7 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -59,22 +59,37 @@ class Found:
 
 
 def run(
-    action: Any, task_vars: dict[str, Any], transaction: Transaction, *, exchange: Exchange | None = None
+    action: Any,
+    task_vars: dict[str, Any],
+    transaction: Transaction,
+    *,
+    exchange: Exchange | None = None,
+    before_arming: Callable[[dict[str, str]], None] = lambda public: None,
 ) -> dict[str, Any]:
     """Make ``transaction`` true on the device of ``action``'s task, and return the task's result.
+
+    Args:
+        before_arming: called with destination -> public part of all generated files once they are staged, before
+            anything live changes. What it raises ends the change with nothing done.
 
     Raises:
         CommitError: refused (nothing changed) or reverted (the device is as it was).
         ExchangeError, AnsibleConnectionFailure: the device was lost before anything was sent.
     """
-    driver = _Driver(action, task_vars, transaction, exchange or Exchange(action))
+    driver = _Driver(action, task_vars, transaction, exchange or Exchange(action), before_arming)
     return driver.run()
 
 
 class _Driver:
     def __init__(
-        self, action: Any, task_vars: dict[str, Any], transaction: Transaction, exchange: Exchange
+        self,
+        action: Any,
+        task_vars: dict[str, Any],
+        transaction: Transaction,
+        exchange: Exchange,
+        before_arming: Callable[[dict[str, str]], None],
     ) -> None:
+        self.before_arming = before_arming
         self.action = action
         self.task_vars = task_vars
         self.wanted = transaction
@@ -215,7 +230,7 @@ class _Driver:
         self.wanted = replace(
             self.wanted,
             files=tuple(
-                replace(item, dest=here.real) if here.real else item
+                _as_found(replace(item, dest=here.real) if here.real else item, here)
                 for item, here in zip(self.wanted.files, found, strict=True)
             ),
         )
@@ -353,6 +368,7 @@ class _Driver:
                 self.wanted,
                 confirm=replace(self.wanted.confirm, host_keys=(*self.wanted.confirm.host_keys, *keys)),
             )
+            self.before_arming(result["public"])
             answer = self._exchange_or_unknown(payload.arm(self.wanted, identity), result)
             if answer is not None:
                 self._check_refusal(answer, identity, changed, result)
@@ -538,6 +554,16 @@ class _Driver:
         if tried:
             text += ". What was tried: " + "; ".join(dict.fromkeys(tried))
         return CommitError(text, **self._facts({**facts, "changed": False, "tried": list(tried)}, "reverted"))
+
+
+def _as_found(item: File, here: Found) -> File:
+    """``mode: keep`` made definite: mode and owner of the file that is there, else the defaults."""
+    if item.mode != "keep":
+        return item
+    owners = here.owners if len(here.owners) == 4 else ("root", "root", "-", "-")
+    # Numbers where they are known: a name may be missing from the device's passwd.
+    owner, group = (owners[2], owners[3]) if "-" not in owners[2:] else (owners[0], owners[1])
+    return replace(item, mode=here.mode or "0644", owner=owner, group=group)
 
 
 def _difference(item: File, here: Found) -> str:

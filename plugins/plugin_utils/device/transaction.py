@@ -37,6 +37,7 @@ class File:
     content: bytes = b""
     target: str = ""
     mode: str = "0644"
+    """Octal, or ``keep``: mode and owner of the file that is there, else 0644 and root."""
     owner: str = "root"
     group: str = "root"
     secret: bool = False
@@ -181,8 +182,8 @@ def _file(item: Mapping[str, Any], where: str, sources: Mapping[str, bytes]) -> 
         )
     mode = item.get("mode")
     mode = "0644" if mode is None else mode
-    if not isinstance(mode, str) or not _MODE.fullmatch(mode):
-        raise ArgumentError(f"{where}.mode must be octal text in quotes such as '0644', got {mode!r}")
+    if not isinstance(mode, str) or not (mode == "keep" or _MODE.fullmatch(mode)):
+        raise ArgumentError(f"{where}.mode must be octal text in quotes such as '0644', or keep, got {mode!r}")
     for key in ("owner", "group"):
         value = item.get(key, "root")
         if not isinstance(value, str) or not _OWNER.fullmatch(value):
@@ -191,7 +192,7 @@ def _file(item: Mapping[str, Any], where: str, sources: Mapping[str, bytes]) -> 
             )
     result = File(
         dest=dest,
-        mode="0" + mode.lstrip("0").rjust(3, "0"),
+        mode=mode if mode == "keep" else "0" + mode.lstrip("0").rjust(3, "0"),
         owner=item.get("owner", "root"),
         group=item.get("group", "root"),
         secret=_flag(item.get("secret", False), f"{where}.secret"),
