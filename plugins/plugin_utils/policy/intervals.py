@@ -9,7 +9,7 @@ tuples of integers and no object per prefix: lists of a million prefixes are the
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import (
     V4_MAX,
@@ -67,6 +67,18 @@ def subtract(left: Intervals, right: Intervals) -> Intervals:
     if not right or not left:
         return left
     result: list[Interval] = []
+    if len(right) <= 64 < len(left):
+        # A few holes in a long list: leave the rest as it is.
+        result += left
+        for low, high in right:
+            start = _at(result, low)
+            end = bisect_right(result, (high, V6_MAX), start)
+            if start < end:
+                first, last = result[start][0], result[end - 1][1]
+                before = [(first, low - 1)] if first < low else []
+                after = [(high + 1, last)] if last > high else []
+                result[start:end] = before + after
+        return tuple(result)
     size = len(right)
     for first, last in left:
         rest = first
@@ -120,7 +132,7 @@ def count(inside: Intervals) -> int:
     return sum(last - first + 1 for first, last in inside)
 
 
-def _at(intervals: Intervals, point: int) -> int:
+def _at(intervals: Sequence[Interval], point: int) -> int:
     """The index of the first interval that ends at or after ``point``."""
     index = bisect_left(intervals, (point, -1))
     if index and intervals[index - 1][1] >= point:

@@ -37,12 +37,16 @@ class Said(str):
 class Entry(dict[str, Any]):
     """A map of the policy whose keys are all known and whose values all have the right type."""
 
-    __slots__ = ("keys_at", "where")
+    __slots__ = ("broken", "keys_at", "memo", "where")
 
     def __init__(self, where: Where, keys_at: Mapping[str, Where]) -> None:
         super().__init__()
         self.where = where
         self.keys_at = keys_at
+        self.broken = False
+        """Something in it has a finding, so nothing may be concluded from it."""
+        self.memo: Any = None
+        """What was computed from this entry alone, kept because hosts share layers."""
 
     def at(self, key: str) -> Where:
         """Where ``key`` was written, or the entry itself."""
@@ -303,7 +307,7 @@ class Entries(Spec):
         if node.kind != "list":
             return self.wrong(reader, node, name)
         # An empty section says nothing and hides nothing.
-        return [self.item.read(reader, one, f"{self.noun} in `{name}`") for one in node.value]
+        return [self.item.read(reader, one, f"{self.noun} in {name}") for one in node.value]
 
     def schema(self) -> dict[str, Any]:
         return {"type": "array", "items": self.item.schema()}
@@ -332,21 +336,22 @@ class Table(Spec):
         if node.kind != "map":
             return self.wrong(reader, node, name)
         entry = Entry(node.where, node.keys or {})
-        broken = False
+        broken = unknown = False
         label = node.value.get("name")
         if label is not None and label.kind == "text" and "name" in self.keys:
             name = f"{name} `{short(label.value, 40)}`"
         for key, value in node.value.items():
             known = self.keys.get(key)
             if known is None:
-                broken = True
+                # What is missing below may be what was misspelt here: one mistake, one finding.
+                broken = unknown = True
                 if key.startswith("\0") and not node.where.source.startswith("sallyport_policy__"):
                     continue
                 where = entry.at(key)
                 reader.add(
                     "unknown-key",
                     where,
-                    f"{name} has no key `{short(key.lstrip(chr(0)))}`",
+                    f"{name or 'a policy'} has no key `{short(key.lstrip(chr(0)))}`",
                     _nearest(key, tuple(self.keys)),
                 )
                 continue
@@ -355,12 +360,12 @@ class Table(Spec):
                 broken = True
             entry[key] = read
         for key, known in self.keys.items():
-            if known.required and key not in node.value:
+            if known.required and key not in node.value and not unknown:
                 broken = True
                 reader.add("missing-key", node.where, f"{name} needs `{key}`", f"add `{key}`: {known.doc}")
         if self.one_of:
             given = [key for key in self.one_of if key in node.value]
-            if len(given) != 1:
+            if len(given) != 1 and not (unknown and not given):
                 broken = True
                 found = "none" if not given else " and ".join(f"`{key}`" for key in given)
                 words = ", ".join(f"`{key}`" for key in self.one_of)
@@ -368,7 +373,7 @@ class Table(Spec):
                 reader.add(
                     "missing-key" if not given else "one-verdict", node.where, message, "keep one of them"
                 )
-        entry["\0broken"] = broken
+        entry.broken = broken
         return entry
 
     def schema(self) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def read_text(raw: bytes, source: str) -> tuple[Node | None, list[Finding]]:
         try:
             node = _build(text, source, findings, _PARSER)
         except yaml.YAMLError:
-            # The C parser refuses `[fd00::]`, which the other one reads as a map: then "quote it" can be said.
+            # The C parser refuses `[fd00::]`; the other one reads a map: then "quote it" can be said.
             if _PARSER is yaml.SafeLoader or len(text) > 1 << 18:
                 raise
             findings.clear()
