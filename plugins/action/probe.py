@@ -16,7 +16,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange impo
 FACT = "sallyport_device"
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):
     """Asks the device, or repeats what it said earlier in this run. Changes nothing, check mode or not."""
 
     _supports_check_mode = True

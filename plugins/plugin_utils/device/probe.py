@@ -57,7 +57,7 @@ def device(reply: Reply, remote_user: str = "", become_method: str = "") -> dict
             "left to start processes."
         )
     running = running_processes.processes(reply)
-    units = running_processes.units(reply)
+    units = running_processes.units(reply, running.values())
     sockets = running_processes.listening(reply, running, units)
     files, omitted = _files(reply)
     connection = _connection(reply, running)
@@ -97,7 +97,7 @@ def device(reply: Reply, remote_user: str = "", become_method: str = "") -> dict
         "files_omitted": omitted,
         "units": units,
         "processes": running_processes.with_parents({s["pid"] for s in sockets}, running),
-        "transaction": {"pending": "", "last_reverted": {}},
+        "transaction": _transaction(reply),
     }
 
 
@@ -210,6 +210,23 @@ def _tools(reply: Reply) -> dict[str, str]:
         name, _, path = clean(record).partition(" ")
         found[name] = path
     return found
+
+
+def _transaction(reply: Reply) -> dict[str, Any]:
+    """The change that waits for its confirmation, and the last one that took itself back."""
+    values: dict[str, str] = {}
+    for record in reply.all("transaction"):
+        place, key, value = [*clean(record).split(" ", 2), "", ""][:3]
+        values[f"{place} {key}"] = value
+    reverted = {key: values.get(f"reverted {key}", "") for key in ("id", "name")}
+    reverted["reason"] = _lines(reply.get("reason reverted"))
+    # A lock that nothing has been written into yet still stands in the way.
+    pending = values.get("armed/tx id", "") or ("unnamed" if "armed/tx id" in values else "")
+    return {"pending": pending, "last_reverted": reverted if "reverted id" in values else {}}
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(clean, text.rstrip("\n").split("\n")))
 
 
 def _files(reply: Reply) -> tuple[dict[str, str], dict[str, str]]:

@@ -364,6 +364,21 @@ accounts() {
   _field='' _hash=''
 }
 
+# What `commit` left: a change that waits for its confirmation, and the last one that was taken back.
+transaction() {
+  for _name in armed/tx reverted; do
+    _dir=/var/lib/sallyport/$_name
+    if [ ! -d "$_dir" ]; then continue; fi
+    first_line "$_dir/id"
+    say "transaction $_name id $line"
+    first_line "$_dir/name"
+    say "transaction $_name name $line"
+    if [ -f "$_dir/reason" ] && [ -r "$_dir/reason" ] && has head; then
+      head -c 2000 "$_dir/reason" | blob "reason $_name"
+    fi
+  done
+}
+
 texts() {
   for _file in /etc/inittab /etc/inetd.conf /etc/xinetd.conf /etc/xinetd.d/* /etc/inetd.d/* /etc/ssh/sshd_config \
     /etc/ssh/sshd_config.d/*.conf /etc/rc.local /etc/rc.d/rc.local /etc/init.d/rcS /etc/rcS /etc/crontab /etc/cron.d/* \
@@ -554,6 +569,7 @@ system
     network
     storage
     accounts
+    transaction
     texts
   } </dev/null
   cat >&3

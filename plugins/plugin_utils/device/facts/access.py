@@ -76,7 +76,9 @@ def ssh(
     """
     sockets = [s for s in listening if s["protocol"] == "tcp" and _daemon(s, running)]
     mine = [s for s in sockets if s["port"] == server_port] or sockets
-    server = _daemon(mine[0], running) if mine else _running(running)
+    server = _daemon(mine[0], running) if mine else "none"
+    if not mine and not any(process.inodes for process in running.values()):
+        server = _running(running)
     sockets = [s for s in sockets if _daemon(s, running) == server]
     heads = [running[s["pid"]] for s in sockets if s["pid"] in running and s["pid"] != 1]
     socket_unit = next((s["unit"] for s in sockets if s["unit"].endswith(".socket")), "")
@@ -186,7 +188,10 @@ def _program(process: Process) -> str:
 
 
 def _running(running: Mapping[int, Process]) -> str:
-    """Without root the owners of sockets are hidden; the processes are not."""
+    """Without root the owners of sockets are hidden; the processes are not.
+
+    Only then: a device may see daemons in containers of its own, which are not its own.
+    """
     names = {_program(process) for process in running.values()}
     return next((name for name in ("openssh", "dropbear") if name in names), "none")
 

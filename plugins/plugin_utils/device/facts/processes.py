@@ -186,8 +186,12 @@ def with_parents(pids: Iterable[int], running: Mapping[int, Process]) -> list[di
     ]
 
 
-def units(reply: Reply) -> dict[str, dict[str, Any]]:
-    """systemd's services and sockets that are active or start at boot, and those in failure."""
+def units(reply: Reply, running: Iterable[Process]) -> dict[str, dict[str, Any]]:
+    """systemd's services and sockets that start at boot, are masked, or run something that has sockets.
+
+    The many static ones that only belong to systemd itself are left out.
+    """
+    listeners = {process.unit for process in running if process.inodes}
     found: dict[str, dict[str, Any]] = {}
     for block in reply.get("units").split("\n\n"):
         values: dict[str, list[str]] = {}
@@ -199,7 +203,8 @@ def units(reply: Reply) -> dict[str, dict[str, Any]]:
         if not name.endswith((".service", ".socket")):
             continue
         active, enabled = values.get("ActiveState", [""])[0], values.get("UnitFileState", [""])[0]
-        if active == "inactive" and not enabled.startswith(("enabled", "generated", "linked", "alias")):
+        chosen = enabled.startswith(("enabled", "generated", "linked", "alias", "masked"))
+        if not chosen and name not in listeners and not (name.endswith(".socket") and active == "active"):
             continue
         found[name] = {
             "active": active,
