@@ -38,6 +38,8 @@ class Image:
     parent: str
     accounts: dict[str, str]
     server: str
+    init: str
+    command: tuple[str, ...]
 
     @property
     def folder(self) -> Path:
@@ -57,7 +59,6 @@ class Device:
     networks: tuple[str, ...]
     variant: bool
     run: tuple[str, ...]
-    command: tuple[str, ...]
     variables: dict[str, object]
 
 
@@ -94,6 +95,8 @@ def load(path: Path = LAB / "fleet.toml") -> Fleet:
             parent=entry.get("from", ""),
             accounts=entry.get("accounts", {}),
             server=entry.get("server", "openssh"),
+            init=entry.get("init", "systemd"),
+            command=tuple(entry.get("command", ("/sbin/init",))),
         )
         for name, entry in data["images"].items()
     }
@@ -108,7 +111,6 @@ def load(path: Path = LAB / "fleet.toml") -> Fleet:
             networks=tuple(entry.get("networks", NETWORKS)),
             variant=entry.get("variant", False),
             run=tuple(entry.get("run", ())),
-            command=tuple(entry.get("command", ("/sbin/init",))),
             variables=entry.get("variables", {}),
         )
         for name, entry in data["devices"].items()

@@ -113,6 +113,7 @@ class Lab:
     def reset(self, names: list[str]) -> None:
         """Put devices back as shipped: the same addresses and factory keys, everything else new."""
         chosen = [self.device(name) for name in names or self.containers()]
+        images.ensure(self.fleet, [device.image for device in chosen], self.say)
         self._forget_connections()
         podman("rm", "--force", "--time=0", "--volumes", *(self.container(device.name) for device in chosen))
         (self.state / "known_hosts").unlink(missing_ok=True)
@@ -216,32 +217,21 @@ class Lab:
 
     def _create(self, device: Device, slot: int) -> None:
         name = self.container(device.name)
-        systemd = "always" if device.command == ("/sbin/init",) and device.group != "busybox" else "false"
-        arguments = [
-            "create",
-            "--name",
-            name,
-            "--hostname",
-            device.name,
-            *run_options(),
-            f"--systemd={systemd}",
-        ]
-        arguments += [f"--label={LABEL}={self.prefix}", f"--label=sallyport.device={device.name}"]
-        # Real devices own these files; podman would mount its own over them.
-        arguments += ["--dns=none", "--no-hosts"]
-        # A device that reboots comes back by itself.
-        arguments += [
-            "--restart=always",
-            f"--cap-add={CAPABILITIES}",
-            "--security-opt=unmask=/proc/sys",
-        ]
+        options = [f"--name={name}", f"--hostname={device.name}", "--pull=never", *run_options()]
+        options += [f"--label={LABEL}={self.prefix}", f"--label=sallyport.device={device.name}"]
+        options += [f"--systemd={'always' if device.image.init == 'systemd' else 'false'}"]
+        options += [
+            "--dns=none",
+            "--no-hosts",
+        ]  # real devices own these files; podman mounts its own over them
+        options += ["--restart=always"]  # a device that reboots comes back by itself
+        options += [f"--cap-add={CAPABILITIES}", "--security-opt=unmask=/proc/sys"]
         for index, network in enumerate(device.networks):
             ipv4, ipv6 = addresses(network, slot, device.number)
-            options = (
-                f"ip={ipv4},ip6={ipv6},mac={mac(network, slot, device.number)},interface_name=eth{index}"
-            )
-            arguments += ["--network", f"{self.prefix}-{network}:{options}"]
-        podman(*arguments, *device.run, images.reference(self.fleet, device.image), *device.command)
+            link = f"mac={mac(network, slot, device.number)},interface_name=eth{index}"
+            options += ["--network", f"{self.prefix}-{network}:ip={ipv4},ip6={ipv6},{link}"]
+        image = images.reference(self.fleet, device.image)
+        podman("create", *options, *device.run, image, *device.image.command)
         podman("cp", "-", f"{name}:/", stdin=self._factory_files(device))
         podman("start", name)
 
@@ -310,7 +300,7 @@ class Lab:
             raise LabError(
                 f"{device.name} did not answer SSH on {', '.join(pending)} in {BOOT_SECONDS} s:\n{logs}"
             )
-        if device.group == "debian":
+        if device.image.init == "systemd":
             state = podman(
                 "exec", self.container(device.name), "systemctl", "is-system-running", "--wait", check=False
             )
