@@ -1,0 +1,178 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""sallyport.iot.ssh: keys only and strong cryptography for the daemon that this device has. Documented in plugins/modules."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access import (
+    algorithms,
+    driver,
+    dropbear,
+    host_keys,
+    known_hosts,
+    openssh,
+    options,
+)
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access.ssh_plan import (
+    Plan,
+    Refused,
+    login_account,
+)
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Exchange
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import Confirm, File
+
+BANNER = "Managed by Sallyport (role ssh); changes here are overwritten"
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Computes the change for this device's daemon and makes it through commit."""
+
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+    _supports_diff = True
+    _requires_connection = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        del tmp
+        task_vars = task_vars or {}
+        device = driver.device_of(task_vars)
+        try:
+            wanted = options.parse(self._task.args)
+            exchange = Exchange(self)
+            plan = self._plan(device, wanted, task_vars, exchange)
+        except (options.OptionError, algorithms.AlgorithmsRefused, Refused, ValueError) as error:
+            host = task_vars.get("inventory_hostname")
+            message = f"{host}: ssh was refused, nothing was changed: {error}"
+            return {**result, "failed": True, "changed": False, "state": "refused", "msg": message}
+        result.update(self._change(plan, device, wanted, task_vars, exchange))
+        result["notes"] = plan.notes
+        return result
+
+    def _plan(
+        self, device: dict[str, Any], wanted: options.SshOptions, task_vars: dict[str, Any], exchange: Exchange
+    ) -> Plan:
+        ssh = device["ssh"]
+        shared = host_keys.shared_with(ssh.get("host_keys") or [], driver.fleet_host_keys(task_vars))
+        if ssh["server"] == "openssh":
+            chosen = algorithms.choose(
+                ssh.get("supported") or {}, oldest_client=wanted.clients, profile=wanted.profile
+            )
+            # A daemon that runs with these lists has just proved that this controller speaks them.
+            if exchange.transport == "ssh" and not algorithms.running_with(ssh.get("config") or {}, chosen):
+                algorithms.check_controller(chosen, algorithms.controller_speaks(self._ssh()))
+            return openssh.plan(device, wanted, chosen, shared, BANNER)
+        if ssh["server"] == "dropbear":
+            return dropbear.plan(device, wanted, shared, self._keys_before(device, exchange))
+        raise Refused(
+            "neither OpenSSH nor dropbear was found on this device, so its way in cannot be secured by this role. "
+            "Leave the role out for this host, or install one of them"
+        )
+
+    def _keys_before(self, device: dict[str, Any], exchange: Exchange) -> str:
+        path = dropbear.keys_file(device, login_account(device))
+        files = device.get("files") or {}
+        if path in files:
+            return str(files[path])
+        reply = exchange.run(f"if [ -f {shlex.quote(path)} ]; then blob keys <{shlex.quote(path)}; fi")
+        return reply.get("keys")
+
+    def _ssh(self) -> str:
+        return str(self._connection.get_option("ssh_executable") or "ssh")
+
+    def _change(
+        self,
+        plan: Plan,
+        device: dict[str, Any],
+        wanted: options.SshOptions,
+        task_vars: dict[str, Any],
+        exchange: Exchange,
+    ) -> dict[str, Any]:
+        files = [driver.file(entry) for entry in plan.files]
+        files += self._generated(plan, device, len(files))
+        confirm = Confirm(
+            seconds=wanted.confirm_seconds,
+            new_daemon=plan.new_daemon,
+            # With new keys in play only those that the device has now may answer, and none that it shares.
+            host_keys=tuple(plan.stays) if plan.renewals else (),
+        )
+        change = driver.transaction(
+            "ssh",
+            files,
+            confirm=confirm,
+            note="ssh role",
+            commands={
+                "check": plan.check,
+                "activate": plan.activate,
+                "verify": plan.verify,
+                "revert": plan.revert,
+                "live": plan.live,
+            },
+        )
+        target = None
+        converged = not plan.renewals and all(
+            (device.get("files") or {}).get(entry["dest"]) == entry.get("content")
+            for entry in plan.files
+            if entry["dest"] in (device.get("files") or {})
+        )
+        if not converged and wanted.known_hosts and not self._task.check_mode and exchange.transport == "ssh":
+            target = known_hosts.resolve(self._ssh_command(device))
+            self._learn(target, plan.stays)
+        made: list[str] = []
+
+        def learn_new(public: dict[str, str]) -> None:
+            made.extend(key for key in public.values() if key)
+            self._learn(target, made)
+
+        outcome = driver.run(self, task_vars, change, exchange, learn_new)
+        if target is not None and plan.renewals:
+            if outcome.get("state") == "confirmed":
+                self._forget(target, plan.gone)
+            elif outcome.get("state") in ("refused", "reverted"):
+                self._forget(target, made)
+        if made and outcome.get("state") == "confirmed":
+            outcome["host_keys"] = [
+                {"type": key.split()[0], "fingerprint": host_keys.fingerprint(key), "public": key} for key in made
+            ]
+        for item in plan.renewals:
+            plan.notes.append(f"host key {item.path} is made anew: {item.why}")
+        return outcome
+
+    def _generated(self, plan: Plan, device: dict[str, Any], first: int) -> list[File]:
+        """Private keys that are made on the device and never leave it, and for OpenSSH the public half beside each."""
+        dropbear_server = device["ssh"]["server"] == "dropbear"
+        files: list[File] = []
+        for item in plan.renewals:
+            number = first + len(files) + 1
+            snippet = dropbear.generate_key(item.type) if dropbear_server else openssh.generate_key(item.type)
+            files.append(File(item.path, mode="0600", secret=True, generate=snippet))
+            if not dropbear_server:
+                copy = f'cat "${{1%/*}}/{number}.pub" >"$1"'
+                files.append(File(f"{item.path}.pub", mode="0644", generate=copy))
+        return files
+
+    def _ssh_command(self, device: dict[str, Any]) -> list[str]:
+        """ssh and its arguments as this connection uses them, up to the host."""
+        get = self._connection.get_option
+        words = [self._ssh()]
+        for name in ("ssh_args", "ssh_common_args", "ssh_extra_args"):
+            words += shlex.split(get(name) or "")
+        if get("port"):
+            words += ["-p", str(get("port"))]
+        if get("remote_user"):
+            words += ["-l", str(get("remote_user"))]
+        return [*words, str(get("host") or self._play_context.remote_addr)]
+
+    def _learn(self, target: known_hosts.Target | None, publics: Iterable[str]) -> None:
+        if target is not None:
+            lines = list(publics)
+            known_hosts.edit(target.path, lambda text: known_hosts.added(text, target.names, lines))
+
+    def _forget(self, target: known_hosts.Target, publics: Iterable[str]) -> None:
+        blobs = [host_keys.blob(public) for public in publics if public]
+        known_hosts.edit(target.path, lambda text: known_hosts.removed(text, target.names, blobs))

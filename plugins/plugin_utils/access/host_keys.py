@@ -1,0 +1,107 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Which of a device's SSH host keys must be made anew, and why.
+
+Factory images often carry one set of host keys for every unit, so that whoever buys one can pose as all. A key that
+two devices of the fleet show is therefore made anew on each of them: which of the two is the copy cannot be known.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MIN_RSA_BITS = 2048
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """One key to make anew: its type (``ed25519``, ``rsa``, ``ecdsa``), the private file, and why."""
+
+    type: str
+    path: str
+    why: str
+    old_public: str = ""
+
+
+def key_type(name: str) -> str:
+    """``ssh-ed25519``, ``ED25519`` and ``ed25519`` are one type."""
+    lowered = name.lower()
+    for short in ("ed25519", "ecdsa", "dss", "dsa", "rsa"):
+        if short in lowered:
+            return "dsa" if short == "dss" else short
+    return lowered
+
+
+def blob(public: str) -> str:
+    """The base64 part of a public key line, with or without its type and comment; empty where there is none."""
+    words = public.split()
+    return next((word for word in words if word.startswith("AAAA")), "")
+
+
+def fingerprint(public: str) -> str:
+    """As ssh-keygen -l prints it: ``SHA256:...``; empty for what is no public key."""
+    try:
+        raw = base64.b64decode(blob(public), validate=True)
+    except (binascii.Error, ValueError):
+        return ""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(raw).digest()).decode().rstrip("=") if raw else ""
+
+
+def shared_with(
+    mine: Iterable[Mapping[str, Any]], fleet: Mapping[str, Iterable[Mapping[str, Any]]]
+) -> dict[str, list[str]]:
+    """blob of a key of ours -> names of the other devices that show the same one.
+
+    Args:
+        mine: ``sallyport_device.ssh.host_keys`` of this device.
+        fleet: the same of every *other* device, by its inventory name.
+    """
+    owners: dict[str, list[str]] = {}
+    for name in sorted(fleet):
+        for key in fleet[name]:
+            owners.setdefault(blob(str(key.get("public", ""))), []).append(name)
+    result = {}
+    for key in mine:
+        shown = blob(str(key.get("public", "")))
+        if shown and shown in owners:
+            result[shown] = sorted(set(owners[shown]))
+    return result
+
+
+def renewals(
+    mine: Sequence[Mapping[str, Any]], shared: Mapping[str, Sequence[str]], *, wanted: Mapping[str, str]
+) -> tuple[list[Renewal], list[Mapping[str, Any]]]:
+    """What to make anew, and the weak keys to take away for good.
+
+    Args:
+        mine: this device's host keys.
+        shared: from ``shared_with``.
+        wanted: type -> private path of keys that must exist when all is done.
+    """
+    renew: list[Renewal] = []
+    drop: list[Mapping[str, Any]] = []
+    present: set[str] = set()
+    for key in mine:
+        kind, path, public = (
+            key_type(str(key.get("type", ""))),
+            str(key.get("path", "")),
+            str(key.get("public", "")),
+        )
+        bits = int(key.get("bits") or 0)
+        present.add(kind)
+        others = shared.get(blob(public), ())
+        if kind == "dsa":
+            drop.append(key)
+        elif kind == "rsa" and 0 < bits < MIN_RSA_BITS:
+            renew.append(Renewal(kind, path, f"an RSA key of {bits} bits is weak", public))
+        elif others:
+            renew.append(Renewal(kind, path, f"the same key is on {', '.join(others)}", public))
+    for kind, path in wanted.items():
+        if kind not in present:
+            renew.append(Renewal(kind, path, f"there is no {kind} host key"))
+    return renew, drop

@@ -1,0 +1,404 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Telnet and its kin: what on this device is one of them, what starts it, and what takes it away for good.
+
+A service is what listens and what would start at boot, not what a package is called: the same telnetd hides in an
+inetd line, a systemd socket, an inittab entry or a boot script, on any port. Each finding names all the places that
+start it; one that listens and whose start cannot be found or switched off is reported as not handled, never dropped.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import posixpath
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access import boot_files, shell
+
+Socket = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One family of legacy services.
+
+    Attributes:
+        name: what the allow list calls it.
+        why: what is wrong with it, for the report.
+        programs: base names of programs and applets, and names of inetd services; an ``in.`` in front is ignored.
+        words: a pattern looked for in unit names and whole commands, for interpreters that serve it.
+        ports: sockets that nothing else is expected on.
+    """
+
+    name: str
+    why: str
+    programs: frozenset[str]
+    words: str = ""
+    ports: frozenset[Socket] = frozenset()
+
+
+def _kind(name: str, why: str, programs: str, words: str = "", ports: Iterable[Socket] = ()) -> Kind:
+    return Kind(name, why, frozenset(programs.split()), words, frozenset(ports))
+
+
+KINDS: tuple[Kind, ...] = (
+    _kind("telnet", "passwords and sessions travel in clear text", "telnet telnetd telnetd-ssl utelnetd telnets",
+          r"\bu?telnetd?\b", {("tcp", 23)}),
+    _kind("rsh", "trusts addresses and sends passwords in clear text",
+          "rsh rshd rlogin rlogind rexec rexecd shell login exec rsh-redone-rshd rsh-redone-rlogind rexd",
+          r"\b(rsh|rlogin|rexec)d?\b", {("tcp", 512), ("tcp", 513), ("tcp", 514)}),
+    _kind("ftp", "passwords and files travel in clear text",
+          "ftp ftpd vsftpd proftpd pure-ftpd tcpsvd-ftpd bftpd uftpd ftpd-ssl", r"\b(vs|pro|pure-|b|u)?ftpd\b",
+          {("tcp", 21)}),
+    _kind("tftp", "anybody reads, and often writes, files without a login", "tftp tftpd tftpd-hpa atftpd utftpd",
+          r"\b[au]?tftpd\b", {("udp", 69)}),
+    _kind("finger", "tells strangers who has an account", "finger fingerd cfingerd", r"\bc?fingerd\b", {("tcp", 79)}),
+    _kind("inetd trivia", "amplifies attacks on others and serves nobody",
+          "chargen echo discard daytime time qotd systat netstat tcpmux talk talkd ntalk ntalkd", "",
+          {(protocol, port) for protocol in ("tcp", "udp") for port in (7, 9, 13, 17, 19, 37)} | {("tcp", 1), ("tcp", 11)}),
+    _kind("snmp", "versions 1 and 2c send their only secret in clear text", "snmp snmpd", r"\bsnmpd\b", {("udp", 161)}),
+    _kind("upnp", "opens the device and its network to whoever asks",
+          "upnpd miniupnpd minissdpd ssdpd minidlna minidlnad upmpdcli igd", r"\b\w*(upnp|ssdp|dlna)\w*\b", {("udp", 1900)}),
+    _kind("netbios", "file sharing meant for trusted networks", "smbd nmbd samba winbindd ksmbd wsdd wsdd2",
+          r"\b(smbd|nmbd|ksmbd)\b", {("tcp", 139), ("tcp", 445), ("udp", 137), ("udp", 138)}),
+    _kind("jetdirect", "prints whatever anybody sends", "p910nd p9100d jetdirect", r"\bp910\dd?\b"),
+    _kind("adb", "a root shell for the asking", "adbd", r"\badbd\b", {("tcp", 5555)}),
+    _kind("tr069", "remote management whose clients were worms' favourite", "cwmpd cwmpclient tr069 tr069c easycwmpd icwmpd",
+          r"\b(\w*cwmp\w*|tr-?069\w*)\b", {("tcp", 7547)}),
+    _kind("debug server", "runs code for whoever connects", "gdbserver lldb-server tcf-agent", r"\b(gdbserver|lldb-server)\b"),
+)  # fmt: skip
+
+_BY_NAME = {kind.name: kind for kind in KINDS}
+# Programs that hold sockets for others: what they hold says nothing about them.
+_SUPERVISORS = {
+    "inetd",
+    "openbsd-inetd",
+    "inetutils-inetd",
+    "xinetd",
+    "systemd",
+    "init",
+    "tcpd",
+    "busybox",
+    "sh",
+}
+_INETD = ("inetd", "openbsd-inetd", "inetutils-inetd", "rlinetd")
+
+
+@dataclass
+class Finding:
+    """One legacy service on this device.
+
+    Attributes:
+        kind: its family's name.
+        sockets: where it listens now.
+        processes: names of the processes that listen.
+        units: systemd units that run or start it.
+        entries: lines of boot files that start it.
+        unhandled: why it could not be taken away whole; empty when it can.
+        reason: why it stays, when the allow list says so.
+    """
+
+    kind: str
+    sockets: set[Socket] = field(default_factory=set)
+    processes: set[str] = field(default_factory=set)
+    units: set[str] = field(default_factory=set)
+    entries: list[boot_files.Entry] = field(default_factory=list)
+    unhandled: list[str] = field(default_factory=list)
+    reason: str = ""
+
+    def report(self) -> dict[str, Any]:
+        """For the result and for people."""
+        return {
+            "service": self.kind,
+            "why": _BY_NAME[self.kind].why,
+            "listens": [f"{port}/{protocol}" for protocol, port in sorted(self.sockets)],
+            "processes": sorted(self.processes),
+            "started_by": sorted(self.units) + [f"{entry.path}:{entry.line}" for entry in self.entries],
+            "kept_because": self.reason,
+            "not_handled": list(self.unhandled),
+        }
+
+
+class AllowListError(ValueError):
+    """The list of services that stay is wrong."""
+
+
+def allow_list(value: Any) -> dict[str, str]:
+    """``[{name, reason}]`` -> name -> reason.
+
+    Raises:
+        AllowListError: with the index, what was expected and what was found.
+    """
+    result: dict[str, str] = {}
+    for index, item in enumerate(value or []):
+        where = f"legacy_services_allow[{index}]"
+        if not isinstance(item, Mapping) or set(item) != {"name", "reason"}:
+            raise AllowListError(f"{where}: expected a mapping with exactly name and reason, found {item!r}")
+        name, reason = item["name"], item["reason"]
+        if name not in _BY_NAME:
+            raise AllowListError(
+                f"{where}.name: expected one of {', '.join(sorted(_BY_NAME))}; found {name!r}"
+            )
+        if not isinstance(reason, str) or not reason.strip():
+            raise AllowListError(f"{where}.reason: say in a few words why {name} stays; found {reason!r}")
+        result[str(name)] = reason.strip()
+    return result
+
+
+def _program(name: str) -> str:
+    base = posixpath.basename(name)
+    return base[3:] if base.startswith("in.") else base
+
+
+def by_program(names: Iterable[str]) -> Kind | None:
+    """The family that one of these programs belongs to."""
+    wanted = {_program(name) for name in names}
+    return next((kind for kind in KINDS if wanted & kind.programs), None)
+
+
+def by_words(text: str) -> Kind | None:
+    """The family whose words stand in a command or a unit's name."""
+    return next((kind for kind in KINDS if kind.words and re.search(kind.words, text, re.IGNORECASE)), None)
+
+
+def by_socket(socket: Socket) -> Kind | None:
+    """The family that this socket belongs to, whoever holds it."""
+    return next((kind for kind in KINDS if socket in kind.ports), None)
+
+
+def _entry_kind(entry: boot_files.Entry) -> Kind | None:
+    if entry.kind in ("inetd", "xinetd"):
+        return by_program([entry.name]) or by_program(entry.programs) or by_words(entry.command)
+    if entry.kind == "rc" and not re.match(
+        r"^(\[|test\b|exec\b|start-stop-daemon\b|busybox\b|/|\w)", entry.command
+    ):
+        return None
+    # In a script or inittab `login`, `time` and `echo` are everyday programs, not network services.
+    everyday = {
+        "login",
+        "echo",
+        "time",
+        "exec",
+        "shell",
+        "netstat",
+        "discard",
+        "telnet",
+        "ftp",
+        "tftp",
+        "finger",
+        "talk",
+    }
+    return by_program([name for name in entry.programs if name not in everyday]) or (
+        by_words(entry.command) if entry.kind != "rc" else None
+    )
+
+
+def _loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def find(device: Mapping[str, Any], allow: Mapping[str, str]) -> list[Finding]:
+    """Every legacy service that listens beyond loopback or would start at boot.
+
+    Args:
+        device: ``sallyport_device``.
+        allow: from ``allow_list``.
+    """
+    found: dict[str, Finding] = {}
+
+    def finding(kind: Kind) -> Finding:
+        return found.setdefault(kind.name, Finding(kind.name, reason=allow.get(kind.name, "")))
+
+    files: Mapping[str, str] = device.get("files") or {}
+    inetd_ports: dict[Socket, Kind] = {}
+    for path in sorted(files):
+        for entry in boot_files.entries(path, files[path]):
+            kind = _entry_kind(entry)
+            if kind is None:
+                continue
+            finding(kind).entries.append(entry)
+            own = boot_files.port_of(entry, files[path])
+            if own:
+                inetd_ports["tcp", own] = kind
+            if not boot_files.can_switch_off(entry):
+                finding(kind).unhandled.append(
+                    f"{entry.path} line {entry.line} starts it within a construct that cannot lose one line: {entry.command}"
+                )
+    units: Mapping[str, Mapping[str, Any]] = device.get("units") or {}
+    for name, unit in units.items():
+        if not name.endswith((".service", ".socket")) or str(unit.get("enabled")) == "masked":
+            continue
+        stem = name.rpartition(".")[0].partition("@")[0]
+        starts = str(unit.get("enabled")).startswith("enabled") or unit.get("enabled") in (
+            "alias",
+            "linked",
+            "generated",
+        )
+        if not starts and str(unit.get("active")) not in ("active", "activating", "reloading", "listening"):
+            continue
+        kind = by_program([stem]) or by_words(stem)
+        if kind is not None:
+            finding(kind).units.add(name)
+    _listeners(device, finding, inetd_ports)
+    return [found[kind.name] for kind in KINDS if kind.name in found]
+
+
+def _listeners(device: Mapping[str, Any], finding: Any, inetd_ports: Mapping[Socket, Kind]) -> None:
+    commands = {
+        int(process["pid"]): str(process.get("command", "")) for process in device.get("processes") or []
+    }
+    for listener in device.get("listening") or []:
+        if _loopback(str(listener.get("address", ""))):
+            continue
+        socket: Socket = (str(listener["protocol"]), int(listener["port"]))
+        process, unit = str(listener.get("process", "")), str(listener.get("unit", ""))
+        command = commands.get(int(listener.get("pid") or 0), "")
+        supervised = process in _SUPERVISORS and process not in ("busybox", "sh")
+        kind = inetd_ports.get(socket) or by_socket(socket)
+        if not supervised:
+            programs = [process, *boot_files.words(command)[:2]]
+            kind = by_program(programs) or by_words(command) or (by_words(unit) if unit else None) or kind
+        if kind is None:
+            continue
+        entry = finding(kind)
+        entry.sockets.add(socket)
+        if process:
+            entry.processes.add(process)
+        if unit.endswith((".service", ".socket")) and not supervised:
+            entry.units.add(unit)
+        if supervised and unit.endswith(".socket"):
+            entry.units.add(unit)
+        if not entry.units and not entry.entries:
+            text = f"{process or 'an unknown process'} listens on {socket[1]}/{socket[0]}, and nothing that starts it was found"
+            if text not in entry.unhandled:
+                entry.unhandled.append(text)
+
+
+@dataclass
+class Plan:
+    """What ``commit`` is to do so that the findings are gone and stay away."""
+
+    files: list[dict[str, Any]] = field(default_factory=list)
+    check: list[str] = field(default_factory=list)
+    activate: list[str] = field(default_factory=list)
+    revert: list[str] = field(default_factory=list)
+    verify: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.files)
+
+
+def plan(device: Mapping[str, Any], findings: Iterable[Finding]) -> Plan:
+    """Files and commands that take away every finding without a reason to stay."""
+    files: Mapping[str, str] = device.get("files") or {}
+    result = Plan()
+    texts: dict[str, str] = {}
+    units: set[str] = set()
+    stop: set[str] = set()
+    sockets: set[Socket] = set()
+    restart: list[str] = []
+    gone = [item for item in findings if not item.reason]
+    for item in gone:
+        units |= item.units
+        sockets |= item.sockets
+        stop |= item.processes - _SUPERVISORS
+        if "busybox" in item.processes:
+            stop.add("busybox")
+        # From the last to the first: an xinetd entry gains a line when it is switched off.
+        for entry in sorted(item.entries, key=lambda each: -each.line):
+            if boot_files.can_switch_off(entry):
+                texts[entry.path] = boot_files.switched_off(texts.get(entry.path, files[entry.path]), entry)
+                stop |= {_program(name)[:15] for name in entry.programs} & _all_programs()
+                stop |= {name[:15] for name in entry.programs if name.startswith("in.")}
+                if entry.kind in ("rc", "cron") and item.sockets:
+                    restart.append(entry.command)
+    units |= _idle_supervisors(device, {**files, **texts}, texts)
+    for path in sorted(texts):
+        result.files.append({"dest": path, "content": texts[path], "mode": "", "was": files[path]})
+        if boot_files.kind_of(path) == "rc":
+            result.check.append(f'sh -n "$(staged {shlex.quote(path)})"')
+    for unit in sorted(units):
+        result.files.append({"dest": f"/etc/systemd/system/{unit}", "link": "/dev/null"})
+    _commands(result, device, texts, units, stop, sockets, restart)
+    return result
+
+
+def _all_programs() -> set[str]:
+    return {name[:15] for kind in KINDS for name in kind.programs} - {
+        "login",
+        "echo",
+        "time",
+        "exec",
+        "shell",
+        "sh",
+    }
+
+
+def _idle_supervisors(
+    device: Mapping[str, Any], files: Mapping[str, str], changed: Mapping[str, str]
+) -> set[str]:
+    """Units of inetd and xinetd, once nothing is left for them to serve."""
+    result: set[str] = set()
+    for family, names in (("inetd", _INETD), ("xinetd", ("xinetd",))):
+        mine = [path for path in files if boot_files.kind_of(path) == family]
+        if not any(path in changed for path in mine):
+            continue
+        if any(True for path in mine for _ in boot_files.entries(path, files[path])):
+            continue
+        for listener in device.get("listening") or []:
+            if listener.get("process") in names and str(listener.get("unit", "")).endswith(".service"):
+                result.add(str(listener["unit"]))
+        for unit in device.get("units") or {}:
+            if unit.rpartition(".")[0] in names:
+                result.add(unit)
+    return result
+
+
+def _commands(
+    result: Plan,
+    device: Mapping[str, Any],
+    texts: Mapping[str, str],
+    units: set[str],
+    stop: set[str],
+    sockets: set[Socket],
+    restart: list[str],
+) -> None:
+    kinds = {boot_files.kind_of(path) for path in texts}
+    if units:
+        listed = " ".join(shlex.quote(unit) for unit in sorted(units))
+        templates = " ".join(
+            shlex.quote(f"{unit.rpartition('.')[0]}@*.service")
+            for unit in sorted(units)
+            if unit.endswith(".socket")
+        )
+        result.activate.append(f"systemctl daemon-reload; systemctl stop {listed} {templates}".rstrip())
+        was_active = [
+            unit
+            for unit in sorted(units)
+            if str((device.get("units") or {}).get(unit, {}).get("active", "active"))
+            in ("active", "listening")
+        ]
+        result.revert.append("systemctl daemon-reload")
+        if was_active:
+            started = " ".join(shlex.quote(unit) for unit in was_active)
+            result.revert.append(f"systemctl start {started}")
+    if "inittab" in kinds:
+        result.activate.append("kill -HUP 1")
+        result.revert.append("kill -HUP 1")
+    for family, names in (("inetd", _INETD), ("xinetd", ("xinetd",))):
+        if family in kinds:
+            result.activate.append(shell.reload_named(names))
+            result.revert.append(shell.reload_named(names))
+    if stop and sockets:
+        result.activate.append(shell.stop_holders(stop, sockets))
+    for command in restart:
+        result.revert.append(f"( {command} ) </dev/null >/dev/null 2>&1 &")
+    if sockets:
+        result.verify.append(shell.nobody_listens(sockets))

@@ -1,0 +1,118 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Snippets of POSIX sh that the access roles hand to ``commit``, for devices that may have little but BusyBox."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+
+# Process ids that hold a listening TCP or a bound UDP socket. Arguments: PROTOCOL:PORT with the port as four
+# hexadecimal digits, as the kernel's tables write it. One `ls` for all processes: a readlink for each descriptor
+# would be a process each.
+HOLDERS = r"""
+holders() {
+  inodes=' '
+  for want in "$@"; do
+    for table in "/proc/net/${want%%:*}" "/proc/net/${want%%:*}6"; do
+      [ -r "$table" ] || continue
+      while read -r _ address _ state _ _ _ _ _ inode _; do
+        case "$address" in *":${want#*:}") ;; *) continue ;; esac
+        case "${want%%:*}:$state" in tcp:0A|udp:07) inodes="$inodes$inode " ;; esac
+      done <"$table"
+    done
+  done
+  { ls -l /proc/[0-9]*/fd 2>/dev/null || :; } | while read -r line; do
+    case "$line" in
+      /proc/*/fd:) pid=${line#/proc/}; pid=${pid%%/*} ;;
+      *' -> socket:['*)
+        inode=${line##*'socket:['}
+        case "$inodes" in *" ${inode%%]*} "*) printf '%s\n' "$pid" ;; esac ;;
+    esac
+  done
+}
+stop_holders() {
+  only=" $1 "
+  shift
+  for pid in $(holders "$@"); do
+    [ "$pid" -gt 1 ] || continue
+    name=''
+    read -r name <"/proc/$pid/comm" 2>/dev/null || continue
+    case "$only" in *" $name "*) kill "$pid" 2>/dev/null || : ;; esac
+  done
+}
+reload_named() {
+  for each in /proc/[0-9]*/comm; do
+    name=''
+    read -r name <"$each" 2>/dev/null || continue
+    pid=${each#/proc/}
+    case " $* " in *" $name "*) kill -HUP "${pid%/comm}" 2>/dev/null || : ;; esac
+  done
+}
+""".strip("\n")
+
+
+def ports(sockets: Iterable[tuple[str, int]]) -> str:
+    """Sockets as arguments of the functions above.
+
+    >>> ports([("tcp", 23)])
+    'tcp:0017'
+    """
+    return " ".join(sorted(f"{protocol}:{port:04X}" for protocol, port in set(sockets)))
+
+
+def stop_holders(names: Iterable[str], sockets: Iterable[tuple[str, int]]) -> str:
+    """Ends processes of these names that listen on these sockets. Their sessions of today, which do not listen, live on.
+
+    Args:
+        names: as the kernel knows them (``/proc/PID/comm``, at most 15 bytes).
+        sockets: (protocol, port).
+    """
+    return f"{HOLDERS}\nstop_holders {shlex.quote(' '.join(sorted({name[:15] for name in names})))} {ports(sockets)}"
+
+
+def reload_named(names: Iterable[str]) -> str:
+    """Tells every process of these names to read its configuration again."""
+    return f"{HOLDERS}\nreload_named {' '.join(shlex.quote(name[:15]) for name in sorted(set(names)))}"
+
+
+def nobody_listens(sockets: Iterable[tuple[str, int]], seconds: int = 10) -> str:
+    """Succeeds once nobody listens on these sockets; fails after about ``seconds``, naming who still does."""
+    wanted = ports(sockets)
+    return (
+        f"{HOLDERS}\nleft={seconds}\n"
+        f'while found=$(holders {wanted}); [ -n "$found" ]; do\n'
+        '  [ "$left" -gt 0 ] || {\n'
+        "    for pid in $found; do\n"
+        '      name=unknown; read -r name <"/proc/$pid/comm" 2>/dev/null || :\n'
+        f'      printf \'process %s (%s) still listens on one of {wanted}\\n\' "$pid" "$name" >&2\n'
+        "    done\n    exit 1\n  }\n"
+        "  left=$((left - 1)); sleep 1\ndone"
+    )
+
+
+def somebody_listens(sockets: Iterable[tuple[str, int]], seconds: int = 10) -> str:
+    """Succeeds once each of these sockets has a listener; fails after about ``seconds``."""
+    checks = "\n".join(
+        f"left={seconds}\n"
+        f'while [ -z "$(holders {ports([socket])})" ]; do\n'
+        f'  [ "$left" -gt 0 ] || {{ printf \'%s\\n\' "nobody listens on {socket[0]} port {socket[1]}" >&2; exit 1; }}\n'
+        "  left=$((left - 1)); sleep 1\ndone"
+        for socket in sorted(set(sockets))
+    )
+    return f"{HOLDERS}\n{checks}"
+
+
+def runs_as(name: str, sockets: Iterable[tuple[str, int]], command: str, seconds: int = 10) -> str:
+    """Succeeds once a process of this name that listens on these sockets has exactly this command line."""
+    words = "".join(f"{word}|" for word in command.split())
+    return (
+        f"{HOLDERS}\nleft={seconds}\nwhile :; do\n"
+        f"  for pid in $(holders {ports(sockets)}); do\n"
+        f"    found=$(tr '\\0' '|' <\"/proc/$pid/cmdline\" 2>/dev/null || :)\n"
+        f'    [ "$found" != {shlex.quote(words)} ] || exit 0\n'
+        "  done\n"
+        '  [ "$left" -gt 0 ] || break\n'
+        "  left=$((left - 1)); sleep 1\ndone\n"
+        f"printf '%s\\n' {shlex.quote(f'{name} does not run with the command line that boots: {command}')} >&2\nexit 1"
+    )

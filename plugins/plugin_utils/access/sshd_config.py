@@ -1,0 +1,171 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Reading sshd's configuration far enough to know where ours must stand, and writing ours.
+
+sshd takes the first value that it meets for most options, so ours must come before everybody else's: in a drop-in
+that sorts first where the main file includes the directory early enough, else in a block at the top of the main
+file. A Match block of the device's own overrides global settings for the logins that it matches; it is left alone
+and named, because it may be what keeps somebody's way in open.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+MAIN = "/etc/ssh/sshd_config"
+DROP_IN_DIR = "/etc/ssh/sshd_config.d"
+DROP_IN = f"{DROP_IN_DIR}/00-sallyport.conf"
+BEGIN = (
+    "# BEGIN Sallyport (this block is managed; it must stay at the top, because sshd takes the first value)"
+)
+END = "# END Sallyport"
+
+# These add up instead of the first one winning, so a line of somebody else before ours does no harm.
+_CUMULATIVE = {
+    "port",
+    "listenaddress",
+    "hostkey",
+    "acceptenv",
+    "allowusers",
+    "denyusers",
+    "allowgroups",
+    "denygroups",
+}
+
+
+@dataclass(frozen=True)
+class Directive:
+    """One line of a configuration: where it stands, its keyword in small letters, and its arguments as written."""
+
+    path: str
+    line: int
+    keyword: str
+    arguments: str
+    match: str = ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where our settings go, and why there."""
+
+    path: str
+    why: str
+
+
+def parse(path: str, text: str) -> list[Directive]:
+    """The directives of one file in order; ``match`` is the condition of the Match block they stand in."""
+    found: list[Directive] = []
+    match = ""
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = raw.strip()
+        if not line or line.startswith("#"):
+            continue
+        words = (
+            line.replace("=", " ", 1).split(None, 1) if "=" in line.split(None, 1)[0] else line.split(None, 1)
+        )
+        keyword, arguments = words[0].lower(), words[1].strip() if len(words) > 1 else ""
+        if arguments.startswith("= "):
+            arguments = arguments[2:].strip()
+        if keyword == "match":
+            match = "" if arguments.lower() == "all" else arguments
+            continue
+        found.append(Directive(path, number, keyword, arguments, match))
+    return found
+
+
+def without_block(text: str) -> str:
+    """The main file as its owner wrote it."""
+    lines = text.splitlines(keepends=True)
+    kept: list[str] = []
+    inside = False
+    for line in lines:
+        if line.rstrip("\n") == BEGIN:
+            inside = True
+        elif inside and line.rstrip("\n") == END:
+            inside = False
+        elif not inside:
+            kept.append(line)
+    return "".join(kept)
+
+
+def place(files: Mapping[str, str], keywords: Iterable[str]) -> Place:
+    """Where settings named ``keywords`` (any case) take effect before all others.
+
+    Args:
+        files: path -> text of the main file and of those in the drop-in directory.
+    """
+    ours = {word.lower() for word in keywords} - _CUMULATIVE
+    if BEGIN in files.get(MAIN, "").splitlines():
+        return Place(MAIN, "the block of an earlier run stands there")
+    for directive in parse(MAIN, files.get(MAIN, "")):
+        if directive.keyword == "include" and not directive.match and _includes_drop_ins(directive.arguments):
+            break
+        if directive.keyword in ours:
+            return Place(
+                MAIN,
+                f"{MAIN} line {directive.line} sets {directive.keyword} before it includes {DROP_IN_DIR}",
+            )
+    else:
+        return Place(MAIN, f"{MAIN} does not include {DROP_IN_DIR}")
+    for path in sorted(files):
+        if posixpath.dirname(path) == DROP_IN_DIR and path.endswith(".conf") and path < DROP_IN:
+            for directive in parse(path, files[path]):
+                if directive.keyword in ours and not directive.match:
+                    return Place(
+                        MAIN, f"{path} line {directive.line} sets {directive.keyword} before {DROP_IN} could"
+                    )
+    return Place(DROP_IN, f"{MAIN} includes {DROP_IN_DIR} first")
+
+
+def _includes_drop_ins(arguments: str) -> bool:
+    try:
+        patterns = shlex.split(arguments)
+    except ValueError:
+        return False
+    return any(posixpath.join("/etc/ssh", pattern) == f"{DROP_IN_DIR}/*.conf" for pattern in patterns)
+
+
+def render(settings: Iterable[tuple[str, str]]) -> str:
+    """The settings as lines of a configuration.
+
+    Raises:
+        ValueError: a value that would become another line.
+    """
+    lines = []
+    for keyword, value in settings:
+        if not keyword.isalnum() or not value or not value.isprintable():
+            raise ValueError(
+                f"ssh option {keyword!r}: expected one word and one line of text, found {value!r}; correct ssh_options"
+            )
+        lines.append(f"{keyword} {value}\n")
+    return "".join(lines)
+
+
+def files_for(
+    where: Place, files: Mapping[str, str], settings: list[tuple[str, str]], banner: str
+) -> dict[str, str]:
+    """The files to write: path -> whole new text."""
+    body = f"# {banner}\n" + render(settings)
+    if where.path != MAIN:
+        return {where.path: body}
+    return {MAIN: f"{BEGIN}\n{body}{END}\n" + without_block(files.get(MAIN, ""))}
+
+
+def exceptions(files: Mapping[str, str], settings: Iterable[tuple[str, str]]) -> list[str]:
+    """Match blocks of the device's own that set one of our options to something else, in words."""
+    ours = {keyword.lower(): value.lower() for keyword, value in settings}
+    result = []
+    for path in sorted(files):
+        if path != MAIN and posixpath.dirname(path) != DROP_IN_DIR:
+            continue
+        for directive in parse(path, files[path]):
+            mine = ours.get(directive.keyword)
+            if directive.match and mine is not None and directive.arguments.lower() != mine:
+                result.append(
+                    f"{path} line {directive.line}: the block 'Match {directive.match}' keeps "
+                    f"{directive.keyword} {directive.arguments}"
+                )
+    return result
