@@ -166,7 +166,8 @@ def _xinetd_off(lines: list[str], index: int) -> list[str]:
     for position, raw in enumerate(body):
         line = raw.strip()
         if line.startswith("}") and not done:
-            result.append(f"\tdisable = yes {MARK.rstrip(': ')}\n")
+            # The mark on a line of its own: xinetd would take it for more values.
+            result.append(f"\t{MARK.rstrip(': ')}\n\tdisable = yes\n")
             return result + body[position:]
         if opened and line.partition("=")[0].strip() == "disable":
             continue

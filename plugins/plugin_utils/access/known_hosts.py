@@ -15,11 +15,13 @@ import fcntl
 import hashlib
 import hmac
 import os
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.host_keys import blob
 
@@ -30,6 +32,19 @@ class Target:
 
     path: Path
     names: tuple[str, ...]
+
+
+def command_of(action: Any) -> list[str]:
+    """ssh and its arguments as an action's connection uses them, up to the host."""
+    get = action._connection.get_option
+    words = [str(get("ssh_executable") or "ssh")]
+    for name in ("ssh_args", "ssh_common_args", "ssh_extra_args"):
+        words += shlex.split(get(name) or "")
+    if get("port"):
+        words += ["-p", str(get("port"))]
+    if get("remote_user"):
+        words += ["-l", str(get("remote_user"))]
+    return [*words, str(get("host") or action._play_context.remote_addr)]
 
 
 def resolve(command: Sequence[str]) -> Target | None:

@@ -1,0 +1,71 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""sallyport.iot.legacy_services: telnet and its kin, stopped and kept away. Documented in plugins/modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access import driver, legacy
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Exchange
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import Confirm
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Finds them in what probe saw, and takes them away through commit; a device without any costs no exchange."""
+
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+    _supports_diff = True
+    _requires_connection = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        del tmp
+        task_vars = task_vars or {}
+        host = task_vars.get("inventory_hostname")
+        _, arguments = self.validate_argument_spec(
+            argument_spec={
+                "allow": {"type": "list", "elements": "dict", "default": []},
+                "confirm_seconds": {"type": "int", "default": 60},
+            }
+        )
+        device = driver.device_of(task_vars)
+        try:
+            allow = legacy.allow_list(arguments["allow"])
+        except legacy.AllowListError as error:
+            return {**result, "failed": True, "changed": False, "state": "refused", "msg": f"{host}: {error}"}
+        findings = legacy.find(device, allow)
+        result["services"] = [finding.report() for finding in findings]
+        plan = legacy.plan(device, findings)
+        if plan:
+            change = driver.transaction(
+                "legacy_services",
+                [driver.file(entry) for entry in plan.files],
+                confirm=Confirm(seconds=arguments["confirm_seconds"]),
+                note=", ".join(finding.kind for finding in findings if not finding.reason),
+                commands={
+                    "check": plan.check,
+                    "activate": plan.activate,
+                    "verify": plan.verify,
+                    "revert": plan.revert,
+                },
+            )
+            result.update(driver.run(self, task_vars, change, Exchange(self)))
+        else:
+            result.update(changed=False, state="unchanged", exchanges=0, msg="no legacy service was found")
+        unhandled = [
+            f"{finding.kind}: {reason}"
+            for finding in findings
+            if not finding.reason
+            for reason in finding.unhandled
+        ]
+        if unhandled and not result.get("failed"):
+            # Said after what could be done was done: half the services gone is better than none.
+            result["failed"] = True
+            result["msg"] = (
+                f"{host}: {'; '.join(unhandled)}. Stop it where it is started, or name it in "
+                f"legacy_services_allow with a reason"
+            )
+        return result
