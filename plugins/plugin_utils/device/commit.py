@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
-from ansible_collections.sallyport.iot.plugins.plugin_utils.device import payload
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device import generations, payload
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import (
     Exchange,
     ExchangeError,
@@ -127,6 +127,7 @@ class _Driver:
         identity = secrets.token_hex(8)
         self._send(identity, reply, [(index + 1, item) for index, item, _ in changed], result)
         generation = self._confirm(identity, result)
+        self._prune(reply)
         result["generation"] = generation
         result["confirmed"] = "local" if self.exchange.transport == "local" else "ssh"
         return self._result(result, "confirmed", self._summary(changed, live))
@@ -474,6 +475,16 @@ class _Driver:
                     denied_since = denied_since or time.monotonic()
                 time.sleep(1 if denied_since else 0.2)
         raise self._reverted("", tried, result)
+
+    def _prune(self, before: Reply) -> None:
+        """Forget old generations, some at a time: most commits shall not pay an exchange for it."""
+        count = int(before.get("generations", "0")) + 1
+        if self.wanted.factory or count <= self.wanted.keep + 5:
+            return
+        listed = self.exchange.run(generations.listing(self.wanted.state_dir))
+        self.exchange.run(
+            generations.prune(generations.parse(listed), self.wanted.keep, self.wanted.state_dir)
+        )
 
     def _ask(self, identity: str) -> Reply | None:
         """What became of the change, over whatever connection still works; None while nobody can say."""

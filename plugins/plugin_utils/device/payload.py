@@ -203,6 +203,9 @@ def stage(
     for name, snippets in lists.items():
         body = b"".join(b"run " + quote(snippet) + b" || return 1\n" for snippet in snippets)
         parts.append(write(body or b":\n", b'"$S/' + name.encode() + b'"'))
+    for name, sources in (("activate", transaction.activate_from), ("revert", transaction.revert_from)):
+        for source in sources:
+            parts.append(b'cat "$STATE/"' + quote(source) + b' >>"$S/' + name.encode() + b'"\n')
     parts.append(_checks(transaction, changed))
     if install:
         parts.append(write(device_program(), b'"$STATE/device.$ID"'))

@@ -77,7 +77,12 @@ system() {
   say "hostname $line"
   first_line /proc/sys/kernel/osrelease
   say "kernel $line"
-  say "machine $(uname -m 2>/dev/null)"
+  if has uname; then
+    say "machine $(uname -m 2>/dev/null)"
+  else
+    first_line /proc/sys/kernel/arch
+    say "machine $line"
+  fi
   uid=
   while read -r _key _real _effective _rest; do
     if [ "$_key" = Uid: ]; then uid=$_effective; fi
@@ -135,9 +140,16 @@ system() {
   if [ -d /lib/apk/db ] || [ -d /usr/lib/apk/db ]; then say package_db apk; fi
   if [ -d /usr/lib/opkg ] || [ -d /var/lib/opkg ] || [ -d /etc/opkg ]; then say package_db opkg; fi
 
-  if has date; then say "epoch $(date -u +%s 2>/dev/null)"; fi
-  first_line /proc/uptime
-  say "uptime $line"
+  if has date; then
+    say "epoch $(date -u +%s 2>/dev/null)"
+  else
+    # The kernel knows when it started and for how long it has run.
+    first_line /proc/uptime
+    _uptime=${line%%.*}
+    while read -r _key _value _rest; do
+      if [ "$_key" = btime ]; then say "epoch $((_value + ${_uptime:-0}))"; fi
+    done </proc/stat
+  fi
 }
 
 # Where this controller comes from. sudo and doas strip SSH_CONNECTION, so it is read from the environment of the

@@ -206,6 +206,7 @@ revert() { # REASON
   flush
 }
 finish() { # after the verdict `confirmed`; may be done again from the start
+  each forget
   if [ "$LIVE" = yes ]; then
     list settle || mv "$TX/reason" "$TX/settle_failed"
     mkdir -p "$STATE/live"
@@ -216,7 +217,6 @@ finish() { # after the verdict `confirmed`; may be done again from the start
   else
     rm -f "$STATE/live/$NAME" # what runs after a boot is judged anew by the next run
   fi
-  each forget
   if [ -n "$FACTORY" ]; then forget_all; return 0; fi
   mkdir -p "$STATE/generation"
   number=0
@@ -318,7 +318,7 @@ worker() { # ID
   code=$?
   set -e
   if [ "$code" -eq 0 ]; then : >"$TX/live"; return 0; fi
-  [ -s "$TX/reason" ] || { printf 'the files could not be put in place: '; cat "$TX/errors"; } >"$TX/reason"
+  [ -s "$TX/reason" ] || { printf 'the change was not finished: '; cat "$TX/errors"; } >"$TX/reason"
   : >"$TX/failed"
 }
 guard() { # ID WHICH

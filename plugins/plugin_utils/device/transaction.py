@@ -78,6 +78,9 @@ class Transaction:
     factory: bool = False
     undone: tuple[str, ...] = ()
     """Names whose generations this transaction takes back."""
+    activate_from: tuple[str, ...] = ()
+    revert_from: tuple[str, ...] = ()
+    """Lists of commands below the state directory, used in place of ``activate`` and ``revert``."""
     note: str = ""
     """For the list of generations."""
 
@@ -183,7 +186,9 @@ def _file(item: Mapping[str, Any], where: str, sources: Mapping[str, bytes]) -> 
     mode = item.get("mode")
     mode = "0644" if mode is None else mode
     if not isinstance(mode, str) or not (mode == "keep" or _MODE.fullmatch(mode)):
-        raise ArgumentError(f"{where}.mode must be octal text in quotes such as '0644', or keep, got {mode!r}")
+        raise ArgumentError(
+            f"{where}.mode must be octal text in quotes such as '0644', or keep, got {mode!r}"
+        )
     for key in ("owner", "group"):
         value = item.get(key, "root")
         if not isinstance(value, str) or not _OWNER.fullmatch(value):

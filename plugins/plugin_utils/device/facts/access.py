@@ -77,8 +77,10 @@ def ssh(
     sockets = [s for s in listening if s["protocol"] == "tcp" and _daemon(s, running)]
     mine = [s for s in sockets if s["port"] == server_port] or sockets
     server = _daemon(mine[0], running) if mine else "none"
-    if not mine and not any(process.inodes for process in running.values()):
+    ports = {s["port"] for s in sockets if _daemon(s, running) == server}
+    if not mine and _hidden(reply, running):
         server = _running(running)
+        ports = {server_port} - {0} if server != "none" else set()
     sockets = [s for s in sockets if _daemon(s, running) == server]
     heads = [running[s["pid"]] for s in sockets if s["pid"] in running and s["pid"] != 1]
     socket_unit = next((s["unit"] for s in sockets if s["unit"].endswith(".socket")), "")
@@ -91,7 +93,7 @@ def ssh(
         "server": server,
         "version": _version(reply, server),
         "binary": clean(reply.get({"openssh": "sshd", "dropbear": "dropbear"}.get(server, "sshd"))),
-        "ports": sorted({s["port"] for s in sockets}),
+        "ports": sorted(ports),
         "socket_activated": bool(socket_unit),
         "include_dir": server == "openssh" and includes_drop_ins(files.get("/etc/ssh/sshd_config", "")),
         "config": _config(reply.get("sshd_config")) if server == "openssh" else {},
@@ -187,11 +189,13 @@ def _program(process: Process) -> str:
     return ""
 
 
-def _running(running: Mapping[int, Process]) -> str:
-    """Without root the owners of sockets are hidden; the processes are not.
+def _hidden(reply: Reply, running: Mapping[int, Process]) -> bool:
+    """Could the owners of sockets not be seen, for want of root or of any tool that shows them?"""
+    return reply.get("uid") != "0" or not any(process.inodes for process in running.values())
 
-    Only then: a device may see daemons in containers of its own, which are not its own.
-    """
+
+def _running(running: Mapping[int, Process]) -> str:
+    """The server by its process alone. The last resort: a daemon in a container of the device is seen too."""
     names = {_program(process) for process in running.values()}
     return next((name for name in ("openssh", "dropbear") if name in names), "none")
 
