@@ -215,6 +215,12 @@ def units(reply: Reply, running: Iterable[Process]) -> dict[str, dict[str, Any]]
     for name in map(clean, reply.all("wanted")):
         if name.endswith((".service", ".socket")) and name not in found:
             found[name] = {"active": "inactive", "enabled": "enabled", "path": "", "listen": []}
+    for name in map(clean, reply.all("masked")):
+        found[name] = {
+            **found.get(name, {"active": "inactive", "listen": []}),
+            "enabled": "masked",
+            "path": "/dev/null",
+        }
     return dict(sorted(found.items()))
 
 
