@@ -1,0 +1,169 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""What every backend shares: the result that goes to ``commit``, refusals, names, comments and address texts."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from socket import AF_INET6, inet_ntop
+
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.intervals import merge, prefixes, subtract
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import UNSPOOFABLE
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import (
+    Addresses,
+    Endpoint,
+    Family,
+    HostPolicy,
+    Intervals,
+    Rate,
+)
+
+DIRECTORY = "/etc/sallyport/firewall"
+LOADER = "/etc/sallyport/firewall-load"
+BANS_SIZE = 4096
+"""Addresses that can be banned at a time when the policy sets no traps."""
+RATE_TABLE_SIZE = 65535
+FAMILIES: tuple[Family, ...] = ("ipv4", "ipv6")
+BITS = {"ipv4": 32, "ipv6": 128}
+
+
+class Unsupported(Exception):
+    """The policy says something that this backend or device cannot do. Raised before anything is changed.
+
+    ``message`` says what was asked and what stands in the way, ``remedy`` what to do next.
+    """
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(f"{message} {remedy}")
+        self.message = message
+        self.remedy = remedy
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedFile:
+    """One file on the device. ``content`` None means that the file must be absent, ``link`` a symbolic link."""
+
+    path: str
+    content: str | None
+    mode: str = "0600"
+    link: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The files of one host's firewall and the sh snippets that ``commit`` runs around them.
+
+    ``activate`` loads the new files; on a first load it adopts running TCP, and ``settle`` ends that after the
+    confirmation. ``revert`` brings the live state in line with whatever files are on disk. ``live`` prints the
+    live state without the content of large sets, bans or rate buckets.
+    """
+
+    backend: str
+    files: tuple[RenderedFile, ...]
+    check: tuple[str, ...]
+    activate: tuple[str, ...]
+    settle: tuple[str, ...]
+    revert: tuple[str, ...]
+    live: tuple[str, ...]
+    verify: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def short_hash(*parts: object) -> str:
+    """Ten hexadecimal digits that stand for ``parts`` in a generated name."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:10]
+
+
+def content_hash(intervals: Intervals) -> str:
+    """SHA-256 of an address set."""
+    return hashlib.sha256(repr(intervals).encode()).hexdigest()
+
+
+def comment(text: str) -> str:
+    """``text`` from the policy as it may stand between double quotes in any rule set: at most 100 bytes.
+
+    Quotes, backslashes, ``$`` and backquotes mean something to one of the parsers that read it.
+    """
+    return re.sub(r"[^ !#%-\[\]^_a-~{|}]", "?", text.replace('"', "'").replace("\\", "/"))[:100]
+
+
+_INTERFACE = re.compile(r"[A-Za-z0-9_.:@=-]{1,15}|[A-Za-z0-9_.:@=-]{0,14}\*")
+
+
+def interface(name: str) -> str:
+    """``name`` when it is a possible interface name or pattern; raises Unsupported otherwise."""
+    if not _INTERFACE.fullmatch(name) or name in (".", ".."):
+        raise Unsupported(
+            f"{name!r} is no name of an interface: expected up to 15 letters, digits or _.:@=- , and * only at the end.",
+            "Correct the interface in the policy.",
+        )
+    return name
+
+
+def address(family: Family, number: int) -> str:
+    """The usual text of an address."""
+    if family == "ipv6":
+        return inet_ntop(AF_INET6, number.to_bytes(16, "big"))
+    return f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+
+
+def prefix_texts(family: Family, intervals: Intervals) -> list[str]:
+    """The fewest CIDRs that make up ``intervals``, as text."""
+    bits = BITS[family]
+    return [f"{address(family, start)}/{length}" for start, length in prefixes(intervals, bits)]
+
+
+@lru_cache(maxsize=8)
+def range_texts(family: Family, intervals: Intervals) -> tuple[str, ...]:
+    """One text for each interval, in order: an address, a CIDR, or ``first-last``.
+
+    Cached because the hundred devices of a fleet share their blocklists.
+    """
+    bits = BITS[family]
+    texts = []
+    for first, last in intervals:
+        size = last - first + 1
+        if size == 1:
+            texts.append(address(family, first))
+        elif size & (size - 1) == 0 and first % size == 0:
+            texts.append(f"{address(family, first)}/{bits + 1 - size.bit_length()}")
+        else:
+            texts.append(f"{address(family, first)}-{address(family, last)}")
+    return tuple(texts)
+
+
+def spoofable(endpoint: Endpoint) -> Addresses:
+    """The sources that anti-spoofing guards for a zone."""
+    return Addresses(
+        subtract(endpoint.addresses.v4, UNSPOOFABLE.v4), subtract(endpoint.addresses.v6, UNSPOOFABLE.v6)
+    )
+
+
+def never_banned(policy: HostPolicy) -> Addresses:
+    """Addresses that no trap may ban. An IPv6 ban takes a whole /64, so each of them covers its /64."""
+    never = policy.traps.never if policy.traps else Addresses()
+    v4 = merge((*policy.protected.v4, *never.v4))
+    v6 = merge((first >> 64 << 64, last | (1 << 64) - 1) for first, last in (*policy.protected.v6, *never.v6))
+    return Addresses(v4, v6)
+
+
+UNITS = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
+
+
+def rate_text(rate: Rate) -> str:
+    """``50/second``, as both families of tools write it."""
+    return f"{rate.count}/{UNITS[rate.seconds]}"
+
+
+def refill_seconds(rate: Rate) -> int:
+    """After this long an empty bucket is full again, so that forgetting it changes nothing."""
+    return max(10, -(-rate.seconds * rate.burst // rate.count) + 1)
+
+
+def loader() -> str:
+    """The program on the device that loads, checks, shows and removes any backend's files."""
+    return (Path(__file__).parent / "firewall-load.sh").read_text(encoding="utf-8")
