@@ -12,7 +12,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange impo
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import Confirm
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):
     """Finds them in what probe saw, and takes them away through commit; a device without any costs no exchange."""
 
     TRANSFERS_FILES = False

@@ -29,7 +29,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction i
 BANNER = "Managed by Sallyport (role ssh); changes here are overwritten"
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):
     """Computes the change for this device's daemon and makes it through commit."""
 
     TRANSFERS_FILES = False
@@ -55,7 +55,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return result
 
     def _plan(
-        self, device: dict[str, Any], wanted: options.SshOptions, task_vars: dict[str, Any], exchange: Exchange
+        self,
+        device: dict[str, Any],
+        wanted: options.SshOptions,
+        task_vars: dict[str, Any],
+        exchange: Exchange,
     ) -> Plan:
         ssh = device["ssh"]
         shared = host_keys.shared_with(ssh.get("host_keys") or [], driver.fleet_host_keys(task_vars))
@@ -137,7 +141,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 self._forget(target, made)
         if made and outcome.get("state") == "confirmed":
             outcome["host_keys"] = [
-                {"type": key.split()[0], "fingerprint": host_keys.fingerprint(key), "public": key} for key in made
+                {"type": key.split()[0], "fingerprint": host_keys.fingerprint(key), "public": key}
+                for key in made
             ]
         for item in plan.renewals:
             plan.notes.append(f"host key {item.path} is made anew: {item.why}")

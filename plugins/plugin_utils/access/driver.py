@@ -78,7 +78,18 @@ def transaction(
 ) -> Transaction:
     """A transaction from parts; ``commands`` holds check, activate, verify, revert, settle and live."""
     lists = {key: tuple(values) for key, values in (commands or {}).items()}
-    return Transaction(name=name, files=tuple(files), confirm=confirm, note=note, **lists)
+    return Transaction(
+        name=name,
+        files=tuple(files),
+        check=lists.get("check", ()),
+        activate=lists.get("activate", ()),
+        verify=lists.get("verify", ()),
+        revert=lists.get("revert", ()),
+        settle=lists.get("settle", ()),
+        live=lists.get("live", ()),
+        confirm=confirm,
+        note=note,
+    )
 
 
 def run(

@@ -57,7 +57,7 @@ class Record:
 
     def known(self, account: Account) -> Verdict | None:
         """The verdict of an earlier run on this very hash; None where there is none."""
-        kept = self._verdicts.get(self._digest(account))
+        kept = self._verdicts.get(self._digest(account)) if _kept(account) else None
         if not isinstance(kept, dict) or kept.get("account") != account.name:
             return None
         return Verdict(account.name, account.uid, kept["verdict"], kept["scheme"], kept["why"])
@@ -70,7 +70,7 @@ class Record:
         """
         verdicts, marks = {}, {}
         for account, verdict in judged:
-            if verdict.scheme in _NEVER_KEPT:
+            if not _kept(account):
                 continue
             marks[account.name] = [self._digest(account), self._salt(account)]
             if verdict.verdict in ("unique", "default"):
