@@ -124,11 +124,11 @@ def judge(
         if outbound:
             if (
                 blocked.both
-                and _counts_on(blocked.interfaces, p.out_interface)
+                and counts_on(blocked.interfaces, p.out_interface)
                 and address_in(blocked.addresses, p.family, p.destination)
             ):
                 return drops("blocklist", blocked.name)
-        elif _counts_on(blocked.interfaces, p.in_interface) and address_in(
+        elif counts_on(blocked.interfaces, p.in_interface) and address_in(
             blocked.addresses, p.family, p.source
         ):
             return drops("blocklist", blocked.name)
@@ -246,7 +246,7 @@ def service_matches(services: ServiceSet, family: Family, protocol: int, port: i
 
 def endpoint_matches(endpoint: Endpoint, family: Family, address: int, interface: str) -> bool:
     """Whether ``endpoint`` holds the address, seen on ``interface``."""
-    return _counts_on(endpoint.interfaces, interface) and address_in(endpoint.addresses, family, address)
+    return counts_on(endpoint.interfaces, interface) and address_in(endpoint.addresses, family, address)
 
 
 def interface_matches(pattern: str, name: str) -> bool:
@@ -271,10 +271,11 @@ def spoofed(policy: HostPolicy, family: Family, source: int, interface: str) -> 
     if address_in(UNSPOOFABLE, family, source):
         return False
     holders = [zone for zone in policy.antispoof if address_in(zone.addresses, family, source)]
-    return bool(holders) and not any(_counts_on(zone.interfaces, interface) for zone in holders)
+    return bool(holders) and not any(counts_on(zone.interfaces, interface) for zone in holders)
 
 
-def _counts_on(interfaces: tuple[str, ...], name: str) -> bool:
+def counts_on(interfaces: tuple[str, ...], name: str) -> bool:
+    """Whether something that stands on ``interfaces`` (none: all) concerns the interface ``name``."""
     return not interfaces or any(interface_matches(pattern, name) for pattern in interfaces)
 
 

@@ -124,7 +124,7 @@ class _Resolver:
         masquerade = tuple(dict.fromkeys(str(one) for one in merged.masquerade))
         for one in merged.masquerade:
             self.interfaces_named.setdefault(str(one), one.where)
-        publish = tuple(one for entry in merged.publish if (one := self.publish(entry)))
+        publish = tuple(filter(None, [self.publish(entry) for entry in merged.publish]))
         accepted = frozenset(str(one["name"]) for one in merged.blocklists if one.get("overlap") == "accept")
         return Draft(
             zones={name: zone for name, zone in self.zones.items() if zone},
@@ -134,12 +134,12 @@ class _Resolver:
             containers_outbound=str(merged.containers.get("outbound", "allow")),
             defaults=self.defaults(),
             defaults_at=merged.defaults_at,
-            blocklists=tuple(one for entry in merged.blocklists if (one := self.blocklist(entry))),
+            blocklists=tuple(filter(None, [self.blocklist(entry) for entry in merged.blocklists])),
             accepted_overlaps=accepted,
             antispoof=tuple(self.antispoof),
             traps=self.traps(),
             log=self.log(),
-            asserts=tuple(one for entry in merged.asserts if (one := self.assertion(entry))),
+            asserts=tuple(filter(None, [self.assertion(entry) for entry in merged.asserts])),
             tainted=self.tainted,
             interfaces_named=self.interfaces_named,
         )
@@ -348,7 +348,8 @@ class _Resolver:
     def rule(self, hook: str, entry: Entry) -> Rule | None:
         name = str(entry["name"])
         said = f"{hook} rule `{short(name, 40)}`"
-        verdict = cast(Verdict, next(key for key in ("allow", "deny", "reject") if key in entry))
+        verdicts: tuple[Verdict, ...] = ("allow", "deny", "reject")
+        verdict = next(key for key in verdicts if key in entry)
         services = self.service_set(entry[verdict], said)
         ends: list[tuple[Endpoint, ...] | None] = []
         for key in ("from", "to"):

@@ -1,0 +1,460 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Whether a resolved policy is sound: it admits the operator, keeps its promises and says nothing twice.
+
+Also the place where the policy meets the day and the device: expired rules go, and what must never be cut off is
+worked out and taken from the block lists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import date, timedelta
+from functools import lru_cache
+from typing import Any, cast
+
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import cidrs, flows, intervals
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import (
+    TCP,
+    UNSPOOFABLE,
+    Outcome,
+    Packet,
+    address_in,
+    interface_matches,
+    judge,
+)
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.language import Reader
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import (
+    Addresses,
+    Blocklist,
+    Endpoint,
+    HostPolicy,
+    Rule,
+    Where,
+)
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.resolve import Draft, Surroundings
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.source import short
+
+SOON = timedelta(days=14)
+_NEEDED = {"DNS": ("udp", (53,)), "NTP": ("udp", (123,)), "logging": ("", ()), "updates": ("tcp", (80, 443))}
+_LOGGING = {"udp": (514,), "tcp": (601, 6514)}
+
+
+def finish(
+    draft: Draft, around: Surroundings, reader: Reader, previous: Collection[str] | None = None
+) -> HostPolicy:
+    """Make the host's policy of ``draft`` and note what is wrong with it.
+
+    ``previous`` holds the fingerprints of the rules that the host has now (None: not known): an expired rule is an
+    error only where it is new.
+    """
+    rules = {hook: _alive(hook, found, around.now, previous, reader) for hook, found in draft.rules.items()}
+    ports = management_ports(around)
+    protected = _protected(rules, ports, around)
+    lists = tuple(_cut(one, protected, reader) for one in draft.blocklists)
+    device = around.device or {}
+    interfaces: Iterable[Mapping[str, Any]] = device.get("interfaces") or ()
+    bridges = {
+        str(one["name"]): str(one.get("kind", "")) for one in interfaces if "bridge" in str(one.get("kind"))
+    }
+    container_bridges = tuple(sorted(name for name, kind in bridges.items() if kind == "container_bridge"))
+    policy = HostPolicy(
+        host=around.host,
+        inbound=rules["inbound"],
+        outbound=rules["outbound"],
+        forward=rules["forward"],
+        nat=draft.nat,
+        containers_outbound=cast(Any, draft.containers_outbound),
+        container_bridges=container_bridges,
+        bridges=tuple(sorted(bridges)),
+        container_addresses=tuple(
+            Endpoint(_own_addresses(one.get("addresses") or ()), (str(one["name"]),))
+            for one in sorted(interfaces, key=lambda one: str(one["name"]))
+            if str(one["name"]) in container_bridges
+        ),
+        defaults=draft.defaults,
+        blocklists=lists,
+        antispoof=draft.antispoof,
+        traps=draft.traps,
+        protected=protected,
+        log=draft.log,
+    )
+    _check(policy, draft, around, ports, reader)
+    return policy
+
+
+def _check(policy: HostPolicy, draft: Draft, around: Surroundings, ports: set[int], reader: Reader) -> None:
+    """Everything that is judged on the finished policy; nothing is concluded from a section with holes."""
+    _management_open(policy, draft, ports, reader)
+    if not draft.tainted & {"inbound", "defaults", "zones"}:
+        _admits_controller(policy, draft, around, ports, reader)
+        _asserts(policy, draft, around, reader)
+    _overlaps(policy, draft, reader)
+    if "outbound" not in draft.tainted and "defaults" not in draft.tainted:
+        _blind(policy, draft, reader)
+    _interfaces(draft, around, reader)
+
+
+def fingerprint(rule: Rule) -> str:
+    """Tells rules apart by what they say, wherever they stand."""
+    return hashlib.sha256(
+        repr(
+            (
+                rule.name,
+                rule.verdict,
+                rule.services,
+                rule.sources,
+                rule.destinations,
+                rule.rate,
+                rule.until,
+                rule.on_device,
+                rule.cut,
+                rule.log,
+            )
+        ).encode()
+    ).hexdigest()
+
+
+def management_ports(around: Surroundings) -> set[int]:
+    """The TCP ports by which this controller comes in."""
+    connection = (around.device or {}).get("connection") or {}
+    port = connection.get("server_port")
+    return {int(port)} if port else set(around.management_ports)
+
+
+def controllers(around: Surroundings) -> list[str]:
+    """This controller and the execution nodes, as the device sees them."""
+    connection = (around.device or {}).get("connection") or {}
+    seen = [str(connection["client"])] if connection.get("client") else []
+    return list(dict.fromkeys(_plain(text) for text in (*seen, *around.controller)))
+
+
+def _plain(text: str) -> str:
+    """An address as other programs print it, without zone index, IPv4 not dressed up as IPv6."""
+    text = text.split("%", 1)[0]
+    return text[7:] if text.lower().startswith("::ffff:") and "." in text else text
+
+
+def _alive(
+    hook: str, rules: tuple[Rule, ...], now: date, previous: Collection[str] | None, reader: Reader
+) -> tuple[Rule, ...]:
+    alive: list[Rule] = []
+    for rule in rules:
+        said = f"{hook} rule `{short(rule.name, 40)}`"
+        if rule.until is None:
+            alive.append(rule)
+        elif rule.until >= now:
+            alive.append(rule)
+            if rule.until - now <= SOON:
+                message = f"{said} ends on {rule.until} (24:00 UTC)"
+                reader.warn("expires-soon", rule.where, message, "extend `until`, or let it go")
+        elif previous is not None and fingerprint(rule) not in previous:
+            message = f"{said} is new or changed and ended already, on {rule.until}"
+            reader.add("expired-new", rule.where, message, "correct `until`, or remove the rule")
+        else:
+            message = f"{said} ended on {rule.until} and is left out"
+            reader.warn("expired", rule.where, message, "remove it, or extend `until`")
+    return tuple(alive)
+
+
+def covers_port(rule: Rule, ports: Iterable[int]) -> bool:
+    """Whether ``rule`` speaks of one of these TCP ports."""
+    held = flows.service_ports(rule.services, "ipv4", TCP)
+    return any(intervals.holds(held, port) for port in ports)
+
+
+def _named(endpoint: Endpoint) -> Addresses:
+    """The addresses that an endpoint names: any and /0 name none."""
+    v4, v6 = endpoint.addresses.v4, endpoint.addresses.v6
+    return Addresses(
+        () if v4 == flows.everything("ipv4") else v4,
+        () if v6 == flows.everything("ipv6") else v6,
+    )
+
+
+def _own_addresses(texts: Iterable[Any]) -> Addresses:
+    """The addresses of an interface, from their CIDRs with host bits."""
+    return cidrs.parse([str(text).partition("/")[0] for text in texts])
+
+
+def _protected(rules: Mapping[str, tuple[Rule, ...]], ports: set[int], around: Surroundings) -> Addresses:
+    found: list[Addresses] = []
+    for rule in rules["inbound"]:
+        if rule.verdict == "allow" and covers_port(rule, ports):
+            found += [_named(one) for one in rule.sources]
+    for rule in rules["outbound"]:
+        if rule.verdict == "allow":
+            found += [_named(one) for one in rule.destinations]
+    device = around.device or {}
+    texts = controllers(around)
+    for key in ("routers", "resolvers", "dhcp_servers", "ntp_servers"):
+        texts += [_plain(str(one)) for one in device.get(key) or ()]
+    for text in texts:
+        try:
+            found.append(cidrs.parse([text]))
+        except cidrs.NotACidr:
+            # A server that is known by name only has no address to protect.
+            continue
+    return intervals.join(*found)
+
+
+@lru_cache(maxsize=256)
+def _cut_addresses(addresses: Addresses, protected: Addresses) -> tuple[Addresses, Addresses, str]:
+    """A list without what is protected, what was taken out, and the digest of the rest. Shared between hosts."""
+    removed = intervals.common(addresses, protected)
+    left = intervals.minus(intervals.minus(addresses, protected), UNSPOOFABLE)
+    digest = hashlib.sha256()
+    flat = [number for pair in left.v4 for number in pair]
+    digest.update(struct.pack(f">{len(flat)}I", *flat))
+    digest.update(b"".join(number.to_bytes(16, "big") for pair in left.v6 for number in pair))
+    return left, removed, digest.hexdigest()
+
+
+def _cut(blocked: Blocklist, protected: Addresses, reader: Reader) -> Blocklist:
+    left, removed, digest = _cut_addresses(blocked.addresses, protected)
+    if not intervals.is_empty(removed):
+        count = intervals.count(removed.v4) + intervals.count(removed.v6)
+        example = cidrs.texts(removed)[0]
+        reader.warn(
+            "blocklist-protected",
+            blocked.where,
+            f"list `{blocked.name}` holds {count} addresses that must never be cut off, such as {example}; "
+            "they are left out of it",
+            "nothing; choose a list without them to be rid of this",
+        )
+    return Blocklist(blocked.name, left, blocked.interfaces, blocked.both, digest, blocked.where)
+
+
+def _management_open(policy: HostPolicy, draft: Draft, ports: set[int], reader: Reader) -> None:
+    for rule in policy.inbound:
+        if rule.verdict != "allow" or rule.reason or not covers_port(rule, ports):
+            continue
+        if any(not one.interfaces and intervals.has_all_of_a_family(one.addresses) for one in rule.sources):
+            said = ", ".join(str(port) for port in sorted(ports))
+            reader.add(
+                "management-open",
+                rule.where,
+                f"inbound rule `{short(rule.name, 40)}` opens the management port (TCP {said}) to any address",
+                "name the zones that manage this device in `from`, or say why in `reason`",
+            )
+    if policy.defaults.inbound == "allow" and not policy.defaults.reason and "defaults" not in draft.tainted:
+        reader.add(
+            "management-open",
+            draft.defaults_at.get("inbound", Where("")),
+            "`defaults.inbound: allow` opens the management port to any address",
+            "write drop and rules for what is needed, or say why in `defaults.reason`",
+        )
+
+
+def _admits_controller(
+    policy: HostPolicy, draft: Draft, around: Surroundings, ports: set[int], reader: Reader
+) -> None:
+    connection = (around.device or {}).get("connection") or {}
+    server = _plain(str(connection.get("server") or ""))
+    known: list[Mapping[str, Any]] = list((around.device or {}).get("interfaces") or ())
+    by_address = [
+        str(one["name"])
+        for one in known
+        if server and server in [str(text).partition("/")[0] for text in one.get("addresses") or ()]
+    ]
+    if connection.get("client") in ("127.0.0.1", "::1"):
+        # Pull mode: the controller is the device, over loopback.
+        by_address = ["lo"]
+    atoms = by_address or [str(one["name"]) for one in known if one.get("name") != "lo"]
+    atoms = atoms or flows.interface_atoms([policy])
+    for text in controllers(around):
+        try:
+            family, source, _last = cidrs.parse_one(text)
+        except cidrs.NotACidr as problem:
+            message = f"the controller's address `{short(text)}` {problem.why}"
+            reader.add("bad-controller", Where("controller"), message, problem.remedy)
+            continue
+        destination = 0
+        try:
+            other, address, _last = cidrs.parse_one(server)
+            destination = address if other == family else 0
+        except cidrs.NotACidr:
+            pass
+        for port in sorted(ports):
+            results = [
+                judge(policy, Packet("inbound", family, source, destination, TCP, port, 40000, name))
+                for name in atoms
+            ]
+            if not any(one.verdict == "allow" for one in results):
+                _locked_out(policy, text, port, results[0], reader, draft)
+        if not any(
+            address_in(_named(zone), family, source) or (zone.interfaces and _is_any(zone, atoms))
+            for zone in draft.zones.values()
+        ):
+            reader.warn(
+                "management-path",
+                draft.defaults_at.get("inbound", Where("policy")),
+                f"no zone holds {text}, the address that this controller comes from",
+                "put the management network into a zone, so that rules and lists can spare it",
+            )
+
+
+def _is_any(zone: Endpoint, atoms: list[str]) -> bool:
+    return intervals.has_all_of_a_family(zone.addresses) and any(
+        interface_matches(pattern, name) for pattern in zone.interfaces for name in atoms
+    )
+
+
+def _locked_out(
+    policy: HostPolicy, text: str, port: int, outcome: Outcome, reader: Reader, draft: Draft
+) -> None:
+    by = {
+        "default": "no rule admits it",
+        "rule": f"rule `{short(outcome.name, 40)}` stops it",
+        "spoofed": "its zone lists other interfaces than the one that it comes in by",
+        "blocklist": f"list `{outcome.name}` holds it",
+        "trap": "the port is a trap",
+    }.get(outcome.step, outcome.step)
+    where = draft.defaults_at.get("inbound", Where("policy", 0, f"tcp/{port} from {text}"))
+    for rule in policy.inbound:
+        if outcome.step == "rule" and rule.name == outcome.name:
+            where = rule.where
+    reader.add(
+        "lock-out",
+        where,
+        f"this policy would lock out the running controller, {text}, on TCP port {port}: {by}",
+        f"add an inbound rule that allows the service on port {port} from a zone that holds {text}",
+    )
+
+
+def _asserts(policy: HostPolicy, draft: Draft, around: Surroundings, reader: Reader) -> None:
+    model = flows.Model(policy)
+    for one in draft.asserts:
+        for hook, verdict in one.defaults.items():
+            found = getattr(policy.defaults, hook)
+            if found != verdict:
+                words = {"deny": "drop"}
+                reader.add(
+                    "assert-failed",
+                    one.where,
+                    f"`defaults.{hook}` must be {words.get(verdict, verdict)}, but is {words.get(found, found)}",
+                    f"see {_place(draft.defaults_at.get(hook))}",
+                )
+        if one.service is None:
+            continue
+        names = [name for end in one.only_from for name in end.interfaces]
+        names = [name for name in names if not name.endswith("*")]
+        broken = _assert_breach(
+            model, flows.flow_classes([policy], ("inbound", "published"), names, one.service), one
+        )
+        if broken:
+            reader.add(
+                "assert-failed",
+                one.where,
+                f"service `{one.name}` must be reached from {_ends_text(one.only_from)} only, but {broken}",
+                "narrow that rule, or the assertion",
+            )
+
+
+def _assert_breach(model: flows.Model, classes: Iterable[flows.FlowClass], one: Any) -> str:
+    try:
+        for flow in classes:
+            allowed = flows.addresses_on(one.only_from, flow.family, flow.in_interface)
+            for outcome, addresses in model.outcomes(flow):
+                if outcome.verdict != "allow" or outcome.step in (
+                    "essential",
+                    "loopback",
+                    "bridge",
+                    "containers",
+                ):
+                    continue
+                others = intervals.subtract(addresses, allowed)
+                if others:
+                    by = f"rule `{short(outcome.name, 40)}`" if outcome.step == "rule" else "the default"
+                    return f"{by} admits {cidrs.one_text(flow.family, *others[0])} too"
+    except flows.TooManyPieces as error:
+        return f"that cannot be shown: {error}"
+    return ""
+
+
+def _ends_text(ends: Iterable[Endpoint]) -> str:
+    return ", ".join(end.zone or ", ".join(cidrs.texts(end.addresses)[:3]) for end in ends)
+
+
+def _place(where: Where | None) -> str:
+    if where is None:
+        return "`defaults`"
+    return f"{where.source}:{where.line}" if where.line else where.source
+
+
+def _overlaps(policy: HostPolicy, draft: Draft, reader: Reader) -> None:
+    for blocked in policy.blocklists:
+        if blocked.name in draft.accepted_overlaps:
+            continue
+        seen: dict[str, int] = {}
+        for rule in (*policy.inbound, *policy.forward):
+            if rule.verdict != "allow":
+                continue
+            for end in rule.sources:
+                if not _same_interface(blocked.interfaces, end.interfaces):
+                    continue
+                common = intervals.common(_named(end), blocked.addresses)
+                if not intervals.is_empty(common):
+                    name = f"zone `{end.zone}`" if end.zone else f"rule `{short(rule.name, 40)}`"
+                    seen[name] = intervals.count(common.v4) + intervals.count(common.v6)
+        if seen:
+            said = ", ".join(f"{count} addresses of {name}" for name, count in seen.items())
+            reader.add(
+                "blocklist-overlap",
+                blocked.where,
+                f"list `{blocked.name}` would drop what rules admit: {said}",
+                "stand the list on other interfaces, or write `overlap: accept`",
+            )
+
+
+def _same_interface(left: Collection[str], right: Collection[str]) -> bool:
+    """Whether some interface name fits both; no names means all."""
+    if not left or not right:
+        return True
+    return any(
+        interface_matches(a, b.rstrip("*") or "x") or interface_matches(b, a.rstrip("*") or "x")
+        for a in left
+        for b in right
+    )
+
+
+def _blind(policy: HostPolicy, draft: Draft, reader: Reader) -> None:
+    """What a device under ``outbound: drop`` could no longer do."""
+    if policy.defaults.outbound == "allow":
+        return
+
+    def admits(transport: str, ports: Iterable[int]) -> bool:
+        held: Callable[[Rule], Any] = lambda rule: getattr(rule.services, transport)  # noqa: E731
+        return any(
+            rule.verdict == "allow"
+            and (rule.services.any or any(intervals.holds(held(rule), port) for port in ports))
+            for rule in policy.outbound
+        )
+
+    missing = [
+        name for name, (transport, ports) in _NEEDED.items() if transport and not admits(transport, ports)
+    ]
+    if not any(admits(transport, ports) for transport, ports in _LOGGING.items()):
+        missing.append("logging")
+    if missing:
+        reader.warn(
+            "outbound-blind",
+            draft.defaults_at.get("outbound", Where("policy")),
+            f"outbound is closed by default and no rule admits {', '.join(missing)}",
+            "add outbound rules for what the device needs",
+        )
+
+
+def _interfaces(draft: Draft, around: Surroundings, reader: Reader) -> None:
+    if around.device is None:
+        return
+    present = {str(one.get("name")) for one in around.device.get("interfaces") or ()}
+    for name, where in draft.interfaces_named.items():
+        if not name.endswith("*") and name not in present:
+            known = ", ".join(sorted(present - {"lo"})) or "none"
+            message = f"{around.host} has no interface `{name}`; it has {known}"
+            reader.warn(
+                "interface-absent", where, message, "correct the name, or end it with `*` if it comes later"
+            )

@@ -1,0 +1,112 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""From policy files, variables, inventory and device to one host's policy and everything wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import check, layers, resolve
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.language import Reader
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import (
+    Endpoint,
+    Finding,
+    HostPolicy,
+    ServiceSet,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """One host's policy. ``policy`` is None when any finding is an error.
+
+    ``tentative`` is what could be made of it all the same, for looking at, never for loading.
+    """
+
+    host: str
+    policy: HostPolicy | None
+    findings: tuple[Finding, ...]
+    tentative: HostPolicy
+    zones: Mapping[str, Endpoint] = field(default_factory=dict)
+    services: Mapping[str, ServiceSet] = field(default_factory=dict)
+    fingerprints: frozenset[str] = frozenset()
+    """Of all rules, expired ones included; hand them to the next run as ``previous_rules``."""
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that forbid to go on."""
+        return tuple(one for one in self.findings if one.severity == "error")
+
+
+def load_host(
+    policy_dir: str | None,
+    host: str,
+    groups: Sequence[str] = (),
+    inventory: Mapping[str, Sequence[str]] | None = None,
+    group_members: Mapping[str, Sequence[str]] | None = None,
+    variables: Mapping[str, Any] | None = None,
+    device: Mapping[str, Any] | None = None,
+    controller: Sequence[str] = (),
+    management_ports: Sequence[int] = (22,),
+    now: date | None = None,
+    known_hosts: Collection[str] | None = None,
+    known_groups: Collection[str] | None = None,
+    previous_rules: Collection[str] | None = None,
+) -> Resolved:
+    """Load, merge, resolve and check the policy of ``host``.
+
+    ``groups`` come parents first. ``inventory`` gives the addresses of hosts, ``group_members`` the hosts of
+    groups. ``device`` is probe's result, None without one. ``controller`` are addresses of this controller and of
+    execution nodes as the device sees them. ``now`` is the controller's day in UTC. With ``known_hosts`` and
+    ``known_groups`` files for any other host or group are errors. ``previous_rules`` are the ``fingerprints`` of
+    what the host has now, None where that is unknown.
+    """
+    reader = Reader()
+    found, problems = layers.layers(policy_dir, host, groups, variables or {}, known_hosts, known_groups)
+    reader.findings += problems
+    merged = layers.merge(found, reader)
+    if any(one.id in ("no-fleet", "unreadable") for one in problems):
+        merged.tainted.update(layers.HOOKS)
+    around = resolve.Surroundings(
+        host=host,
+        policy_dir=policy_dir,
+        inventory=inventory or {},
+        group_members=group_members or {},
+        device=device,
+        controller=tuple(controller),
+        management_ports=tuple(management_ports),
+        now=now or date.min,
+    )
+    draft = resolve.resolve(merged, around, reader)
+    policy = check.finish(draft, around, reader, previous_rules)
+    findings = tuple(
+        Finding(one.id, one.severity, one.message, one.remedy, one.where, (host,))
+        for one in dict.fromkeys(reader.findings)
+    )
+    failed = any(one.severity == "error" for one in findings)
+    return Resolved(
+        host=host,
+        policy=None if failed else policy,
+        findings=findings,
+        tentative=policy,
+        zones=draft.zones,
+        services=draft.services,
+        fingerprints=frozenset(check.fingerprint(rule) for rules in draft.rules.values() for rule in rules),
+    )
+
+
+def gather(results: Sequence[Resolved]) -> list[Finding]:
+    """The findings of many hosts, each mistake once with all its hosts; errors first, then by place."""
+    hosts: dict[Finding, list[str]] = {}
+    for resolved in results:
+        for one in resolved.findings:
+            key = Finding(one.id, one.severity, one.message, one.remedy, one.where)
+            hosts.setdefault(key, []).append(resolved.host)
+    merged = [
+        Finding(one.id, one.severity, one.message, one.remedy, one.where, tuple(names))
+        for one, names in hosts.items()
+    ]
+    return sorted(merged, key=lambda one: (one.severity, one.where.source, one.where.line))
