@@ -15,7 +15,6 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -339,8 +338,9 @@ def _give_to_caller(*folders: Path) -> None:
             os.chown(parent, uid, gid)
 
 
-def running() -> Iterator[str]:
-    """The prefixes of all labs on this machine."""
-    yield from sorted(
-        {row["labels"][LABEL] for row in listing("network", "ls", "--filter", f"label={LABEL}")}
+def running(only_here: bool = False) -> list[str]:
+    """The prefixes of all labs on this machine, or of this checkout's alone."""
+    rows = listing("network", "ls", "--filter", f"label={LABEL}")
+    return sorted(
+        {row["labels"][LABEL] for row in rows if not only_here or row["labels"][OWNER] == str(CHECKOUT)}
     )

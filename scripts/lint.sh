@@ -30,8 +30,8 @@ each_shell() { shells | while read -r file; do "$@" "$file" || exit 1; done; }
 
 check yamllint yamllint --strict .
 check ansible-lint ansible-lint --nocolor -q
-check "ruff check" ruff check --quiet --output-format=concise .
-check "ruff format" ruff format --check --quiet --output-format=concise .
+check "ruff check" ruff check --quiet --output-format=concise . lab/lab
+check "ruff format" ruff format --check --quiet --output-format=concise . lab/lab
 check "mypy plugins" mypy plugins filter_plugins
 check "mypy lab" mypy --python-version 3.11 lab
 check shellcheck each_shell shellcheck --shell=sh

@@ -1,0 +1,84 @@
+#!/bin/sh
+# Every test: static checks, then pytest (unit, kernel, faults, lab), and beside them the molecule scenarios, each with
+# a lab of its own. Needs root, for labs and network namespaces. Ctrl-C stops it and removes what it started.
+# usage: scripts/test.sh [lint|pytest|molecule|molecule-SCENARIO ...]      default: all
+set -eu
+cd -- "$(dirname -- "$0")/.."
+if [ "$(id -u)" -ne 0 ]; then
+    printf 'test: labs and network namespaces need root: run  sudo %s\n' "$0" >&2
+    exit 2
+fi
+
+started=$(date +%s)
+run=t$(od -An -N2 -tx2 /dev/urandom | tr -d ' \n') # the first letters of all labs of this run
+logs=.sallyport/logs/$run
+mkdir -p "$logs"
+PATH=$PWD/.venv/bin:$PATH
+NO_COLOR=1
+export PATH NO_COLOR
+
+wanted=" $* "
+is_wanted() { [ "$wanted" = "  " ] || case $wanted in *" $1 "* | *" ${1%%-*} "*) true ;; *) false ;; esac; }
+
+# stage NAME COMMAND...: run it in a process group of its own, so that an interrupt reaches all of it.
+stage() {
+    name=$1
+    shift
+    is_wanted "$name" || return 0
+    printf 'test: %s ...\n' "$name"
+    begin=$(date +%s)
+    setsid "$@" >"$logs/$name.log" 2>&1 </dev/null &
+    child=$!
+    trap 'kill -TERM -- "-$child" 2>/dev/null || true; wait; exit 130' TERM
+    if wait "$child"; then verdict=ok; else verdict=FAILED; fi
+    trap - TERM
+    printf '%s %s\n' "$name" "$verdict" >>"$logs/verdicts"
+    printf 'test: %-24s %s (%s s)\n' "$name" "$verdict" "$(($(date +%s) - begin))"
+    [ "$verdict" = ok ] || tail -n 60 "$logs/$name.log" | sed 's/^/    /'
+}
+
+checks_and_pytest() {
+    stage lint scripts/lint.sh
+    SALLYPORT_LAB=${run}p stage pytest python -m pytest tests --ignore=tests/bench
+}
+
+scenarios() {
+    number=0
+    for file in molecule/*/molecule.yml; do
+        number=$((number + 1))
+        scenario=$(basename -- "$(dirname -- "$file")")
+        SALLYPORT_LAB=${run}m$number stage "molecule-$scenario" molecule test --scenario-name "$scenario"
+    done
+}
+
+clean() {
+    for lane in ${first:-} ${second:-}; do kill -TERM "$lane" 2>/dev/null || true; done
+    wait || true
+    for prefix in $(lab/lab list 2>/dev/null); do
+        case $prefix in "$run"*) lab/lab down --prefix "$prefix" ;; esac
+    done
+}
+trap clean EXIT
+trap 'printf "test: interrupted\n"; exit 130' INT TERM HUP
+
+scripts/setup.sh
+: >"$logs/verdicts"
+checks_and_pytest &
+first=$!
+scenarios &
+second=$!
+wait "$first" || true
+wait "$second" || true
+first="" second=""
+
+if [ -f "$logs/pytest.log" ]; then
+    sed -n '/short test summary info/,$p' "$logs/pytest.log" | tail -n 30
+    tail -n 1 "$logs/pytest.log"
+fi
+failed=$(sed -n 's/ FAILED$//p' "$logs/verdicts" | tr '\n' ' ')
+seconds=$(($(date +%s) - started))
+if [ -n "$failed" ] || [ ! -s "$logs/verdicts" ]; then
+    printf 'test: FAILED after %s s: %s(logs: %s)\n' "$seconds" "${failed:-nothing ran }" "$logs"
+    exit 1
+fi
+printf 'test: PASSED in %s s: %s(logs: %s)\n' "$seconds" "$(sed 's/ ok$//' "$logs/verdicts" | tr '\n' ' ')" "$logs"

@@ -1,0 +1,25 @@
+"""The lab as a fixture, for every test that needs real devices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from lab.fleet import load
+from lab.labs import Lab
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """The standard fleet. A lab that already runs under SALLYPORT_LAB is used as it is, and left running."""
+    if os.geteuid() != 0:
+        pytest.skip("labs need root")
+    prefix = os.environ.get("SALLYPORT_LAB", "pytest") + os.environ.get("PYTEST_XDIST_WORKER", "")
+    one = Lab(load(), prefix, print)
+    found = bool(one.networks())
+    one.up([])
+    yield one
+    if not found:
+        one.down()
