@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from socket import AF_INET6, inet_ntop
+from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.intervals import merge, prefixes, subtract
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import UNSPOOFABLE
@@ -162,6 +164,11 @@ def rate_text(rate: Rate) -> str:
 def refill_seconds(rate: Rate) -> int:
     """After this long an empty bucket is full again, so that forgetting it changes nothing."""
     return max(10, -(-rate.seconds * rate.burst // rate.count) + 1)
+
+
+def clock_plausible(device: Mapping[str, Any] | None) -> bool:
+    """Whether rules may also ask the device's own clock."""
+    return bool(((device or {}).get("clock") or {}).get("plausible"))
 
 
 def loader() -> str:

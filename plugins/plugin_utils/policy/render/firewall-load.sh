@@ -4,7 +4,7 @@
 #
 #   firewall-load load            make the files live; without files, remove what is ours
 #   firewall-load adopt           the same, and let TCP flows go on that began before connection tracking did
-#   firewall-load check FILE...   would the kernel take these files? (named as they are installed: nft, v4, v6, sets)
+#   firewall-load check KIND FILE ...   would the kernel take these files? KIND is nft, sets, v4 or v6
 #   firewall-load live            print the live state, without the content of large sets, bans and rate buckets
 #   firewall-load remove          remove what is ours and nothing else
 set -eu
@@ -22,7 +22,8 @@ die() {
 nft_table() {
 	command -v nft >/dev/null 2>&1 || return 0
 	# Not "list table": beside 100,000 elements that takes 0.7 s, and this 3 ms.
-	nft_all=$(nft "$@" -t list ruleset) || die "nft list ruleset failed"
+	# Nor its warnings about tables that are not ours.
+	nft_all=$(nft "$@" -t list ruleset 2>/dev/null) || die "nft list ruleset failed"
 	printf '%s\n' "$nft_all" | sed -n '/^table inet sallyport {$/,/^}$/p'
 }
 
@@ -67,30 +68,168 @@ nft_remove() {
 	[ -z "$(nft_table)" ] || nft delete table inet sallyport
 }
 
-check() {
-	for file; do
-		case ${file##*/} in
-		*)
-			program=$(nft_program "$file" no)
-			nft -c "$program" || die "nft refused $file"
-			;;
+# iptables and ip6tables: our chains of one table change in one commit; the jumps to them stand first.
+
+xt_tables() { # the tables that exist, without loading a module for one that does not
+	case $("$1" -V) in
+	*nf_tables*) echo 'filter mangle nat raw' ;;
+	*)
+		case $1 in
+		iptables) cat /proc/net/ip_tables_names 2>/dev/null || : ;;
+		*) cat /proc/net/ip6_tables_names 2>/dev/null || : ;;
 		esac
+		;;
+	esac
+}
+
+xt_list() { # COMMAND TABLE: its rules, nothing for a table that is not there
+	for table in $(xt_tables "$1"); do
+		[ "$table" != "$2" ] || "$1" -w -t "$2" -S || die "$1 -t $2 -S failed"
 	done
 }
 
-load() {
+xt_table() { # COMMAND TABLE FILE ADOPT: the restore program for one table; no FILE removes what is ours
+	old=$(xt_list "$1" "$2")
+	echo "*$2"
+	new=
+	[ -z "$3" ] || new=$(sed -n "/^\*$2\$/,/^COMMIT\$/p" "$3" | sed '1d;$d;/^#/d')
+	gone=$(printf '%s\n' "$old" | sed -n 's/^-N \(SALLYPORT-.*\)$/\1/p' | while read -r chain; do
+		printf '%s\n' "$new" | grep -q "^:$chain " || echo "$chain"
+	done)
+	for chain in $gone; do echo ":$chain - [0:0]"; done
+	[ -z "$new" ] || printf '%s\n' "$new"
+	[ "$4" = no ] || [ "$2" != mangle ] || echo '-I SALLYPORT-RUNNING 1 -j RETURN'
+	printf '%s\n' "$old" | sed -n 's/^-A \([A-Z]*\) -j SALLYPORT-\1$/-D \1 -j SALLYPORT-\1/p'
+	for base in PREROUTING INPUT FORWARD OUTPUT POSTROUTING; do
+		case $new in *":SALLYPORT-$base "*) echo "-I $base 1 -j SALLYPORT-$base" ;; esac
+	done
+	for chain in $gone; do echo "-X $chain"; done
+	echo COMMIT
+}
+
+xt_program() { # COMMAND FILE ADOPT
+	for table in filter raw nat mangle; do
+		if [ -n "$2" ] && grep -q "^\*$table\$" "$2"; then
+			xt_table "$1" "$table" "$2" "$3"
+		elif xt_list "$1" "$table" | grep -q '^-N SALLYPORT-'; then
+			xt_table "$1" "$table" '' no
+		fi
+	done
+}
+
+xt_apply() { # COMMAND FILE ADOPT
+	program=$(xt_program "$1" "$2" "$3")
+	[ -n "$program" ] || return 0
+	printf '%s\n' "$program" | "$1-restore" -w --noflush || die "$1-restore refused ${2:-the removal of our chains}"
+}
+
+xt_sets() { # FILE: load every set; one that exists is swapped, so that it holds what the file says
+	ipset list -n | sed -n '/^sallyport-.*-n$/p' | while read -r name; do ipset destroy "$name"; done
+	ipset -exist restore <"$1" || die "ipset refused $1"
+	sed -n 's/^create \(sallyport-.*\)-n .*/\1/p' "$1" | while read -r name; do
+		if ipset list -n "$name" >/dev/null 2>&1; then
+			ipset swap "$name-n" "$name"
+			ipset destroy "$name-n"
+		else
+			ipset rename "$name-n" "$name"
+		fi
+	done
+}
+
+xt_old_sets() { # [FILE]: destroy our sets that no rule uses and FILE does not name
+	command -v ipset >/dev/null 2>&1 || return 0
+	ipset list -n | sed -n '/^sallyport-/p' | while read -r name; do
+		if [ -z "${1-}" ] || ! grep -q -e "^create $name " -e "^create $name-n " "$1"; then
+			ipset destroy "$name"
+		fi
+	done
+}
+
+xt_load() {
+	[ ! -e "$DIR/sets" ] || xt_sets "$DIR/sets"
+	xt_apply ip6tables "$DIR/v6" "$1"
+	xt_apply iptables "$DIR/v4" "$1"
+	if [ -e "$DIR/sets" ]; then xt_old_sets "$DIR/sets"; else xt_old_sets; fi
+}
+
+xt_remove() {
+	for command in iptables ip6tables; do
+		! command -v "$command" >/dev/null 2>&1 || xt_apply "$command" '' no
+	done
+	xt_old_sets
+}
+
+xt_live() {
+	for command in iptables ip6tables; do
+		command -v "$command" >/dev/null 2>&1 || continue
+		for table in $(xt_tables "$command"); do
+			# Chains in any order, the rules of a chain in theirs; a rule of others ahead of our jump counts too.
+			n=1000000 last='' at=0
+			"$command" -w -t "$table" -S | while IFS= read -r line; do
+				n=$((n + 1))
+				rule=${line#-? }
+				chain=${rule%% *}
+				[ "$chain" = "$last" ] || at=0
+				last=$chain at=$((at + 1))
+				case $line in
+				'-N SALLYPORT-'*) echo "$command $table $line" ;;
+				'-A SALLYPORT-'*) echo "$command $table $chain $n $line" ;;
+				-A*'-j SALLYPORT-'*) echo "$command $table $chain rule $at: $line" ;;
+				esac
+			done
+		done | sort | sed 's/ 1[0-9]\{6\} / /'
+	done
+	command -v ipset >/dev/null 2>&1 || return 0
+	ipset list -n | sed -n '/^sallyport-[46]-/p' | sort | while read -r name; do
+		ipset list -t "$name" | sed -n "s/^Number of entries/$name/p"
+	done
+}
+
+check() {
+	while [ $# -gt 1 ]; do
+		case $1 in
+		nft)
+			program=$(nft_program "$2" no)
+			nft -c "$program" || die "nft refused $2"
+			;;
+		sets) xt_sets "$2" ;;
+		v4 | v6)
+			command=iptables
+			[ "$1" = v4 ] || command=ip6tables
+			program=$(xt_program "$command" "$2" no)
+			printf '%s\n' "$program" | "$command-restore" -w --noflush --test || die "$command-restore refused $2"
+			;;
+		*) die "expected nft, sets, v4 or v6, got '$1'" ;;
+		esac
+		shift 2
+	done
+}
+
+load() { # What another tool held is removed only after the new rules stand.
 	if [ -e "$DIR/nft" ]; then
 		nft_load "$1"
-	else
+		xt_remove
+	elif [ -e "$DIR/v4" ]; then
+		xt_load "$1"
 		nft_remove
+	else
+		remove
 	fi
+}
+
+remove() {
+	nft_remove
+	xt_remove
 }
 
 case ${1-} in
 load) load no ;;
 adopt) load yes ;;
-live) nft_live ;;
-remove) nft_remove ;;
+live)
+	nft_live
+	xt_live
+	;;
+remove) remove ;;
 check)
 	shift
 	check "$@"

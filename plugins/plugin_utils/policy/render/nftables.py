@@ -13,7 +13,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.intervals import union
-from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import ICMP, ICMPV6, SCTP, TCP, UDP
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import (
+    ICMP,
+    ICMPV6,
+    SCTP,
+    TCP,
+    UDP,
+    family_of,
+)
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import (
     Blocklist,
     Family,
@@ -28,6 +35,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base i
     FAMILIES,
     RATE_TABLE_SIZE,
     address,
+    clock_plausible,
     comment,
     content_hash,
     interface,
@@ -52,18 +60,20 @@ INLINE = 64
 
 _IP = {"ipv4": "ip", "ipv6": "ip6"}
 _TYPE = {"ipv4": "ipv4_addr", "ipv6": "ipv6_addr"}
-_TRANSPORT = {TCP: "tcp dport", UDP: "udp dport", SCTP: "sctp dport", ICMP: "icmp type", ICMPV6: "icmpv6 type"}
+_TRANSPORT = {
+    TCP: "tcp dport",
+    UDP: "udp dport",
+    SCTP: "sctp dport",
+    ICMP: "icmp type",
+    ICMPV6: "icmpv6 type",
+}
 _BANNED_AS = {"ipv4": "ip saddr", "ipv6": "ip6 saddr & ffff:ffff:ffff:ffff::"}
 _NEW_TCP = "tcp flags & (fin|syn|rst|ack) == syn"
 
 
 def ruleset(policy: HostPolicy, device: Mapping[str, Any] | None = None) -> str:
     """The text of the file that boot loads. Raises Unsupported for what nftables cannot say."""
-    return _Writer(policy, _clock_plausible(device)).text()
-
-
-def _clock_plausible(device: Mapping[str, Any] | None) -> bool:
-    return bool(((device or {}).get("clock") or {}).get("plausible"))
+    return _Writer(policy, clock_plausible(device)).text()
 
 
 class _Writer:
@@ -154,7 +164,9 @@ class _Writer:
         chain = ["type filter hook forward priority -10; policy accept;"]
         chain += [f'iifname "{interface(name)}" oifname "{name}" accept' for name in policy.bridges]
         # Neighbour discovery, MLD and DHCP are of one link: none of it is ever routed.
-        chain += self._before_rules(("icmpv6 type { 133, 134, 135, 136, 137 } drop", "icmp type 5 drop"), "saddr")
+        chain += self._before_rules(
+            ("icmpv6 type { 133, 134, 135, 136, 137 } drop", "icmp type 5 drop"), "saddr"
+        )
         if bridges:
             chain.append(f"iifname {_names(bridges)} oifname != {_names(bridges)} goto from_container")
             self.chains["from_container"] = {
@@ -202,14 +214,17 @@ class _Writer:
         if outbound and not blocklist.both:
             return []
         lines = []
-        for family, addresses in (("ipv4", blocklist.addresses.v4), ("ipv6", blocklist.addresses.v6)):
+        for family in FAMILIES:
+            addresses = family_of(blocklist.addresses, family)
             if not addresses:
                 continue
             name = self._named_set(family, addresses, "block")
             names = () if "*" in blocklist.interfaces else blocklist.interfaces
             side = "oifname" if outbound else "iifname"
             for where in _interfaces(side, names):
-                text = " ".join((*where, f"{_IP[family]} {'daddr' if outbound else 'saddr'} @{name} {self.drop}"))
+                text = " ".join(
+                    (*where, f"{_IP[family]} {'daddr' if outbound else 'saddr'} @{name} {self.drop}")
+                )
                 lines.append(f'{text} comment "{comment(blocklist.name)}"')
         return lines
 
@@ -221,7 +236,7 @@ class _Writer:
         for family in FAMILIES:
             held: Intervals = ()
             for zone in zones:
-                guarded = spoofable(zone).v4 if family == "ipv4" else spoofable(zone).v6
+                guarded = family_of(spoofable(zone), family)
                 if not guarded:
                     continue
                 held = union(held, guarded)
@@ -237,10 +252,14 @@ class _Writer:
         if not ping:
             return []
         lines = []
-        for family, protocol, echo in (("ipv4", ICMP, 8), ("ipv6", ICMPV6, 128)):
-            for names, source in places(ping.sources, family):  # type: ignore[arg-type]
-                match = Match(family, source, names, protocols=((protocol, protocol),), ports=((echo, echo),))  # type: ignore[arg-type]
-                lines += [f"{where} {'goto judge_ping' if ping.rate else 'accept'}" for where in self._conditions(match)]
+        for family in FAMILIES:
+            protocol, echo = (ICMP, 8) if family == "ipv4" else (ICMPV6, 128)
+            for names, source in places(ping.sources, family):
+                match = Match(family, source, names, protocols=((protocol, protocol),), ports=((echo, echo),))
+                lines += [
+                    f"{where} {'goto judge_ping' if ping.rate else 'accept'}"
+                    for where in self._conditions(match)
+                ]
         if ping.rate:
             self.chains["judge_ping"] = [f"{_limit(ping.rate)} accept", self.drop]
         return lines
@@ -252,9 +271,9 @@ class _Writer:
         never = never_banned(self.policy)
         spared = [
             where
-            for family, addresses in (("ipv4", never.v4), ("ipv6", never.v6))
-            if addresses
-            for where in self._conditions(Match(family, addresses))  # type: ignore[arg-type]
+            for family in FAMILIES
+            if family_of(never, family)
+            for where in self._conditions(Match(family, family_of(never, family)))
         ]
         ban = [
             *(f"{where} {self.drop}" for where in spared),
@@ -313,7 +332,10 @@ class _Writer:
             # IPv6 is routed, not translated.
             self.chains["nat_postrouting"] = [
                 "type nat hook postrouting priority 100; policy accept;",
-                *(f"meta nfproto ipv4 {where[0]} masquerade" for where in _interfaces("oifname", nat.masquerade)),
+                *(
+                    f"meta nfproto ipv4 {where[0]} masquerade"
+                    for where in _interfaces("oifname", nat.masquerade)
+                ),
             ]
         if nat.clamp_mss:
             self.chains["clamp_mss"] = [

@@ -1,0 +1,90 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""iptables where ipset is there: address sets and blocklists are sets, bans a set that outlives the generation.
+
+A set is named after its content, so a new generation has new sets, and rules and sets change in one commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.intervals import prefixes
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import Family, HostPolicy, Intervals
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base import (
+    BANS_SIZE,
+    BITS,
+    FAMILIES,
+    clock_plausible,
+    content_hash,
+    prefix_texts,
+)
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.xtables import Vocabulary, Writer
+
+_INET = {"ipv4": "inet", "ipv6": "inet6"}
+
+
+def rulesets(policy: HostPolicy, device: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """The files ``sets``, ``v4`` and ``v6``. Raises Unsupported for what these tools cannot say."""
+    words = _Sets(policy)
+    clock = clock_plausible(device)
+    v4, v6 = (Writer(policy, family, words, clock).text() for family in FAMILIES)
+    return {"sets": words.text(), "v4": v4, "v6": v6}
+
+
+class _Sets(Vocabulary):
+    def __init__(self, policy: HostPolicy) -> None:
+        self.ban_seconds = policy.traps.ban_seconds if policy.traps else 0
+        self.size = policy.traps.size if policy.traps else BANS_SIZE
+        self.sets: dict[str, tuple[Family, Intervals]] = {}
+
+    def text(self) -> str:
+        """For ``ipset restore``. Sets of addresses are filled under a name that ends in ``-n``, then renamed."""
+        lines = []
+        for family in FAMILIES:
+            mask = " netmask 64" if family == "ipv6" else ""
+            lines.append(
+                f"create {self._bans(family)} hash:ip family {_INET[family]}{mask} maxelem {self.size} timeout 0"
+            )
+        for name, (family, intervals) in self.sets.items():
+            texts = prefix_texts(family, _without_all(family, intervals))
+            size = 1 << max(6, (len(texts) - 1).bit_length())
+            lines.append(
+                f"create {name}-n hash:net family {_INET[family]} hashsize {size} maxelem {max(size, len(texts))}"
+            )
+            start = f"add {name}-n "
+            lines += [start + text for text in texts]
+        return "\n".join((*lines, ""))
+
+    def addresses(self, family: Family, intervals: Intervals, side: str) -> list[str]:
+        found = list(zip(range(2), prefixes(intervals, BITS[family]), strict=False))
+        if len(found) == 1:
+            return [f"{'-s' if side == 'src' else '-d'} {prefix_texts(family, intervals)[0]}"]
+        return [f"-m set --match-set {self._set(family, intervals)} {side}"]
+
+    def blocked(self, writer: Writer, intervals: Intervals, side: str) -> list[str]:
+        return [f"-m set --match-set {self._set(writer.family, intervals)} {side} {writer.drop}"]
+
+    def banned(self, family: Family, side: str) -> str:
+        return f"-m set --match-set {self._bans(family)} {side}"
+
+    def ban(self, family: Family) -> str:
+        # Without --exist: the first time-out stands. A full set takes nothing more; the packet is dropped anyway.
+        return f"-j SET --add-set {self._bans(family)} src --timeout {self.ban_seconds}"
+
+    def _bans(self, family: Family) -> str:
+        return f"sallyport-bans{family[-1]}-{self.size}"
+
+    def _set(self, family: Family, intervals: Intervals) -> str:
+        name = f"sallyport-{family[-1]}-{content_hash(intervals)[:10]}"
+        self.sets[name] = (family, intervals)
+        return name
+
+
+def _without_all(family: Family, intervals: Intervals) -> Intervals:
+    """hash:net knows no /0: the whole family becomes two halves."""
+    half = 1 << (BITS[family] - 1)
+    if intervals == ((0, 2 * half - 1),):
+        return ((0, half - 1), (half, 2 * half - 1))
+    return intervals
