@@ -26,7 +26,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.record i
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.shadow import Account
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Exchange
-from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import Confirm, File
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import File
 
 # The accounts with their hashes, and what a factory might have made passwords from. Read in one exchange whose reply
 # never leaves this process.
@@ -67,12 +67,12 @@ class ActionModule(ActionBase):
                 "lists": {"type": "list", "elements": "str", "default": []},
                 "vault_directory": {"type": "str", "default": ""},
                 "record_directory": {"type": "str", "default": ""},
-                "confirm_seconds": {"type": "int", "default": 60},
+                **driver.SETTINGS,
             }
         )
         host = str(task_vars.get("inventory_hostname"))
         try:
-            result.update(self._run(host, driver.device_of(task_vars), arguments, task_vars))
+            result.update(self._run(host, driver.device_of(self, task_vars), arguments, task_vars))
         except (Refused, judge.ListError, hashing.NoLibrary, HandoverError, OSError) as error:
             message = f"{host}: credentials was refused, nothing was changed: {error}"
             result.update(failed=True, changed=False, state="refused", msg=message)
@@ -124,7 +124,8 @@ class ActionModule(ActionBase):
         vault = self._vault(host, arguments) if arguments["action"] == "replace" else None
         if vault is not None and not self._task.check_mode:
             vault.prepare({name: password for name, (_, password) in new.items() if password})
-        result.update(self._commit(accounts, texts, new, arguments, task_vars, exchange))
+        outcome = self._commit(accounts, texts, new, arguments, task_vars, exchange)
+        result.update(driver.with_fresh_facts(self, outcome))
         result["exchanges"] = exchange.count
         if vault is not None:
             if result.get("state") == "confirmed":
@@ -229,7 +230,7 @@ class ActionModule(ActionBase):
         change = driver.transaction(
             "credentials",
             files,
-            confirm=Confirm(seconds=arguments["confirm_seconds"]),
+            arguments,
             note=f"passwords of {', '.join(sorted(new))}",
         )
         with quiet(self):

@@ -9,7 +9,6 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access import driver, legacy
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Exchange
-from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import Confirm
 
 
 class ActionModule(ActionBase):
@@ -28,10 +27,10 @@ class ActionModule(ActionBase):
         _, arguments = self.validate_argument_spec(
             argument_spec={
                 "allow": {"type": "list", "elements": "dict", "default": []},
-                "confirm_seconds": {"type": "int", "default": 60},
+                **driver.SETTINGS,
             }
         )
-        device = driver.device_of(task_vars)
+        device = driver.device_of(self, task_vars)
         try:
             allow = legacy.allow_list(arguments["allow"])
         except legacy.AllowListError as error:
@@ -43,7 +42,7 @@ class ActionModule(ActionBase):
             change = driver.transaction(
                 "legacy_services",
                 [driver.file(entry) for entry in plan.files],
-                confirm=Confirm(seconds=arguments["confirm_seconds"]),
+                arguments,
                 note=", ".join(finding.kind for finding in findings if not finding.reason),
                 commands={
                     "check": plan.check,
@@ -52,7 +51,7 @@ class ActionModule(ActionBase):
                     "revert": plan.revert,
                 },
             )
-            result.update(driver.run(self, task_vars, change, Exchange(self)))
+            result.update(driver.with_fresh_facts(self, driver.run(self, task_vars, change, Exchange(self))))
         else:
             result.update(changed=False, state="unchanged", exchanges=0, msg="no legacy service was found")
         unhandled = [

@@ -24,7 +24,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.access.ssh_plan impo
     login_account,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Exchange
-from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import Confirm, File
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import File
 
 BANNER = "Managed by Sallyport (role ssh); changes here are overwritten"
 
@@ -41,16 +41,20 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         del tmp
         task_vars = task_vars or {}
-        device = driver.device_of(task_vars)
+        device = driver.device_of(self, task_vars)
+        arguments = dict(self._task.args)
+        settings = {name: arguments.pop(name, spec["default"]) for name, spec in driver.SETTINGS.items()}
         try:
-            wanted = options.parse(self._task.args)
+            wanted = options.parse(arguments)
+            options.check_settings(settings)
             exchange = Exchange(self)
             plan = self._plan(device, wanted, task_vars, exchange)
         except (options.OptionError, algorithms.AlgorithmsRefused, Refused, ValueError) as error:
             host = task_vars.get("inventory_hostname")
             message = f"{host}: ssh was refused, nothing was changed: {error}"
             return {**result, "failed": True, "changed": False, "state": "refused", "msg": message}
-        result.update(self._change(plan, device, wanted, task_vars, exchange))
+        outcome = self._change(plan, device, wanted, settings, task_vars, exchange)
+        result.update(driver.with_fresh_facts(self, outcome))
         result["notes"] = plan.notes
         return result
 
@@ -94,21 +98,19 @@ class ActionModule(ActionBase):
         plan: Plan,
         device: dict[str, Any],
         wanted: options.SshOptions,
+        settings: dict[str, Any],
         task_vars: dict[str, Any],
         exchange: Exchange,
     ) -> dict[str, Any]:
         files = [driver.file(entry) for entry in plan.files]
         files += self._generated(plan, device, len(files))
-        confirm = Confirm(
-            seconds=wanted.confirm_seconds,
-            new_daemon=plan.new_daemon,
-            # With new keys in play only those that the device has now may answer, and none that it shares.
-            host_keys=tuple(plan.stays) if plan.renewals else (),
-        )
         change = driver.transaction(
             "ssh",
             files,
-            confirm=confirm,
+            settings,
+            new_daemon=plan.new_daemon,
+            # With new keys in play only those that the device has now may answer, and none that it shares.
+            host_keys=plan.stays if plan.renewals else (),
             note="ssh role",
             commands={
                 "check": plan.check,

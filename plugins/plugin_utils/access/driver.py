@@ -7,31 +7,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device import inquiry
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.commit import CommitError
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.commit import run as commit
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Exchange
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import (
+    DEFAULT_STATE_DIR,
     Confirm,
     File,
     Transaction,
 )
 
-FACT = "sallyport_device"
+SETTINGS: dict[str, dict[str, Any]] = {
+    "confirm_seconds": {"type": "int", "default": 60},
+    "keep": {"type": "int", "default": 10},
+    "state_dir": {"type": "path", "default": DEFAULT_STATE_DIR},
+}
+"""Arguments that every access action has, and hands to ``commit``."""
 
 
-def device_of(task_vars: Mapping[str, Any]) -> dict[str, Any]:
-    """The device as ``probe`` found it in this run.
+def device_of(action: Any, task_vars: dict[str, Any]) -> dict[str, Any]:
+    """The device as ``probe`` found it in this run; asked now if nobody has."""
+    device = inquiry.recall(task_vars)
+    return device if device else inquiry.ask(action)
 
-    Raises:
-        AnsibleActionFail: probe has not run for this host.
-    """
-    device = (task_vars.get("ansible_facts") or {}).get(FACT) or task_vars.get(FACT)
-    if not isinstance(device, dict) or not device:
-        raise AnsibleActionFail(
-            "nothing is known of this device yet; run sallyport.iot.probe first (the role does it by itself)"
-        )
-    return device
+
+def with_fresh_facts(action: Any, result: dict[str, Any]) -> dict[str, Any]:
+    """After a change the next role must see the device as it is now: two roles edit the same inittab."""
+    if result.get("state") == "confirmed":
+        result["ansible_facts"] = {inquiry.FACT: inquiry.ask(action)}
+    return result
 
 
 def fleet_host_keys(task_vars: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
@@ -42,7 +47,7 @@ def fleet_host_keys(task_vars: Mapping[str, Any]) -> dict[str, list[Mapping[str,
     for name in task_vars.get("ansible_play_hosts_all") or []:
         if name == own or name not in hostvars:
             continue
-        theirs = hostvars[name].get(FACT)
+        theirs = inquiry.recall(hostvars[name])
         if isinstance(theirs, Mapping):
             result[str(name)] = list(theirs.get("ssh", {}).get("host_keys") or [])
     return result
@@ -71,12 +76,19 @@ def file(entry: Mapping[str, Any]) -> File:
 def transaction(
     name: str,
     files: Iterable[File],
+    settings: Mapping[str, Any],
     *,
-    confirm: Confirm,
+    new_daemon: bool = False,
+    host_keys: Iterable[str] = (),
     note: str = "",
     commands: Mapping[str, Iterable[str]] | None = None,
 ) -> Transaction:
-    """A transaction from parts; ``commands`` holds check, activate, verify, revert, settle and live."""
+    """A transaction from parts.
+
+    Args:
+        settings: values of ``SETTINGS``.
+        commands: check, activate, verify, revert, settle and live.
+    """
     lists = {key: tuple(values) for key, values in (commands or {}).items()}
     return Transaction(
         name=name,
@@ -87,7 +99,11 @@ def transaction(
         revert=lists.get("revert", ()),
         settle=lists.get("settle", ()),
         live=lists.get("live", ()),
-        confirm=confirm,
+        confirm=Confirm(
+            seconds=int(settings["confirm_seconds"]), new_daemon=new_daemon, host_keys=tuple(host_keys)
+        ),
+        keep=int(settings["keep"]),
+        state_dir=str(settings["state_dir"]),
         note=note,
     )
 

@@ -37,7 +37,6 @@ class SshOptions:
     renew_shared_host_keys: bool = True
     known_hosts: bool = True
     options: Mapping[str, str] = field(default_factory=dict)
-    confirm_seconds: int = 60
 
 
 def parse(values: Mapping[str, Any]) -> SshOptions:
@@ -98,6 +97,16 @@ def parse(values: Mapping[str, Any]) -> SshOptions:
             )
     got["options"] = {str(name): str(value) for name, value in extra.items()}
     return SshOptions(**got)
+
+
+def check_settings(values: Mapping[str, Any]) -> None:
+    """Refuse settings that ``commit`` could not work with.
+
+    Raises:
+        OptionError: for the first that is wrong.
+    """
+    _integer("ssh_confirm_seconds", values["confirm_seconds"], 5, 3600)
+    _integer("ssh_keep", values["keep"], 1, 1000)
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
