@@ -1,0 +1,56 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Action for sallyport.iot.policy_check; documented in plugins/modules/policy_check.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import fleet, load
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import Finding
+
+
+class ActionModule(ActionBase):
+    """Checks the policy of every host of the play, on the controller."""
+
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        del tmp
+        variables = task_vars or {}
+        resolved = []
+        for host in variables.get("ansible_play_hosts") or ():
+            device = fleet.device_of(variables["hostvars"][host])
+            if device is None:
+                continue
+            resolved.append(fleet.resolve_host(variables, host, self._task.args.get("policy_dir"), device))
+        findings = load.gather(resolved)
+        result["changed"] = False
+        result["findings"] = [describe(finding) for finding in findings]
+        errors = [finding for finding in findings if finding.severity == "error"]
+        if errors:
+            count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+            lines = "\n".join(describe(finding) for finding in findings)
+            result.update(
+                failed=True,
+                msg=f"the policy has {count}; no device was touched. Correct the policy and run again.\n{lines}",
+            )
+        else:
+            result["msg"] = "\n".join(result["findings"]) or f"{len(resolved)} policies are sound"
+        return result
+
+
+def describe(finding: Finding) -> str:
+    """One finding as a line: where, what, what to do, and whom it concerns."""
+    place = finding.where.source + (f":{finding.where.line}" if finding.where.line else "")
+    hosts = (
+        f" [{', '.join(finding.hosts[:5])}{', ...' if len(finding.hosts) > 5 else ''}]"
+        if finding.hosts
+        else ""
+    )
+    text = f" `{finding.where.text}`" if finding.where.text else ""
+    return f"{place}: {finding.severity} {finding.id}: {finding.message}{text}; {finding.remedy}{hosts}"

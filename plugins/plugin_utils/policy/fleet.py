@@ -1,0 +1,110 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""One host's policy from the variables of a running task: the only part of the policy that knows Ansible."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import layers, load
+
+
+class Addresses(Mapping[str, tuple[str, ...]]):
+    """The addresses of inventory hosts, looked up when asked for: a large inventory is costly to read whole.
+
+    ``sallyport_addresses`` of a host counts if it is set, else ``ansible_host`` where that is an address.
+    """
+
+    def __init__(self, hostvars: Mapping[str, Any]) -> None:
+        self._hostvars = hostvars
+
+    def __getitem__(self, host: str) -> tuple[str, ...]:
+        if host not in self._hostvars:
+            raise KeyError(host)
+        variables = self._hostvars[host]
+        given = variables.get("sallyport_addresses")
+        texts = [given] if isinstance(given, str) else list(given or [variables.get("ansible_host") or host])
+        return tuple(text for text in map(str, texts) if _is_address(text))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._hostvars)
+
+    def __len__(self) -> int:
+        return len(self._hostvars)
+
+
+def resolve_host(
+    task_vars: Mapping[str, Any], host: str, policy_dir: str | None, device: Mapping[str, Any] | None
+) -> load.Resolved:
+    """The policy of ``host``, with everything that the run knows about it.
+
+    Args:
+        task_vars: the variables of the running task; with ``hostvars`` for other hosts.
+        policy_dir: the folder of the policy's files; None for the host's own ``sallyport_policy_dir``, else the
+            folder ``policy`` beside its inventory.
+        device: what probe found, None where it was not asked.
+    """
+    hostvars = task_vars["hostvars"]
+    own = task_vars if task_vars.get("inventory_hostname") == host else hostvars[host]
+    connection = (device or {}).get("connection") or {}
+    port = connection.get("server_port") or own.get("ansible_port") or 22
+    controllers = [str(one) for one in own.get("sallyport_controllers") or ()]
+    if connection.get("client"):
+        controllers.insert(0, str(connection["client"]))
+    groups = task_vars.get("groups") or {}
+    folder = policy_dir or folder_of(own)
+    variables = {name: own[name] for name in own if name.startswith(layers.PREFIX)}
+    if variables and not os.path.isdir(folder):
+        folder = ""
+    return load.load_host(
+        folder or None,
+        host,
+        groups=_groups_by_depth(hostvars, host, own),
+        inventory=Addresses(hostvars),
+        group_members={name: tuple(members) for name, members in groups.items()},
+        variables=variables,
+        device=device,
+        controller=tuple(controllers),
+        management_ports=(int(port),),
+        now=datetime.now(timezone.utc).date(),
+        known_hosts=set(hostvars),
+        known_groups=set(groups),
+    )
+
+
+def folder_of(variables: Mapping[str, Any]) -> str:
+    """Where a host's policy lies."""
+    given = variables.get("sallyport_policy_dir")
+    return str(given) if given else os.path.join(str(variables.get("inventory_dir") or "."), "policy")
+
+
+def device_of(variables: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What probe found in this run, or None."""
+    facts = (variables.get("ansible_facts") or {}).get("sallyport_device") or variables.get(
+        "sallyport_device"
+    )
+    return dict(facts) if facts else None
+
+
+def _groups_by_depth(hostvars: Any, host: str, own: Mapping[str, Any]) -> list[str]:
+    """The host's groups, parents before children, then by name: the order in which Ansible merges them."""
+    names = [str(name) for name in own.get("group_names") or ()]
+    # Depth is known to the inventory only; without it (a plain mapping in tests) the names decide.
+    inventory = getattr(hostvars, "_inventory", None)
+    depth = {name: group.depth for name, group in getattr(inventory, "groups", {}).items()}
+    return [
+        "all",
+        *sorted((name for name in names if name != "all"), key=lambda name: (depth.get(name, 1), name)),
+    ]
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
