@@ -15,7 +15,11 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.facts.process
     Process,
     socket_address,
 )
-from ansible_collections.sallyport.iot.plugins.plugin_utils.device.facts.text import address, clean
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.facts.text import (
+    address,
+    clean,
+    hexadecimal,
+)
 
 _LOOPBACK = "772"  # ARPHRD_LOOPBACK
 # How Docker, Podman, CNI, containerd, LXC, LXD and Incus name the bridges that they make.
@@ -128,7 +132,7 @@ def _addresses(reply: Reply) -> list[tuple[str, str]]:
     for line in reply.get("if_inet6").split("\n"):
         words = line.split()
         if len(words) == 6 and len(words[0]) == 32:
-            found.append((clean(words[5]), f"{_ipv6(words[0])}/{int(words[2], 16)}"))
+            found.append((clean(words[5]), f"{_ipv6(words[0])}/{hexadecimal(words[2])}"))
     return _without_ip(reply) + found
 
 
@@ -167,7 +171,7 @@ def _routes(reply: Reply) -> list[tuple[str, str, str, str]]:
             continue
         big = "big_endian" in reply
         destination, gateway, mask = (socket_address(words[at], big) for at in (1, 2, 7))
-        if destination and gateway and mask and int(words[3], 16) & 1:
+        if destination and gateway and mask and hexadecimal(words[3]) & 1:
             found.append((clean(words[0]), destination, gateway, mask))
     return found
 

@@ -11,7 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
-from ansible_collections.sallyport.iot.plugins.plugin_utils.device.facts.text import clean
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.facts.text import (
+    clean,
+    hexadecimal,
+    number,
+)
 
 # PID (NAME) STATE PPID and some fifty numbers, which no process name of 64 bytes can imitate.
 _STAT = re.compile(
@@ -126,14 +130,14 @@ def listening(
     ):
         for line in reply.get(table).split("\n"):
             words = line.split()
-            if len(words) < 10 or words[3] != state or not words[9].isdigit():
+            if len(words) < 10 or words[3] != state:
                 continue
             where, _, port_hex = words[1].partition(":")
             local = socket_address(where, "big_endian" in reply)
-            if not local:
+            port = hexadecimal(port_hex)
+            if not local or not 0 < port < 65536:
                 continue
-            port = int(port_hex, 16)
-            owner = _owner(owners.get(int(words[9]), []))
+            owner = _owner(owners.get(number(words[9]), []))
             unit = owner.unit
             if owner.pid == 1:
                 unit = by_port.get((protocol, port), unit)

@@ -29,6 +29,11 @@ def number(text: str) -> int:
     return int(text) if re.fullmatch(r"[0-9]{1,20}", text) else 0
 
 
+def hexadecimal(text: str) -> int:
+    """The number that ``text`` is in base 16, else 0."""
+    return int(text, 16) if re.fullmatch(r"[0-9A-Fa-f]{1,32}", text) else 0
+
+
 def address(text: str) -> str:
     """The address in its shortest form, without a zone index, or "" for what is no address."""
     try:
