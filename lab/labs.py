@@ -10,11 +10,13 @@ import fcntl
 import io
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,10 @@ class Lab:
 
     def up(self, names: list[str]) -> None:
         """Start the named devices, or the standard fleet. What already runs stays as it is."""
+        with self._alone():
+            self._up(names)
+
+    def _up(self, names: list[str]) -> None:
         self._refuse_other_checkout()
         devices = self.fleet.choose(names)
         fresh = not self.networks()
@@ -95,11 +101,15 @@ class Lab:
         except BaseException:
             if fresh:
                 self.say("cleaning up what was started")
-                self.down()
+                self._down()
             raise
 
     def down(self) -> None:
-        """Remove this lab's containers, networks and state, by name and nothing else."""
+        """Remove this lab's containers, networks and state, by name and nothing else; a start under way is ended."""
+        with self._alone(end_others=True):
+            self._down()
+
+    def _down(self) -> None:
         self._refuse_other_checkout()
         self._forget_connections()
         names = [self.container(name) for name in self.containers()]
@@ -134,6 +144,24 @@ class Lab:
         return subprocess.call(["podman", "exec", "--interactive", *terminal, self.container(name), *command])
 
     # How
+
+    @contextlib.contextmanager
+    def _alone(self, end_others: bool = False) -> Iterator[None]:
+        """One command at a time changes which devices a lab has; without this a start could outrun a stop."""
+        with Path(f"/run/lock/sallyport-lab-{self.prefix}").open("a+", encoding="utf-8") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.seek(0)
+                holder = handle.read()
+                if end_others and holder.isdecimal():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(holder), signal.SIGTERM)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
+            yield
 
     def _refuse_other_checkout(self) -> None:
         for row in self.networks():

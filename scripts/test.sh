@@ -20,17 +20,37 @@ export PATH NO_COLOR
 wanted=" $* "
 is_wanted() { [ "$wanted" = "  " ] || case $wanted in *" $1 "* | *" ${1%%-*} "*) true ;; *) false ;; esac; }
 
-# stage NAME COMMAND...: run it in a process group of its own, so that an interrupt reaches all of it.
+# A stage's processes make groups and sessions of their own (molecule and Ansible do), so they are found by parentage.
+tree() {
+    printf '%s ' "$1"
+    for pid in $(pgrep -P "$1"); do tree "$pid"; done
+}
+
+# end_tree PID: ask all of it to stop; insist when it has not cleaned up after ten seconds.
+end_tree() {
+    pids=$(tree "$1")
+    # shellcheck disable=SC2086 # a list of numbers
+    kill -TERM $pids 2>/dev/null || true
+    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+        left=""
+        for pid in $pids; do ! kill -0 "$pid" 2>/dev/null || left="$left $pid"; done
+        [ -n "$left" ] || return 0
+        sleep 0.5
+    done
+    # shellcheck disable=SC2086
+    kill -KILL $left 2>/dev/null || true
+}
+
+# stage NAME COMMAND...: run it with a log of its own, and remember its verdict.
 stage() {
     name=$1
     shift
     is_wanted "$name" || return 0
     printf 'test: %s ...\n' "$name"
     begin=$(date +%s)
-    setsid "$@" >"$logs/$name.log" 2>&1 </dev/null &
-    child=$!
-    trap 'kill -TERM -- "-$child" 2>/dev/null || true; wait; exit 130' TERM
-    if wait "$child"; then verdict=ok; else verdict=FAILED; fi
+    trap 'end_tree "$!"; exit 130' TERM
+    "$@" >"$logs/$name.log" 2>&1 </dev/null &
+    if wait "$!"; then verdict=ok; else verdict=FAILED; fi
     trap - TERM
     printf '%s %s\n' "$name" "$verdict" >>"$logs/verdicts"
     printf 'test: %-24s %s (%s s)\n' "$name" "$verdict" "$(($(date +%s) - begin))"

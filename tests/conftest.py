@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from lab.fleet import load
 from lab.labs import Lab
+
+
+def pytest_configure() -> None:
+    """A test run that is told to stop takes its labs and namespaces down like one that is interrupted."""
+
+    def stop(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 @pytest.fixture(scope="session")
