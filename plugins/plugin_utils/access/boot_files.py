@@ -38,7 +38,7 @@ class Entry:
     @property
     def programs(self) -> tuple[str, ...]:
         """Base names of all words of the command: a wrapper (tcpd, busybox, start-stop-daemon) hides the real one."""
-        return tuple(posixpath.basename(word) for word in words(self.command))
+        return tuple(posixpath.basename(word.strip(";&|(){}`'")) for word in words(self.command))
 
 
 def words(command: str) -> list[str]:

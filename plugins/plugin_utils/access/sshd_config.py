@@ -106,7 +106,7 @@ def place(files: Mapping[str, str], keywords: Iterable[str]) -> Place:
         if directive.keyword in ours:
             return Place(
                 MAIN,
-                f"{MAIN} line {directive.line} sets {directive.keyword} before it includes {DROP_IN_DIR}",
+                f"{MAIN} line {directive.line} sets {directive.keyword} before anything is included",
             )
     else:
         return Place(MAIN, f"{MAIN} does not include {DROP_IN_DIR}")

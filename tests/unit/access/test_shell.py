@@ -1,0 +1,79 @@
+"""The snippets for the device, run for real in every shell that a device may have."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access import shell
+
+SHELLS = [command for command in (["dash"], ["busybox", "sh"]) if shutil.which(command[0])]
+
+
+@pytest.fixture(params=SHELLS, ids=lambda command: command[0])
+def sh(request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    yield [*request.param, "-eu", "-c"]
+
+
+def run(sh: list[str], snippet: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*sh, snippet], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def listener() -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    code = (
+        "import socket,sys,time\ns=socket.create_server(('127.0.0.1',0))\n"
+        "print(s.getsockname()[1],flush=True)\ntime.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        yield port, process
+        process.kill()
+
+
+def test_a_listener_is_found_named_and_stopped(
+    sh: list[str], listener: tuple[int, subprocess.Popen[bytes]]
+) -> None:
+    port, process = listener
+    name = Path(f"/proc/{process.pid}/comm").read_text().strip()
+    assert run(sh, shell.somebody_listens([("tcp", port)], 1)).returncode == 0
+    still = run(sh, shell.nobody_listens([("tcp", port)], 0))
+    assert still.returncode == 1 and f"process {process.pid} ({name}) still listens" in still.stderr
+    assert run(sh, shell.stop_holders(["another"], [("tcp", port)])).returncode == 0
+    assert process.poll() is None
+    assert run(sh, shell.stop_holders([name], [("tcp", port)])).returncode == 0
+    assert process.wait(timeout=20) != 0
+    assert run(sh, shell.nobody_listens([("tcp", port)], 10)).returncode == 0
+    nobody = run(sh, shell.somebody_listens([("tcp", port)], 0))
+    assert nobody.returncode == 1 and f"nobody listens on tcp port {port}" in nobody.stderr
+
+
+def test_udp_sockets_are_found_too(sh: list[str]) -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as one:
+        one.bind(("::1", 0))
+        assert run(sh, shell.somebody_listens([("udp", one.getsockname()[1])], 0)).returncode == 0
+
+
+def test_a_daemon_is_only_believed_with_exactly_its_command_line(
+    sh: list[str], listener: tuple[int, subprocess.Popen[bytes]]
+) -> None:
+    port, process = listener
+    words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+    assert len(words) == 4
+    wrong = run(sh, shell.runs_as("python", [("tcp", port)], f"{sys.executable} -c other", 0))
+    assert wrong.returncode == 1 and "does not run with the command line that boots" in wrong.stderr
+
+
+def test_every_snippet_is_clean_for_shellcheck_and_quotes_what_it_is_given() -> None:
+    nasty = "x'; touch /tmp/pwned; '"
+    assert "'\"'\"'" in shell.stop_holders([nasty], [("tcp", 1)])
+    if shutil.which("shellcheck"):
+        text = "#!/bin/sh\nset -eu\n" + shell.nobody_listens([("tcp", 1)])
+        done = subprocess.run(["shellcheck", "-"], input=text, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
