@@ -26,9 +26,10 @@ options:
     description: The device's addresses as this vantage reaches them, by family (C(ipv4), C(ipv6)).
     type: dict
     required: true
-  known_tcp:
+  careful_tcp:
     description:
-      - TCP ports that something listens on. Those that answer are the reference by which loss is measured.
+      - TCP ports that something listens on or that the policy admits. They are scanned first and with more retries.
+      - Those that answer are the reference by which the loss of the full scan is measured.
     type: list
     elements: int
     default: []
@@ -66,7 +67,7 @@ EXAMPLES = r"""
 - name: See the device from this vantage
   sallyport.iot.scan:
     addresses: {ipv4: 198.51.100.20, ipv6: "fd00:db8:1::20"}
-    known_tcp: [22, 80]
+    careful_tcp: [22, 80]
     udp_ports: [53, 161, 1900]
   delegate_to: vantage-wan
   become: true
@@ -85,8 +86,12 @@ families:
       tcp: {open: "22,80", closed: "", filtered: "1-21,23-79,81-65535", unknown: ""}
       udp: {open: "", closed: "", filtered: "", silent: "53,161,1900", unknown: ""}
       greetings: {"22": {kind: ssh, text: SSH-2.0-dropbear_2022.83}}
-      loss: {sent: 24, lost: 0}
-      passes: [{rate: 5000, seconds: 26.4, lost: 0}]
+      passes: [{rate: 5000, seconds: 26.4, sent: 520, lost: 0}]
+login_services:
+  description: Where a login is offered, one address for each port, as M(sallyport.iot.try_logins) takes them.
+  returned: always
+  type: list
+  elements: dict
 seconds:
   description: How long the scan took.
   returned: always
@@ -103,6 +108,7 @@ import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sallyport.iot.plugins.module_utils.half_open import count_lost
 from ansible_collections.sallyport.iot.plugins.module_utils.ports import format_ports, parse_ports
 
 TYPE_CHECKING = False
@@ -114,10 +120,11 @@ ALL_TCP = range(1, 65536)
 SLOWER = 5
 """A pass that lost any probe is repeated at the rate divided by this, with more retries."""
 
-TOLERABLE_LOSS = 0.02
-"""Share of lost probes with which the slower pass still counts: with three retries it misses one port in millions."""
+TOLERABLE_LOSS = {1: 0.01, 3: 0.05}
+"""Share of lost probes that a pass may have, by its retries: then it misses an open port once in 10,000 passes, or
+in 100,000."""
 
-CANARY_EVERY = 0.4
+CANARY_EVERY = 0.05
 """Seconds between two probes of the known open ports during the full scan."""
 
 GREETING_SECONDS = 1.5
@@ -252,8 +259,6 @@ class Eye:
         self.end = time.monotonic() + options["budget"]
         self.states: dict[str, dict[str, set[int]]] = {"tcp": {}, "udp": {}}
         self.passes: list[dict[str, Any]] = []
-        self.sent = 0
-        self.lost = 0
         self.errors: list[str] = []
         self.lock = threading.Lock()
 
@@ -297,7 +302,6 @@ class Eye:
             "tcp": self.summary("tcp", set(ALL_TCP) - parse_ports(self.options["excluded_tcp"])),
             "udp": self.summary("udp", set(self.options["udp_ports"]) | paced_udp),
             "greetings": heard,
-            "loss": {"sent": self.sent, "lost": self.lost},
             "passes": self.passes,
         }
 
@@ -361,81 +365,59 @@ class Eye:
 
     def scan_tcp(self, excluded: set[int]) -> None:
         """Scan all ports; when known open ports were lost on the way, once more and slower."""
-        known = set(self.options["known_tcp"]) - excluded
+        careful = set(self.options["careful_tcp"]) - excluded
         wanted = set(ALL_TCP) - excluded
         if not wanted:
             return
         reference: set[int] = set()
-        if known:
-            arguments = ["-sS", "-T4", "--max-retries", "3", "-p", format_ports(known)]
+        if careful:
+            arguments = ["-sS", "-T4", "--max-retries", "3", "-p", format_ports(careful)]
             states, error = run_nmap(self.address, arguments, self.left())
             self.merge(states)
             if error:
                 raise ScanError(error)
             reference = set(states["tcp"].get("open", set()))
-        loss = self.scan_tcp_once(wanted, reference, self.options["rate"], retries=1)
-        if loss > 0:
-            loss = self.scan_tcp_once(wanted, reference, max(1, self.options["rate"] // SLOWER), retries=3)
-        if loss > TOLERABLE_LOSS:
-            self.errors.append(
-                f"{loss:.0%} of the probes to open ports were lost even in the slower scan: open ports may be missing"
-            )
+        for retries, rate in ((1, self.options["rate"]), (3, max(1, self.options["rate"] // SLOWER))):
+            loss = self.scan_tcp_once(wanted, reference, rate, retries)
+            if loss <= TOLERABLE_LOSS[retries]:
+                return
+        self.errors.append(
+            f"{loss:.0%} of the probes to open ports were lost even in the slower scan: open ports may be missing"
+        )
 
     def scan_tcp_once(self, wanted: set[int], reference: set[int], rate: int, retries: int) -> float:
         """One pass at ``rate`` packets a second; returns the share of lost probes to ports known to be open."""
         begun = time.monotonic()
-        sent, lost = self.sent, self.lost
         over = threading.Event()
-        canary = threading.Thread(target=self.guard, args=(self.probe_reference, reference, over))
-        canary.start()
-        try:
-            arguments = [
-                "-sS",
-                "-T4",
-                "--min-rate",
-                str(rate),
-                "--max-rate",
-                str(rate),
-                "-p",
-                format_ports(wanted),
-            ]
-            states, error = run_nmap(self.address, [*arguments, "--max-retries", str(retries)], self.left())
-        finally:
-            over.set()
-            canary.join()
-        missing = reference - states["tcp"].get("open", set())
+        with ThreadPoolExecutor(1) as pool:
+            canary = pool.submit(self.probe_reference, sorted(reference), over)
+            try:
+                arguments = ["-sS", "-T4", "--min-rate", str(rate), "--max-rate", str(rate)]
+                arguments += ["--max-retries", str(retries), "-p", format_ports(wanted)]
+                states, error = run_nmap(self.address, arguments, self.left())
+            finally:
+                over.set()
+            sent, lost = canary.result()
         self.merge(states)
         if error:
             raise ScanError(error)
-        self.lost += len(missing)
-        self.sent += len(reference)
-        self.passes.append(
-            {
-                "rate": rate,
-                "seconds": round(time.monotonic() - begun, 1),
-                "sent": self.sent - sent,
-                "lost": self.lost - lost,
-            }
-        )
-        return (self.lost - lost) / max(1, self.sent - sent)
+        seconds = round(time.monotonic() - begun, 1)
+        self.passes.append({"rate": rate, "seconds": seconds, "sent": sent, "lost": lost})
+        # A port known to be open that the pass did not see outweighs any count.
+        return 1.0 if reference - states["tcp"].get("open", set()) else lost / max(1, sent)
 
-    def probe_reference(self, reference: set[int], over: threading.Event) -> None:
-        """While the full scan runs, ask the known open ports again and again, once each: an answer that is missing
-        is a lost packet. Half-open, so that no daemon counts or punishes it."""
-        while reference and not over.wait(CANARY_EVERY):
-            states, error = run_nmap(
-                self.address, ["-sS", "-T4", "--max-retries", "0", "-p", format_ports(reference)], self.left()
-            )
-            if not error:
-                self.sent += len(reference)
-                self.lost += len(reference - states["tcp"].get("open", set()))
+    def probe_reference(self, reference: list[int], over: threading.Event) -> tuple[int, int]:
+        """While a pass runs, ask the known open ports again and again: an answer that is missing is a lost packet."""
+        if not reference:
+            return 0, 0
+        return count_lost(local_address(self.address), self.address, reference, CANARY_EVERY, over.is_set)
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "addresses": {"type": "dict", "required": True},
-            "known_tcp": {"type": "list", "elements": "int", "default": []},
+            "careful_tcp": {"type": "list", "elements": "int", "default": []},
             "udp_ports": {"type": "list", "elements": "int", "default": []},
             "excluded_tcp": {"type": "str", "default": ""},
             "paced": {
@@ -466,7 +448,29 @@ def main() -> None:
     with ThreadPoolExecutor(2) as pool:
         jobs = {f: pool.submit(Eye(address, module.params).look) for f, address in addresses.items()}
         families = {family: job.result() for family, job in jobs.items()}
-    module.exit_json(changed=False, families=families, seconds=round(time.monotonic() - begun, 1))
+    logins = login_services(families, module.params["paced"])
+    module.exit_json(
+        changed=False, families=families, login_services=logins, seconds=round(time.monotonic() - begun, 1)
+    )
+
+
+def login_services(families: dict[str, dict[str, Any]], paced: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Ports that greet like SSH or telnet. One family is enough: it is the same daemon and the same passwords, and
+    each attempt counts towards the device's own limits."""
+    services: dict[str, dict[str, Any]] = {}
+    for family in sorted(families):
+        seen = families[family]
+        for port, heard in seen["greetings"].items():
+            if heard["kind"] in ("ssh", "telnet") and port not in services:
+                limits = [g["per_second"] for g in paced if int(port) in parse_ports(g["tcp"])]
+                services[port] = {
+                    "kind": heard["kind"],
+                    "address": seen["address"],
+                    "port": int(port),
+                    "software": heard["text"],
+                    "per_second": min(limits, default=0),
+                }
+    return list(services.values())
 
 
 def can_send_raw() -> bool:

@@ -14,7 +14,7 @@ module: try_logins
 short_description: Try default logins on one device
 version_added: 0.1.0
 description:
-  - Tries user and password pairs over SSH and telnet and reports by their position which were accepted.
+  - Tries user and password pairs over SSH and telnet and reports which users were let in, never by which password.
   - A server that offers no password method has refused them all, and is asked only once for each account.
   - A dropped or reset connection counts as not assessed, never as refused. OpenSSH 9.8 and later punish failed
     logins by source address, so attempts are bundled, sent one connection after another, and given up when the
@@ -135,7 +135,7 @@ class Trial:
             "address": self.service["address"],
             "port": self.service["port"],
             "offered": sorted(self.offered),
-            "accepted": sorted(self.accepted),
+            "accepted": sorted({user for number, user, _password in self.pairs if number in self.accepted}),
             "refused": len(self.refused),
             "not_assessed": untried,
             "reason": self.reason,
@@ -249,7 +249,9 @@ def try_bundle(trial: Trial, bundle: list[Numbered], method: str) -> bool:
             ("next", "1\n", stat.S_IRUSR | stat.S_IWUSR),
         ):
             path = os.path.join(folder, name)
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+            with open(
+                os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8"
+            ) as file:
                 file.write(text)
         options = {"PreferredAuthentications": method, "NumberOfPasswordPrompts": str(len(bundle))}
         command = ssh_command(trial.service, bundle[0][1], options)
@@ -490,7 +492,9 @@ def local_address(address: str) -> str:
         return str(probe.getsockname()[0])
 
 
-def try_service(service: dict[str, Any], pairs: list[Numbered], never_from: set[str], end: float) -> dict[str, Any]:
+def try_service(
+    service: dict[str, Any], pairs: list[Numbered], never_from: set[str], end: float
+) -> dict[str, Any]:
     trial = Trial(service, pairs, end)
     if local_address(service["address"]) in never_from:
         trial.reason = "this vantage has the controller's own address, which failed logins would get punished"
@@ -523,7 +527,9 @@ def main() -> None:
         },
         supports_check_mode=True,  # it changes nothing
     )
-    pairs = [(number, str(user), str(password)) for number, (user, password) in enumerate(module.params["pairs"])]
+    pairs = [
+        (number, str(user), str(password)) for number, (user, password) in enumerate(module.params["pairs"])
+    ]
     end = time.monotonic() + module.params["budget"]
     never_from = set(module.params["never_from"])
     with ThreadPoolExecutor(max(1, len(module.params["services"]))) as pool:

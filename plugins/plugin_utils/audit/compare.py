@@ -137,7 +137,9 @@ def _ports(
     listening = [entry for entry in device.listening if not local_only(str(entry["address"]))]
     published = allowed.published.get(protocol, frozenset())
     hidden = {
-        port for port in (states["open"] & admitted) - published if not on_port(listening, protocol, port, seen["address"])
+        port
+        for port in (states["open"] & admitted) - published
+        if not on_port(listening, protocol, port, seen["address"])
     }
     report(
         "hidden_listener",
@@ -147,7 +149,9 @@ def _ports(
         LISTENERS,
     )
     served = {
-        int(entry["port"]) for entry in listening if entry["protocol"] == protocol and serves(entry, seen["address"])
+        int(entry["port"])
+        for entry in listening
+        if entry["protocol"] == protocol and serves(entry, seen["address"])
     }
     report(
         "refused",
@@ -157,7 +161,11 @@ def _ports(
     )
     for entry in listening:
         port = int(entry["port"])
-        if entry["protocol"] != protocol or port not in admitted or not on_port([entry], protocol, port, seen["address"]):
+        if (
+            entry["protocol"] != protocol
+            or port not in admitted
+            or not on_port([entry], protocol, port, seen["address"])
+        ):
             continue
         why = objection(entry, allowed.services.get((protocol, port), ()), device.declared, device.init)
         if why:
@@ -166,7 +174,7 @@ def _ports(
                 "undeclared_listener",
                 {port},
                 f"{process} (pid {entry.get('pid') or '?'}) listens where the policy lets packets in: {why}",
-                f"stop it, or declare it: audit_listeners: [{{process: {process}, {protocol}: \"{port}\"}}]",
+                f'stop it, or declare it: audit_listeners: [{{process: {process}, {protocol}: "{port}"}}]',
                 LISTENERS,
             )
     return findings
@@ -178,7 +186,10 @@ def _greetings(seen: Mapping[str, Any], where: str) -> list[Finding]:
     for port, heard in seen["greetings"].items():
         weight: Weight = "difference" if heard["kind"] == "telnet" else "not_assessed"
         if heard["kind"] == "telnet":
-            message, remedy = "greets like a telnet login", "run harden.yml: role legacy_services stops it for good"
+            message, remedy = (
+                "greets like a telnet login",
+                "run harden.yml: role legacy_services stops it for good",
+            )
         elif heard["kind"] in ("dropped", "unknown"):
             message = f"opened, but could not be listened to: {heard['text'] or 'no time was left'}"
             remedy = "run the audit again, with a larger audit_budget"
@@ -188,16 +199,15 @@ def _greetings(seen: Mapping[str, Any], where: str) -> list[Finding]:
     return findings
 
 
-def judge_logins(trials: Sequence[Mapping[str, Any]], users: Sequence[str], where: str) -> list[Finding]:
-    """What the default logins achieved. ``trials`` is ``services`` of ``sallyport.iot.try_logins``, ``users`` the
-    user of each pair, by position: the passwords themselves stay out of every report."""
+def judge_logins(trials: Sequence[Mapping[str, Any]], where: str) -> list[Finding]:
+    """What the default logins achieved. ``trials`` is ``services`` of ``sallyport.iot.try_logins``."""
     findings = []
     for trial in trials:
         port = str(trial["port"])
         family = "ipv6" if ":" in trial["address"] else "ipv4"
         place = (f"{where} {family}",)
         if trial["accepted"]:
-            names = ", ".join(sorted({users[position] for position in trial["accepted"]}))
+            names = "', '".join(trial["accepted"])
             findings.append(
                 Finding(
                     "default_login",

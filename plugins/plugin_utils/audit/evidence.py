@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from ansible_collections.sallyport.iot.plugins.plugin_utils.audit.findings import Finding, verdict
 
 FORMAT = "sallyport-audit/1"
@@ -56,7 +55,9 @@ def document(
             **devices[name],
         }
     worst = [
-        result for result in ("differences", "not assessed") if any(e["verdict"] == result for e in entries.values())
+        result
+        for result in ("differences", "not assessed")
+        if any(e["verdict"] == result for e in entries.values())
     ]
     return {
         "format": FORMAT,
@@ -64,7 +65,8 @@ def document(
         "enforced": enforced,
         "verdict": (worst or ["pass"])[0],
         "controls": {
-            control["id"]: {key: control[key] for key in ("title", "provisions", "method")} for control in controls
+            control["id"]: {key: control[key] for key in ("title", "provisions", "method")}
+            for control in controls
         },
         "devices": entries,
     }

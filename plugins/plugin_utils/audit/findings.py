@@ -72,7 +72,9 @@ def read_waivers(raw: Any) -> list[dict[str, Any]]:
         if not isinstance(entry, Mapping):
             raise WaiverError(f"{where} must be a dictionary, got {type(entry).__name__}")
         if unknown := set(entry) - known:
-            raise WaiverError(f"{where} has the unknown key {min(unknown)!r}; known are {', '.join(sorted(known))}")
+            raise WaiverError(
+                f"{where} has the unknown key {min(unknown)!r}; known are {', '.join(sorted(known))}"
+            )
         for key in ("control", "reason", "until"):
             if not str(entry.get(key, "")).strip():
                 raise WaiverError(f"{where} has no '{key}': a waiver says which control, why, and until when")
@@ -80,7 +82,9 @@ def read_waivers(raw: Any) -> list[dict[str, Any]]:
             until = date.fromisoformat(str(entry["until"]))
             parse_ports(str(entry.get("ports", "")))
         except ValueError as error:
-            raise WaiverError(f"{where}: {error}; 'until' is a date such as 2027-01-31, 'ports' such as 80,8000-8010") from None
+            raise WaiverError(
+                f"{where}: {error}; 'until' is a date such as 2027-01-31, 'ports' such as 80,8000-8010"
+            ) from None
         waivers.append({**entry, "until": until})
     return waivers
 
@@ -90,14 +94,14 @@ def waive(findings: Iterable[Finding], waivers: Sequence[Mapping[str, Any]], tod
     used: set[int] = set()
     result = []
     for finding in findings:
-        for position, waiver in enumerate(waivers):
-            if _covers(waiver, finding):
-                used.add(position)
-                if waiver["until"] >= today:
-                    terms = {"reason": str(waiver["reason"]), "until": waiver["until"].isoformat()}
-                    finding = replace(finding, waiver=terms)
-                    break
-        result.append(finding)
+        covering = [position for position, waiver in enumerate(waivers) if _covers(waiver, finding)]
+        used.update(covering)
+        valid = [waivers[position] for position in covering if waivers[position]["until"] >= today]
+        if valid:
+            terms = {"reason": str(valid[0]["reason"]), "until": valid[0]["until"].isoformat()}
+            result.append(replace(finding, waiver=terms))
+        else:
+            result.append(finding)
     for position, waiver in enumerate(waivers):
         expired = waiver["until"] < today
         if expired or position not in used:
@@ -137,3 +141,8 @@ def verdict(findings: Iterable[Finding]) -> str:
     if "difference" in weights:
         return "differences"
     return "not assessed" if "not_assessed" in weights else "pass"
+
+
+def from_dict(raw: Mapping[str, Any]) -> Finding:
+    """The finding that ``as_dict`` wrote."""
+    return Finding(**{**raw, "seen_from": tuple(raw["seen_from"])})

@@ -62,7 +62,9 @@ def serves(listener: Mapping[str, Any], target: str) -> bool:
     return reaches(listener, target) and (":" in str(listener["address"])) == (":" in target)
 
 
-def on_port(listening: Iterable[Mapping[str, Any]], protocol: str, port: int, target: str) -> list[Mapping[str, Any]]:
+def on_port(
+    listening: Iterable[Mapping[str, Any]], protocol: str, port: int, target: str
+) -> list[Mapping[str, Any]]:
     """The listeners that a connection to ``target`` may end at."""
     return [
         entry

@@ -12,14 +12,56 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.audit.listeners impo
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import HostPolicy, Intervals
 
 UDP_PORTS = (
-    *(19, 53, 67, 69, 111, 123, 137, 138, 161, 162, 177, 389, 427, 443, 500, 514, 520, 623, 1194, 1434, 1604, 1645),
-    *(1701, 1812, 1900, 2049, 2302, 3283, 3478, 3702, 4500, 5000, 5060, 5093, 5351, 5353, 5683, 5684, 7547, 9987),
+    *(
+        19,
+        53,
+        67,
+        69,
+        111,
+        123,
+        137,
+        138,
+        161,
+        162,
+        177,
+        389,
+        427,
+        443,
+        500,
+        514,
+        520,
+        623,
+        1194,
+        1434,
+        1604,
+        1645,
+    ),
+    *(
+        1701,
+        1812,
+        1900,
+        2049,
+        2302,
+        3283,
+        3478,
+        3702,
+        4500,
+        5000,
+        5060,
+        5093,
+        5351,
+        5353,
+        5683,
+        5684,
+        7547,
+        9987,
+    ),
     *(10001, 11211, 17185, 20000, 27015, 30718, 32414, 33434, 34964, 37810, 44818, 47808, 50000, 51820),
 )
 """Where devices answer without being asked to: management, discovery, amplifiers, industrial protocols."""
 
-MOST_ADMITTED_UDP = 256
-"""A rule that admits more UDP ports than this is scanned on those that something listens on, and on UDP_PORTS."""
+MOST_NAMED = 256
+"""A rule that admits more ports of one protocol than this has none of them scanned for its own sake."""
 
 
 def scan_plan(policy: HostPolicy | None, device: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,19 +71,20 @@ def scan_plan(policy: HostPolicy | None, device: Mapping[str, Any]) -> dict[str,
     some other zone may reach only slowly is scanned slowly from everywhere.
     """
     listening = [entry for entry in device.get("listening", ()) if not local_only(entry["address"])]
-    listening_tcp = {int(entry["port"]) for entry in listening if entry["protocol"] == "tcp"}
     udp = {int(entry["port"]) for entry in listening if entry["protocol"] == "udp"} | set(UDP_PORTS)
+    tcp = {int(entry["port"]) for entry in listening if entry["protocol"] == "tcp"}
     traps: set[int] = set()
     paced: list[dict[str, Any]] = []
     if policy is not None:
         for rule in policy.inbound:
-            if rule.verdict == "allow" and size(rule.services.udp) <= MOST_ADMITTED_UDP:
-                udp |= ports(rule.services.udp)
+            if rule.verdict == "allow":
+                udp |= ports(rule.services.udp) if size(rule.services.udp) <= MOST_NAMED else set()
+                tcp |= ports(rule.services.tcp) if size(rule.services.tcp) <= MOST_NAMED else set()
         # A scan that touches a trap bans its own vantage: nothing else would be seen after that.
         traps = ports(policy.traps.tcp) if policy.traps else set()
         paced = _paced(policy, udp, traps)
     return {
-        "known_tcp": sorted(listening_tcp - traps),
+        "careful_tcp": sorted(tcp - traps),
         "udp_ports": sorted(udp),
         "excluded_tcp": format_ports(traps),
         "paced": paced,

@@ -19,7 +19,11 @@ NAMES = {22: "ssh", 23: "telnet", 80: "http", 443: "https", 21: "ftp", 161: "snm
 
 def shorten(text: str, most: int = 60) -> str:
     """Port sets can be as long as 65,535 ports: past ``most`` characters, say how many there are."""
-    return text if len(text) <= most else f"{text[: most - 20].rsplit(',', 1)[0]},... ({len(parse_ports(text))} ports)"
+    return (
+        text
+        if len(text) <= most
+        else f"{text[: most - 20].rsplit(',', 1)[0]},... ({len(parse_ports(text))} ports)"
+    )
 
 
 def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -130,7 +134,9 @@ def as_junit(document: Mapping[str, Any]) -> str:
         counts = {"failures": 0, "errors": 0, "skipped": 0}
         for control, result in device["controls"].items():
             title = document["controls"][control]["title"]
-            case = ElementTree.SubElement(suite, "testcase", classname=f"sallyport.{name}", name=f"{control}: {title}")
+            case = ElementTree.SubElement(
+                suite, "testcase", classname=f"sallyport.{name}", name=f"{control}: {title}"
+            )
             own = [f for f in device["findings"] if f["control"] == control and f["weight"] != "note"]
             text = "\n".join(line for finding in own for line in _finding_lines(finding))
             tag, count = {
@@ -184,7 +190,9 @@ def as_html(document: Mapping[str, Any]) -> str:
             page.append(f"<td class={_css(result)}>{e(SIGNS[result])}")
     page.append("</table>")
     for name, device in document["devices"].items():
-        page.append(f"<h2>{e(name)}: <span class={_css(device['verdict'])}>{e(SIGNS[device['verdict']])}</span></h2>")
+        page.append(
+            f"<h2>{e(name)}: <span class={_css(device['verdict'])}>{e(SIGNS[device['verdict']])}</span></h2>"
+        )
         page.append(f"<p><small>{e(device['system'])}</small></p>")
         if device["findings"]:
             page.append("<table><tr><th>Control<th>Port<th>Found<th>What to do")

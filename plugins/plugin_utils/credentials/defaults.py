@@ -22,10 +22,11 @@ def default_pairs() -> tuple[tuple[str, str], ...]:
 
 
 def pairs_for(users: Iterable[str] | None, extra: Iterable[Mapping[str, Any]] = ()) -> list[list[str]]:
-    """Pairs to try on a device, likeliest first: the user name itself and the commonest words before the rest.
+    """Pairs to try on a device, likeliest first: the user name itself and the commonest words before the
+    rest.
 
-    ``users`` are the accounts that the device has (others cannot get in whatever the password), None where they are
-    not known. ``extra`` are a site's own ``{user, password}``; they come first.
+    ``users`` are the accounts that the device has (others cannot get in whatever the password), None where
+    they are not known. ``extra`` are a site's own ``{user, password}``; they come first.
     """
     own = [(str(entry["user"]), str(entry["password"])) for entry in extra]
     known = None if users is None else set(users)

@@ -1,0 +1,1 @@
+../../filter_plugins/audit_login_pairs.py
