@@ -34,9 +34,10 @@ class ProbeError(Exception):
 
 
 def program() -> str:
-    """The program for the device, without its comments: they would travel to every device in every run."""
+    """The program for the device, without comments and indents: they would travel to it in every run."""
     text = Path(__file__).with_suffix(".sh").read_text(encoding="utf-8")
-    return "\n".join(line for line in text.split("\n") if line.strip() and not line.lstrip().startswith("#"))
+    lines = (line.strip() for line in text.split("\n"))
+    return "\n".join(line for line in lines if line and not line.startswith("#"))
 
 
 def device(reply: Reply, remote_user: str = "", become_method: str = "") -> dict[str, Any]:
@@ -168,7 +169,15 @@ def _login_user(reply: Reply) -> str:
 
 def _firewall(reply: Reply) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {
-        name: {"path": "", "version": "", "variant": "", "works": False, "error": "", "proof": ""}
+        name: {
+            "path": "",
+            "version": "",
+            "variant": "",
+            "works": False,
+            "error": "",
+            "proof": "",
+            "features": [],
+        }
         for name in ("nft", "iptables", "ip6tables", "ipset")
     }
     for record in reply.all("firewall"):
@@ -181,6 +190,10 @@ def _firewall(reply: Reply) -> dict[str, dict[str, Any]]:
             # Releases before the nftables variant existed do not say.
             variant = "nft" if "nf_tables" in text else "legacy"
         found[name].update(path=path, version=version[1] if version else "", variant=variant)
+    for record in reply.all("firewall_features"):
+        name, *features = clean(record).split()
+        if name in found:
+            found[name]["features"] += features
     working = set(reply.all("firewall_works"))
     proof = "private" if reply.get("firewall_proof").startswith("unshare") else "dry"
     for record in reply.all("firewall_error"):

@@ -2,7 +2,7 @@
 #
 # It must run on dash and on BusyBox ash with few applets: builtins and /proc first, richer tools where they are.
 # Nothing it reads is ever expanded as code, and no password hash or private key goes further than a shell variable.
-# Comment lines are cut before sending, so no here-document may hold a line that starts with "#".
+# Comment lines and indents are cut before sending, so no text of several lines may depend on either.
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
@@ -518,12 +518,13 @@ units() {
 }
 
 # What the kernel really takes. A private network namespace is the proof where one may be made; else a dry run:
-# `nft -c` asks the kernel and takes it back, `--test` commits nothing, and the set of a unique name goes at once.
+# `nft -c` asks the kernel and takes it back, `--test` commits nothing (legacy iptables may find that a table exists,
+# empty, from then on), and the set of a unique name goes at once.
 firewall() {
   _private=
   if [ "$uid" = 0 ] && has unshare && unshare -n true 2>/dev/null; then _private='unshare -n'; fi
   say "firewall_proof ${_private:-dry}"
-  for _name in nft iptables ip6tables ipset; do
+  for _name in nft ipset iptables ip6tables; do
     find_tool "$_name"
     if [ -z "$found" ]; then continue; fi
     _path=$found
@@ -535,40 +536,119 @@ firewall() {
 *}"
     if [ "$uid" != 0 ]; then
       say "firewall_error $_name not tried without root"
-      continue
-    fi
-    _error=$(firewall_rule "$_name" "$_path" 2>&1) && say "firewall_works $_name"
-    say "firewall_error $_name ${_error%%
+    elif _error=$(firewall_try "$_name" "$_path" base 2>&1); then
+      say "firewall_works $_name"
+      say "firewall_error $_name"
+      firewall_features "$_name" "$_path"
+    else
+      say "firewall_error $_name ${_error%%
 *}"
+    fi
   done
 }
 
-# shellcheck disable=SC2086  # $_private is two words or none
-firewall_rule() {
+# All at once is the usual answer; one by one only where something is missing.
+firewall_features() {
   case $1 in
+    nft) _features='synproxy log reject fib nat' ;;
+    ipset) return 0 ;;
+    *) _features='hashlimit limit comment multiport addrtype reject log nflog synproxy mangle set' ;;
+  esac
+  # shellcheck disable=SC2086  # a list of words
+  if firewall_try "$1" "$2" $_features 2>/dev/null; then
+    say "firewall_features $1 $_features"
+  else
+    for _feature in $_features; do
+      if firewall_try "$1" "$2" "$_feature" 2>/dev/null; then say "firewall_features $1 $_feature"; fi
+    done
+  fi
+}
+
+# firewall_try TOOL PATH FEATURE...: does the kernel load rules that need all of these?
+# shellcheck disable=SC2086  # $_private is two words or none
+firewall_try() {
+  _tool=$1 _tried=$2 _unique=sallyport_probe_$$
+  shift 2
+  case $_tool in
     nft)
       _flags=-c
       if [ -n "$_private" ]; then _flags=; fi
-      printf '%s\n' "table inet sallyport_probe_$$ {" \
-        'set s { type ipv4_addr; flags interval; elements = { 192.0.2.0/24 }; }' \
-        'set m { type ipv6_addr; flags dynamic,timeout; size 16; timeout 60s; }' \
-        'chain c { type filter hook input priority 0; policy accept;' \
-        'ip saddr @s ct state established counter accept' \
-        'tcp dport { 22, 80-81 } update @m { ip6 saddr limit rate 5/second burst 5 packets } accept' \
-        '}' '}' | $_private "$2" $_flags -f -
-      ;;
-    iptables | ip6tables)
-      _flags=--test
-      if [ -n "$_private" ]; then _flags=; fi
-      printf '%s\n' '*filter' ":sallyport_probe_$$ - [0:0]" \
-        "-A sallyport_probe_$$ -p tcp -m conntrack --ctstate NEW -m tcp --dport 22 -j RETURN" COMMIT |
-        $_private "$2-restore" $_flags --noflush
+      {
+        printf '%s\n' "table inet $_unique {"
+        for _word in "$@"; do nft_feature "$_word"; done
+        printf '}\n'
+      } | $_private "$_tried" $_flags -f -
       ;;
     ipset)
-      printf '%s\n' "create sallyport_probe_$$ hash:net" "add sallyport_probe_$$ 192.0.2.0/24" \
-        "destroy sallyport_probe_$$" | $_private "$2" restore
+      printf '%s\n' "create $_unique hash:net" "add $_unique 192.0.2.0/24" "destroy $_unique" |
+        $_private "$_tried" restore
+      ;;
+    *)
+      # The set that a rule names must be there before it, in the same namespace.
+      find_tool ipset
+      _sets=
+      case " $* " in *' set '*) _sets=$found ;; esac
+      _family=inet
+      if [ "$_tool" = ip6tables ]; then _family=inet6; fi
+      for _word in "$@"; do xtables_feature "$_word"; done |
+        $_private /bin/sh -c '
+          if [ -n "$1" ]; then "$1" create "$2" hash:net family "$3" || exit 1; fi
+          status=0
+          if [ -n "$5" ]; then "$4-restore" --noflush || status=1; else "$4-restore" --noflush --test || status=1; fi
+          if [ -n "$1" ] && [ -z "$5" ]; then "$1" destroy "$2"; fi
+          exit "$status"' sh "$_sets" "$_unique" "$_family" "$_tried" "$_private"
       ;;
   esac
+}
+
+nft_feature() {
+  _input="chain c_$1 { type filter hook input priority 0; policy accept;"
+  case $1 in
+    base)
+      printf '%s\n' 'set s { type ipv4_addr; flags interval; elements = { 192.0.2.0/24 }; }' \
+        'set m { type ipv6_addr; flags dynamic,timeout; size 16; timeout 60s; }' \
+        "$_input" 'ip saddr @s ct state established counter accept' \
+        'tcp dport { 22, 80-81 } update @m { ip6 saddr limit rate 5/second burst 5 packets } accept' '}'
+      ;;
+    synproxy)
+      printf '%s\n' "$_input" \
+        'tcp dport 23 ct state invalid,untracked synproxy mss 1460 wscale 7 timestamp sack-perm' '}'
+      ;;
+    log)
+      printf '%s\n' "$_input" 'limit rate 1/second log prefix "x"' '}'
+      ;;
+    reject)
+      printf '%s\n' "$_input" 'reject with icmpx type admin-prohibited' '}'
+      ;;
+    fib)
+      printf '%s\n' "chain c_$1 { type filter hook prerouting priority 0; policy accept;" \
+        'fib saddr . iif oif missing drop' '}'
+      ;;
+    nat)
+      printf '%s\n' "chain c_$1 { type nat hook postrouting priority 100; policy accept;" 'masquerade' '}'
+      ;;
+  esac
+}
+
+xtables_feature() {
+  _table=filter
+  case $1 in
+    base) _rule='-p tcp -m conntrack --ctstate NEW -m tcp --dport 22' ;;
+    hashlimit) _rule="-m hashlimit --hashlimit-name spp$$ --hashlimit-upto 5/second --hashlimit-burst 5 --hashlimit-mode srcip" ;;
+    limit) _rule='-m limit --limit 5/second' ;;
+    comment) _rule='-m comment --comment x' ;;
+    multiport) _rule='-p tcp -m multiport --dports 22,80:81' ;;
+    addrtype) _rule='-m addrtype --dst-type LOCAL' ;;
+    set) _rule="-m set --match-set $_unique src" ;;
+    mangle) _rule='-p tcp' _table=mangle ;;
+    reject) _rule='-p tcp -j REJECT --reject-with tcp-reset' ;;
+    log) _rule='-j LOG --log-prefix x' ;;
+    nflog) _rule='-j NFLOG --nflog-group 1' ;;
+    synproxy) _rule='-p tcp -m tcp --syn -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1460' ;;
+  esac
+  case $_rule in *' -j '* | '-j '*) ;; *) _rule="$_rule -j RETURN" ;; esac
+  # A chain has 28 letters at most.
+  printf '%s\n' "*$_table" ":spp_$1 - [0:0]" "-A spp_$1 $_rule" COMMIT
 }
 
 system

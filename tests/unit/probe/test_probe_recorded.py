@@ -100,9 +100,11 @@ def test_the_kernel_was_asked_what_it_accepts(devices: dict[str, Any]) -> None:
         "works": True,
         "error": "",
         "proof": "private",
+        "features": ["synproxy", "log", "reject", "fib", "nat"],
     }
     assert devices["vendor"]["firewall"]["iptables"]["variant"] == "legacy"
     assert devices["vendor"]["firewall"]["ipset"]["works"] is True
+    assert {"set", "hashlimit", "mangle"} <= set(devices["vendor"]["firewall"]["ip6tables"]["features"])
     assert devices["vendor"]["firewall"]["nft"]["path"] == ""
     assert devices["debian11"]["firewall"]["ip6tables"]["variant"] == "nft"
 
