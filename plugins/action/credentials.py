@@ -28,8 +28,8 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.shadow i
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Exchange
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import File
 
-# The accounts with their hashes, and what a factory might have made passwords from. Read in one exchange whose reply
-# never leaves this process.
+# The accounts with their hashes, and what a factory might have made passwords from. Read in one exchange
+# whose reply never leaves this process.
 _READ = r"""
 blob passwd </etc/passwd
 if [ -r /etc/shadow ]; then blob shadow </etc/shadow; fi
@@ -50,7 +50,9 @@ class Refused(Exception):
 
 
 class ActionModule(ActionBase):
-    """Reads the hashes, judges them here, and takes the bad ones away through commit. Hashes and passwords stay in memory."""
+    """Reads the hashes, judges them here, and takes the bad ones away through commit. Hashes and passwords
+    stay in memory.
+    """
 
     TRANSFERS_FILES = False
     _supports_check_mode = True
@@ -179,8 +181,10 @@ class ActionModule(ActionBase):
         needed = "root" if become.name.rpartition(".")[2] == "su" else user
         if needed in names and user != "root":
             raise Refused(
-                f"the password of {needed} is one that strangers know, and {become.name} asks for it: without it "
-                f"Ansible could not become root any more. Set a new one by hand and in ansible_become_password"
+                f"the password of {needed} is one that strangers know, and {become.name} asks for it: "
+                "without it "
+                f"Ansible could not become root any more. Set a new one by hand and in "
+                "ansible_become_password"
             )
 
     def _new_fields(self, bad: Sequence[Verdict], arguments: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
@@ -198,7 +202,8 @@ class ActionModule(ActionBase):
         secrets = getattr(getattr(self._loader, "_vault", None), "secrets", None)
         if not secrets or not arguments["vault_directory"]:
             raise Refused(
-                "credentials_action is replace, so new passwords have to be kept for you in encrypted files: set "
+                "credentials_action is replace, so new passwords have to be kept for you in encrypted files: "
+                "set "
                 "credentials_vault_directory, and give this run a vault password (--vault-password-file)"
             )
         vault = VaultLib(secrets)
@@ -225,7 +230,8 @@ class ActionModule(ActionBase):
                 continue
             content = shadow.replaced(text, fields).encode("utf-8", "surrogateescape")
             before = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-            # Somebody may set a password while this runs: theirs must not be undone by a file that was read before.
+            # Somebody may set a password while this runs: theirs must not be undone by a file that was read
+            # before.
             files.append(File(path, content=content, mode="keep", secret=True, replaces=before))
         change = driver.transaction(
             "credentials",
@@ -262,7 +268,8 @@ def _report(verdict: Verdict, action: str) -> dict[str, Any]:
 def _diff(bad: Sequence[Verdict], new: Mapping[str, tuple[str, str]]) -> dict[str, str]:
     before = "".join(f"{verdict.account}: {verdict.verdict} password\n" for verdict in bad)
     after = "".join(
-        f"{verdict.account}: {'new password, unique to this device' if new[verdict.account][1] else 'locked'}\n"
+        f"{verdict.account}: "
+        f"{'new password, unique to this device' if new[verdict.account][1] else 'locked'}\n"
         for verdict in bad
     )
     return {"before_header": "passwords", "after_header": "passwords", "before": before, "after": after}

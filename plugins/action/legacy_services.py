@@ -12,7 +12,9 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange impo
 
 
 class ActionModule(ActionBase):
-    """Finds them in what probe saw, and takes them away through commit; a device without any costs no exchange."""
+    """Finds them in what probe saw, and takes them away through commit; a device without any costs no
+    exchange.
+    """
 
     TRANSFERS_FILES = False
     _supports_check_mode = True

@@ -1,6 +1,8 @@
 # Copyright (c) The Sallyport authors
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""sallyport.iot.ssh: keys only and strong cryptography for the daemon that this device has. Documented in plugins/modules."""
+"""sallyport.iot.ssh: keys only and strong cryptography for the daemon that this device has. Documented in
+plugins/modules.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,8 @@ class ActionModule(ActionBase):
         if ssh["server"] == "dropbear":
             return dropbear.plan(device, wanted, shared, self._keys_before(device, exchange))
         raise Refused(
-            "neither OpenSSH nor dropbear was found on this device, so its way in cannot be secured by this role. "
+            "neither OpenSSH nor dropbear was found on this device, so its way in cannot be secured by this "
+            "role. "
             "Leave the role out for this host, or install one of them"
         )
 
@@ -151,7 +154,9 @@ class ActionModule(ActionBase):
         return outcome
 
     def _generated(self, plan: Plan, device: dict[str, Any], first: int) -> list[File]:
-        """Private keys that are made on the device and never leave it, and for OpenSSH the public half beside each."""
+        """Private keys that are made on the device and never leave it, and for OpenSSH the public half beside
+        each.
+        """
         dropbear_server = device["ssh"]["server"] == "dropbear"
         files: list[File] = []
         for item in plan.renewals:

@@ -2,9 +2,9 @@
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
 """Which cryptography a device's sshd is told to offer, computed from what it can.
 
-The lists are ordered by preference and are cut to what the device's own sshd knows. What the oldest client that the
-site must admit needs is kept, and named; what this controller's own ssh cannot speak at all is refused before any
-change, because then nobody could come back to confirm it.
+The lists are ordered by preference and are cut to what the device's own sshd knows. What the oldest client
+that the site must admit needs is kept, and named; what this controller's own ssh cannot speak at all is
+refused before any change, because then nobody could come back to confirm it.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ _AUDIT_KEX_DEBIAN_13 = (
     "sntrup761x25519-sha512@openssh.com",
 )
 
-# Kinds of keys that people may log in with. Elliptic curves of NIST stay: refusing a key type that somebody uses is a
-# lock-out, and no attack on them is known. SHA-1 signatures and DSA go.
+# Kinds of keys that people may log in with. Elliptic curves of NIST stay: refusing a key type that somebody
+# uses is a lock-out, and no attack on them is known. SHA-1 signatures and DSA go.
 _USER_KEYS = (
     "ssh-ed25519",
     "ssh-ed25519-cert-v01@openssh.com",
@@ -188,7 +188,8 @@ def check_controller(chosen: Algorithms, speaks: Mapping[str, Iterable[str]]) ->
         if ours and not ours & set(names):
             raise AlgorithmsRefused(
                 f"this controller's ssh speaks none of the {kind} algorithms chosen for this device "
-                f"({', '.join(names)}), so nobody could come back to confirm the change. Nothing was changed. "
+                f"({', '.join(names)}), so nobody could come back to confirm the change. Nothing was "
+                "changed. "
                 f"Update the controller's OpenSSH client, or set ssh_clients to its version."
             )
 

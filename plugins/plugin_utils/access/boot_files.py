@@ -2,8 +2,9 @@
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
 """The small files that start services at boot: reading them, and switching single entries off.
 
-inittab, inetd.conf, xinetd.d, BusyBox rc scripts and cron's @reboot. An entry is switched off by marking its line,
-never by deleting it, so that whoever reads the file on the device sees what was there and who took it out.
+inittab, inetd.conf, xinetd.d, BusyBox rc scripts and cron's @reboot. An entry is switched off by marking its
+line, never by deleting it, so that whoever reads the file on the device sees what was there and who took it
+out.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class Entry:
 
     @property
     def programs(self) -> tuple[str, ...]:
-        """Base names of all words of the command: a wrapper (tcpd, busybox, start-stop-daemon) hides the real one."""
+        """Base names of all words of the command: a wrapper (tcpd, busybox, start-stop-daemon) hides the real
+        one.
+        """
         return tuple(posixpath.basename(word.strip(";&|(){}`'")) for word in words(self.command))
 
 
@@ -143,7 +146,8 @@ def can_switch_off(entry: Entry) -> bool:
 def switched_off(text: str, entry: Entry) -> str:
     """``text`` with this entry marked as off.
 
-    Entries of one file may be switched off one after the other: line numbers stay what they were, but for xinetd,
+    Entries of one file may be switched off one after the other: line numbers stay what they were, but for
+        xinetd,
     whose entries are to be switched off from the last to the first.
     """
     lines = text.splitlines(keepends=True)

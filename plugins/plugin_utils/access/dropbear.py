@@ -2,9 +2,9 @@
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
 """Dropbear on one device. It has no configuration file: what it does is what its command line says.
 
-So the line that starts it at boot is edited (inittab, a boot script, or Debian's /etc/default/dropbear), and the
-listening process is ended so that init starts the new one from that very line. Sessions are processes of their own
-and live on. Its algorithms are compiled in: what can be chosen is which host keys it shows.
+So the line that starts it at boot is edited (inittab, a boot script, or Debian's /etc/default/dropbear), and
+the listening process is ended so that init starts the new one from that very line. Sessions are processes of
+their own and live on. Its algorithms are compiled in: what can be chosen is which host keys it shows.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def hardened(
     arguments: Arguments, options: SshOptions, keys: Sequence[str], has: tuple[int, int]
 ) -> Arguments:
     """The same daemon with keys only, no forwarding, and these host keys (paths)."""
-    # -B lets empty passwords in; -a opens forwarded ports to the network; -R would make and show every kind of key.
+    # -B lets empty passwords in; -a opens forwarded ports to the network; -R would make and show every kind
+    # of key.
     flags = [flag for flag in arguments.flags if flag not in "BaRsgjk"]
     if not options.password_authentication:
         flags.append("s")
@@ -130,8 +131,10 @@ def start_line(files: Mapping[str, str]) -> boot_files.Entry:
     if len(found) != 1:
         listed = ", ".join(f"{entry.path}:{entry.line}" for entry in found) or "nowhere"
         raise Refused(
-            f"dropbear's command line has to be changed where it is started at boot, and exactly one such line was "
-            f"expected in /etc/inittab or a boot script; found: {listed}. Start it from one line of /etc/inittab"
+            f"dropbear's command line has to be changed where it is started at boot, and exactly one such "
+            "line was "
+            f"expected in /etc/inittab or a boot script; found: {listed}. Start it from one line of "
+            "/etc/inittab"
         )
     if not boot_files.can_switch_off(found[0]):
         raise Refused(

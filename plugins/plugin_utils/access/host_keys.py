@@ -2,8 +2,9 @@
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
 """Which of a device's SSH host keys must be made anew, and why.
 
-Factory images often carry one set of host keys for every unit, so that whoever buys one can pose as all. A key that
-two devices of the fleet show is therefore made anew on each of them: which of the two is the copy cannot be known.
+Factory images often carry one set of host keys for every unit, so that whoever buys one can pose as all. A
+key that two devices of the fleet show is therefore made anew on each of them: which of the two is the copy
+cannot be known.
 """
 
 from __future__ import annotations

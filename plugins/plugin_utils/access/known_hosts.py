@@ -1,9 +1,11 @@
 # Copyright (c) The Sallyport authors
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""The operator's known_hosts file: new host keys are added before a change is armed, old ones leave after it holds.
+"""The operator's known_hosts file: new host keys are added before a change is armed, old ones leave after it
+holds.
 
-Between the two steps both are known, so a controller that dies at any instant still believes the device, whichever
-key it ends up with. Forks of one run share the file: every edit holds a lock and replaces the file in one rename.
+Between the two steps both are known, so a controller that dies at any instant still believes the device,
+whichever key it ends up with. Forks of one run share the file: every edit holds a lock and replaces the file
+in one rename.
 """
 
 from __future__ import annotations
@@ -162,7 +164,8 @@ def edit(path: Path, change: Callable[[str], str]) -> bool:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    # The lock is a file of its own: the known_hosts file is replaced, so a lock on it would be on a file that is gone.
+    # The lock is a file of its own: the known_hosts file is replaced, so a lock on it would be on a file that
+    # is gone.
     with open(path.parent / f".{path.name}.sallyport.lock", "a", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -2,9 +2,11 @@
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
 """Telnet and its kin: what on this device is one of them, what starts it, and what takes it away for good.
 
-A service is what listens and what would start at boot, not what a package is called: the same telnetd hides in an
-inetd line, a systemd socket, an inittab entry or a boot script, on any port. Each finding names all the places that
-start it; one that listens and whose start cannot be found or switched off is reported as not handled, never dropped.
+A service is what listens and what would start at boot, not what a package is called: the same telnetd hides
+    in an
+inetd line, a systemd socket, an inittab entry or a boot script, on any port. Each finding names all the
+places that start it; one that listens and whose start cannot be found or switched off is reported as not
+handled, never dropped.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ class Kind:
     Attributes:
         name: what the allow list calls it.
         why: what is wrong with it, for the report.
-        programs: base names of programs and applets, and names of inetd services; an ``in.`` in front is ignored.
+        programs: base names of programs and applets, and names of inetd services; an ``in.`` in front is
+            ignored.
         words: a pattern looked for in unit names and whole commands, for interpreters that serve it.
         ports: sockets that nothing else is expected on.
     """
@@ -46,31 +49,86 @@ def _kind(name: str, why: str, programs: str, words: str = "", ports: Iterable[S
 
 
 KINDS: tuple[Kind, ...] = (
-    _kind("telnet", "passwords and sessions travel in clear text", "telnet telnetd telnetd-ssl utelnetd telnets",
-          r"\bu?telnetd?\b", {("tcp", 23)}),
-    _kind("rsh", "trusts addresses and sends passwords in clear text",
-          "rsh rshd rlogin rlogind rexec rexecd shell login exec rsh-redone-rshd rsh-redone-rlogind rexd",
-          r"\b(rsh|rlogin|rexec)d?\b", {("tcp", 512), ("tcp", 513), ("tcp", 514)}),
-    _kind("ftp", "passwords and files travel in clear text",
-          "ftp ftpd vsftpd proftpd pure-ftpd tcpsvd-ftpd bftpd uftpd ftpd-ssl", r"\b(vs|pro|pure-|b|u)?ftpd\b",
-          {("tcp", 21)}),
-    _kind("tftp", "anybody reads, and often writes, files without a login", "tftp tftpd tftpd-hpa atftpd utftpd",
-          r"\b[au]?tftpd\b", {("udp", 69)}),
-    _kind("finger", "tells strangers who has an account", "finger fingerd cfingerd", r"\bc?fingerd\b", {("tcp", 79)}),
-    _kind("inetd trivia", "amplifies attacks on others and serves nobody",
-          "chargen echo discard daytime time qotd systat netstat tcpmux talk talkd ntalk ntalkd", "",
-          {(protocol, port) for protocol in ("tcp", "udp") for port in (7, 9, 13, 17, 19, 37)} | {("tcp", 1), ("tcp", 11)}),
-    _kind("snmp", "versions 1 and 2c send their only secret in clear text", "snmp snmpd", r"\bsnmpd\b", {("udp", 161)}),
-    _kind("upnp", "opens the device and its network to whoever asks",
-          "upnpd miniupnpd minissdpd ssdpd minidlna minidlnad upmpdcli igd", r"\b\w*(upnp|ssdp|dlna)\w*\b", {("udp", 1900)}),
-    _kind("netbios", "file sharing meant for trusted networks", "smbd nmbd samba winbindd ksmbd wsdd wsdd2",
-          r"\b(smbd|nmbd|ksmbd)\b", {("tcp", 139), ("tcp", 445), ("udp", 137), ("udp", 138)}),
+    _kind(
+        "telnet",
+        "passwords and sessions travel in clear text",
+        "telnet telnetd telnetd-ssl utelnetd telnets",
+        r"\bu?telnetd?\b",
+        {("tcp", 23)},
+    ),
+    _kind(
+        "rsh",
+        "trusts addresses and sends passwords in clear text",
+        "rsh rshd rlogin rlogind rexec rexecd shell login exec rsh-redone-rshd rsh-redone-rlogind rexd",
+        r"\b(rsh|rlogin|rexec)d?\b",
+        {("tcp", 512), ("tcp", 513), ("tcp", 514)},
+    ),
+    _kind(
+        "ftp",
+        "passwords and files travel in clear text",
+        "ftp ftpd vsftpd proftpd pure-ftpd tcpsvd-ftpd bftpd uftpd ftpd-ssl",
+        r"\b(vs|pro|pure-|b|u)?ftpd\b",
+        {("tcp", 21)},
+    ),
+    _kind(
+        "tftp",
+        "anybody reads, and often writes, files without a login",
+        "tftp tftpd tftpd-hpa atftpd utftpd",
+        r"\b[au]?tftpd\b",
+        {("udp", 69)},
+    ),
+    _kind(
+        "finger",
+        "tells strangers who has an account",
+        "finger fingerd cfingerd",
+        r"\bc?fingerd\b",
+        {("tcp", 79)},
+    ),
+    _kind(
+        "inetd trivia",
+        "amplifies attacks on others and serves nobody",
+        "chargen echo discard daytime time qotd systat netstat tcpmux talk talkd ntalk ntalkd",
+        "",
+        {(protocol, port) for protocol in ("tcp", "udp") for port in (7, 9, 13, 17, 19, 37)}
+        | {("tcp", 1), ("tcp", 11)},
+    ),
+    _kind(
+        "snmp",
+        "versions 1 and 2c send their only secret in clear text",
+        "snmp snmpd",
+        r"\bsnmpd\b",
+        {("udp", 161)},
+    ),
+    _kind(
+        "upnp",
+        "opens the device and its network to whoever asks",
+        "upnpd miniupnpd minissdpd ssdpd minidlna minidlnad upmpdcli igd",
+        r"\b\w*(upnp|ssdp|dlna)\w*\b",
+        {("udp", 1900)},
+    ),
+    _kind(
+        "netbios",
+        "file sharing meant for trusted networks",
+        "smbd nmbd samba winbindd ksmbd wsdd wsdd2",
+        r"\b(smbd|nmbd|ksmbd)\b",
+        {("tcp", 139), ("tcp", 445), ("udp", 137), ("udp", 138)},
+    ),
     _kind("jetdirect", "prints whatever anybody sends", "p910nd p9100d jetdirect", r"\bp910\dd?\b"),
     _kind("adb", "a root shell for the asking", "adbd", r"\badbd\b", {("tcp", 5555)}),
-    _kind("tr069", "remote management whose clients were worms' favourite", "cwmpd cwmpclient tr069 tr069c easycwmpd icwmpd",
-          r"\b(\w*cwmp\w*|tr-?069\w*)\b", {("tcp", 7547)}),
-    _kind("debug server", "runs code for whoever connects", "gdbserver lldb-server tcf-agent", r"\b(gdbserver|lldb-server)\b"),
-)  # fmt: skip
+    _kind(
+        "tr069",
+        "remote management whose clients were worms' favourite",
+        "cwmpd cwmpclient tr069 tr069c easycwmpd icwmpd",
+        r"\b(\w*cwmp\w*|tr-?069\w*)\b",
+        {("tcp", 7547)},
+    ),
+    _kind(
+        "debug server",
+        "runs code for whoever connects",
+        "gdbserver lldb-server tcf-agent",
+        r"\b(gdbserver|lldb-server)\b",
+    ),
+)
 
 _BY_NAME = {kind.name: kind for kind in KINDS}
 # Programs that hold sockets for others: what they hold says nothing about them.
@@ -229,7 +287,8 @@ def find(device: Mapping[str, Any], allow: Mapping[str, str]) -> list[Finding]:
                 inetd_ports["tcp", own] = kind
             if not boot_files.can_switch_off(entry):
                 finding(kind).unhandled.append(
-                    f"{entry.path} line {entry.line} starts it within a construct that cannot lose one line: {entry.command}"
+                    f"{entry.path} line {entry.line} starts it within a construct that cannot lose one line: "
+                    f"{entry.command}"
                 )
     units: Mapping[str, Mapping[str, Any]] = device.get("units") or {}
     for name, unit in units.items():

@@ -20,8 +20,8 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.access.ssh_plan impo
     login_account,
 )
 
-# Keys of the operator stand in a directory that only root writes: no home directory with odd modes, and no user,
-# can make them not count, and the keys that people put into their own files are left alone.
+# Keys of the operator stand in a directory that only root writes: no home directory with odd modes, and no
+# user, can make them not count, and the keys that people put into their own files are left alone.
 KEYS_DIR = "/etc/ssh/authorized_keys.d"
 HOST_KEYS = {"ed25519": "/etc/ssh/ssh_host_ed25519_key"}
 _OLDEST = (7, 4)
@@ -101,7 +101,9 @@ def algorithm_settings(has: tuple[int, int], algorithms: Algorithms) -> list[tup
 
 
 def exemptions(device: Mapping[str, Any], options: SshOptions) -> list[str]:
-    """Whom failed logins must never be held against: this controller as the device sees it, and what the site adds."""
+    """Whom failed logins must never be held against: this controller as the device sees it, and what the site
+    adds.
+    """
     client = str((device.get("connection") or {}).get("client") or "")
     own = [client.partition("%")[0]] if client else []
     return list(dict.fromkeys([*own, *options.exempt_sources]))
@@ -217,7 +219,9 @@ def _effective(sshd: str, device: Mapping[str, Any], user: str) -> str:
 
 
 def _expect(command: str, wanted: list[tuple[str, str]], user: str, device: Mapping[str, Any]) -> str:
-    """sh that fails, naming the option, unless sshd's own account of its settings lets ``user`` in as it should."""
+    """sh that fails, naming the option, unless sshd's own account of its settings lets ``user`` in as it
+    should.
+    """
     values = {keyword.lower(): value for keyword, value in wanted}
     exact = {"pubkeyauthentication": ["yes"]}
     if user == "root":

@@ -1,6 +1,8 @@
 # Copyright (c) The Sallyport authors
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Snippets of POSIX sh that the access roles hand to ``commit``, for devices that may have little but BusyBox."""
+"""Snippets of POSIX sh that the access roles hand to ``commit``, for devices that may have little but
+BusyBox.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ import shlex
 from collections.abc import Iterable
 
 # Process ids that hold a listening TCP or a bound UDP socket. Arguments: PROTOCOL:PORT with the port as four
-# hexadecimal digits, as the kernel's tables write it. One `ls` for all processes: a readlink for each descriptor
-# would be a process each.
+# hexadecimal digits, as the kernel's tables write it. One `ls` for all processes: a readlink for each
+# descriptor would be a process each.
 HOLDERS = r"""
 holders() {
   inodes=' '
@@ -62,7 +64,8 @@ def ports(sockets: Iterable[tuple[str, int]]) -> str:
 
 
 def stop_holders(names: Iterable[str], sockets: Iterable[tuple[str, int]]) -> str:
-    """Ends processes of these names that listen on these sockets. Their sessions of today, which do not listen, live on.
+    """Ends processes of these names that listen on these sockets. Their sessions of today, which do not
+    listen, live on.
 
     Args:
         names: as the kernel knows them (``/proc/PID/comm``, at most 15 bytes).
@@ -114,5 +117,6 @@ def runs_as(name: str, sockets: Iterable[tuple[str, int]], command: str, seconds
         "  done\n"
         '  [ "$left" -gt 0 ] || break\n'
         "  left=$((left - 1)); sleep 1\ndone\n"
-        f"printf '%s\\n' {shlex.quote(f'{name} does not run with the command line that boots: {command}')} >&2\nexit 1"
+        f"printf '%s\\n' {shlex.quote(f'{name} does not run with the command line that boots: {command}')} "
+        ">&2\nexit 1"
     )

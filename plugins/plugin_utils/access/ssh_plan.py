@@ -81,7 +81,8 @@ def check_way_in(device: Mapping[str, Any], options: SshOptions) -> None:
     if not options.password_authentication and not keys:
         raise Refused(
             f"{name} has no key on this device, so turning passwords off would lock everybody out. "
-            f"Set ssh_authorized_keys to your public keys, and ansible_ssh_private_key_file to the private one"
+            f"Set ssh_authorized_keys to your public keys, and ansible_ssh_private_key_file to the private "
+            "one"
         )
 
 

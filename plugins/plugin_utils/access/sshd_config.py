@@ -2,10 +2,10 @@
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
 """Reading sshd's configuration far enough to know where ours must stand, and writing ours.
 
-sshd takes the first value that it meets for most options, so ours must come before everybody else's: in a drop-in
-that sorts first where the main file includes the directory early enough, else in a block at the top of the main
-file. A Match block of the device's own overrides global settings for the logins that it matches; it is left alone
-and named, because it may be what keeps somebody's way in open.
+sshd takes the first value that it meets for most options, so ours must come before everybody else's: in a
+drop-in that sorts first where the main file includes the directory early enough, else in a block at the top
+of the main file. A Match block of the device's own overrides global settings for the logins that it matches;
+it is left alone and named, because it may be what keeps somebody's way in open.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ _CUMULATIVE = {
 
 @dataclass(frozen=True)
 class Directive:
-    """One line of a configuration: where it stands, its keyword in small letters, and its arguments as written."""
+    """One line of a configuration: where it stands, its keyword in small letters, and its arguments as
+    written.
+    """
 
     path: str
     line: int
@@ -138,7 +140,8 @@ def render(settings: Iterable[tuple[str, str]]) -> str:
     for keyword, value in settings:
         if not keyword.isalnum() or not value or not value.isprintable():
             raise ValueError(
-                f"ssh option {keyword!r}: expected one word and one line of text, found {value!r}; correct ssh_options"
+                f"ssh option {keyword!r}: expected one word and one line of text, found {value!r}; correct "
+                "ssh_options"
             )
         lines.append(f"{keyword} {value}\n")
     return "".join(lines)

@@ -2,8 +2,9 @@
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
 """New passwords go to the operator encrypted, before any device has them.
 
-One ansible-vault file for each device. It is written beside its place first, and takes its place when the device has
-confirmed: a controller that dies in between leaves both, and no password is ever known to the device alone.
+One ansible-vault file for each device. It is written beside its place first, and takes its place when the
+device has confirmed: a controller that dies in between leaves both, and no password is ever known to the
+device alone.
 """
 
 from __future__ import annotations

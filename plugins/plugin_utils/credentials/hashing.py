@@ -2,9 +2,9 @@
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
 """Password hashes on the controller: tried and made by the system's own crypt library, through ctypes.
 
-Python's ``crypt`` module is gone from 3.13, and no package that the controller must have knows yescrypt. Every Linux
-with glibc or libxcrypt has ``libcrypt``. A scheme that this library cannot compute is *not assessed*, never "fine":
-whether it can is found out by asking it, not assumed.
+Python's ``crypt`` module is gone from 3.13, and no package that the controller must have knows yescrypt.
+Every Linux with glibc or libxcrypt has ``libcrypt``. A scheme that this library cannot compute is *not
+assessed*, never "fine": whether it can is found out by asking it, not assumed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class NoLibrary(RuntimeError):
 
 
 def scheme(field: str) -> str:
-    """What a shadow field holds: ``none`` (no password was ever set), ``empty``, ``locked``, a scheme's name, or ``unknown``."""
+    """What a shadow field holds: ``none`` (no password was ever set), ``empty``, ``locked``, a scheme's name,
+    or ``unknown``.
+    """
     if field == "":
         return "empty"
     if field[0] in "!*" or field == "x":
@@ -75,7 +77,8 @@ def _library() -> Any:
 
 
 def compute(password: str, setting: str) -> str | None:
-    """The hash of ``password`` under ``setting`` (a salt, or a whole hash); None where the library cannot make it.
+    """The hash of ``password`` under ``setting`` (a salt, or a whole hash); None where the library cannot
+    make it.
 
     The library releases Python's lock while it works, so threads run in parallel.
 
@@ -117,7 +120,9 @@ def matches(password: str, hashed: str) -> bool:
 
 
 def generate_password(length: int = 24) -> str:
-    """A password from the system's random source, of letters and digits that nobody confuses: about 5.8 bits each."""
+    """A password from the system's random source, of letters and digits that nobody confuses: about 5.8 bits
+    each.
+    """
     alphabet = "abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
     return "".join(secrets.choice(alphabet) for _ in range(length))
 
@@ -125,8 +130,8 @@ def generate_password(length: int = 24) -> str:
 def hash_password(password: str, name: str = "sha512") -> str:
     """A new hash with a new salt.
 
-    sha512 is what every login program on every device reads, BusyBox's own ``login`` included, which refuses yescrypt;
-    behind 24 random letters the strength of the scheme does not matter.
+    sha512 is what every login program on every device reads, BusyBox's own ``login`` included, which refuses
+    yescrypt; behind 24 random letters the strength of the scheme does not matter.
 
     Raises:
         NoLibrary: there is none.

@@ -2,8 +2,8 @@
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
 """Is an account's password one that the world knows?
 
-Guessed on the controller from the hash, with threads (the crypt library works outside Python's lock). Nothing secret
-leaves this module: a verdict says that a password is a default one, not which.
+Guessed on the controller from the hash, with threads (the crypt library works outside Python's lock). Nothing
+secret leaves this module: a verdict says that a password is a default one, not which.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Verdict:
     Attributes:
         account: its name.
         uid: its number.
-        verdict: ``default``, ``shared`` (another device has the same hash), ``empty``, ``locked``, ``unique`` (none of
-            the guesses) or ``not assessed``.
+        verdict: ``default``, ``shared`` (another device has the same hash), ``empty``, ``locked``, ``unique``
+            (none of the guesses) or ``not assessed``.
         scheme: the hash scheme's name.
         why: in words, where there is something to say; never the password.
     """
@@ -75,14 +75,17 @@ def load_list(path: Path) -> tuple[tuple[str, str], ...]:
             continue
         if len(row) != 2:
             raise ListError(
-                f"{path}: row {number}: expected two fields, found {len(row)}; quote a comma within a password"
+                f"{path}: row {number}: expected two fields, found {len(row)}; quote a comma within a "
+                "password"
             )
         pairs.append((row[0], row[1]))
     return tuple(dict.fromkeys(pairs))
 
 
 def candidates(account: str, pairs: Sequence[tuple[str, str]], device_words: Iterable[str]) -> list[str]:
-    """Passwords to try, the likeliest first: this user's own defaults, what the device itself says, everybody's defaults."""
+    """Passwords to try, the likeliest first: this user's own defaults, what the device itself says,
+    everybody's defaults.
+    """
     own = [password for user, password in pairs if user == account]
     words = [account, account.capitalize(), account[::-1], *device_words]
     return list(dict.fromkeys([*own, *words, "", *(password for _, password in pairs)]))

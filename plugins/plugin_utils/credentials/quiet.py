@@ -3,7 +3,8 @@
 """Exchanges whose replies are secrets: nothing of them may reach the screen or Ansible's log.
 
 ``no_log`` on the task would hide the result too, and with it every reason for a failure. So it is set for the
-connection only, while the exchange runs; and what ``-vvv`` and ``ANSIBLE_DEBUG`` print of every reply is held back.
+connection only, while the exchange runs; and what ``-vvv`` and ``ANSIBLE_DEBUG`` print of every reply is held
+back.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
 """What the controller remembers between runs: which hashes it has judged, without the hashes.
 
-A guess costs up to 50 ms, a list of fifty and a fleet of hundreds would cost minutes in every run. So the verdict is
-kept under a digest of the hash, keyed with a secret that never leaves this controller. From a record nobody can tell
-a hash, and nobody without the key can tell whether two devices share a password. Schemes whose salts are short
-enough to be tried out (DES) are judged afresh every time.
+A guess costs up to 50 ms, a list of fifty and a fleet of hundreds would cost minutes in every run. So the
+verdict is kept under a digest of the hash, keyed with a secret that never leaves this controller. From a
+record nobody can tell a hash, and nobody without the key can tell whether two devices share a password.
+Schemes whose salts are short enough to be tried out (DES) are judged afresh every time.
 """
 
 from __future__ import annotations

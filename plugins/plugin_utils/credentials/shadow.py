@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 PASSWD = "/etc/passwd"
 SHADOW = "/etc/shadow"
 
-# Not "!": sshd without PAM takes a "!" in front for a locked account and refuses its keys too. No hash can ever be a
-# single star, so the password is unusable and keys go on working.
+# Not "!": sshd without PAM takes a "!" in front for a locked account and refuses its keys too. No hash can
+# ever be a single star, so the password is unusable and keys go on working.
 LOCKED = "*"
 
 

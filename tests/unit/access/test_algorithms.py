@@ -62,7 +62,7 @@ def test_lists_that_this_controller_cannot_speak_are_refused() -> None:
     chosen = algorithms.choose(DEBIAN_13, oldest_client="openssh-9.9")
     algorithms.check_controller(chosen, {"kex": ["sntrup761x25519-sha512"], "cipher": ["aes128-ctr"]})
     with pytest.raises(
-        algorithms.AlgorithmsRefused, match="speaks none of the kex algorithms.*set ssh_clients"
+        algorithms.AlgorithmsRefused, match=r"speaks none of the kex algorithms.*set ssh_clients"
     ):
         algorithms.check_controller(chosen, {"kex": ["curve25519-sha256"]})
 

@@ -98,5 +98,5 @@ def test_a_start_that_cannot_be_found_is_refused_with_what_was_found(inittab: st
 
 
 def test_turning_passwords_off_without_any_key_is_refused() -> None:
-    with pytest.raises(Refused, match="root has no key on this device.*Set ssh_authorized_keys"):
+    with pytest.raises(Refused, match=r"root has no key on this device.*Set ssh_authorized_keys"):
         dropbear.plan(device(), SshOptions(), {}, "")
