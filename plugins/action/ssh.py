@@ -31,6 +31,24 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction i
 BANNER = "Managed by Sallyport (role ssh); changes here are overwritten"
 
 
+_SPEC: dict[str, dict[str, Any]] = {
+    "authorized_keys": {"type": "list", "elements": "str", "default": []},
+    "authorized_keys_exclusive": {"type": "bool", "default": False},
+    "password_authentication": {"type": "bool", "default": False},
+    "permit_root_login": {"type": "str", "default": "auto"},
+    "allow_users": {"type": "list", "elements": "str", "default": []},
+    "max_auth_tries": {"type": "int", "default": 4},
+    "login_grace_time": {"type": "int", "default": 30},
+    "forwarding": {"type": "bool", "default": False},
+    "exempt_sources": {"type": "list", "elements": "str", "default": []},
+    "clients": {"type": "str", "default": "openssh-8.4"},
+    "profile": {"type": "str", "default": "default"},
+    "renew_shared_host_keys": {"type": "bool", "default": True},
+    "known_hosts": {"type": "bool", "default": True},
+    "options": {"type": "dict", "default": {}},
+}
+
+
 class ActionModule(ActionBase):
     """Computes the change for this device's daemon and makes it through commit."""
 
@@ -44,8 +62,8 @@ class ActionModule(ActionBase):
         del tmp
         task_vars = task_vars or {}
         device = driver.device_of(self, task_vars)
-        arguments = dict(self._task.args)
-        settings = {name: arguments.pop(name, spec["default"]) for name, spec in driver.SETTINGS.items()}
+        _, arguments = self.validate_argument_spec(argument_spec={**_SPEC, **driver.SETTINGS})
+        settings = {name: arguments.pop(name) for name in driver.SETTINGS}
         try:
             wanted = options.parse(arguments)
             options.check_settings(settings)

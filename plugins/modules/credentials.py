@@ -1,0 +1,146 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Documentation of the action plugin of the same name, which does the work on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: credentials
+short_description: Leave no password that the world knows
+version_added: 0.1.0
+description:
+- Reads the password hashes in one exchange, judges them in the controller's memory, and locks or replaces
+  those that are default, empty or shared, through M(sallyport.iot.commit).
+- Neither hashes nor passwords are in results, facts, diffs or logs, at any verbosity.
+options:
+  action:
+    description:
+    - What happens to an account with a known password. C(lock) leaves only its keys, C(replace) gives
+      it a generated password that is kept for you, C(report) changes nothing. An empty password is locked
+      in either case.
+    type: str
+    choices:
+    - lock
+    - replace
+    - report
+    default: lock
+  lists:
+    description:
+    - More lists of default credentials on the controller, CSV files with the header C(user,password).
+    type: list
+    elements: str
+    default: []
+  vault_directory:
+    description:
+    - Where new passwords are kept, one ansible-vault file for each device. Needed for C(replace), with
+      a vault password in the run.
+    type: str
+    default: ''
+  record_directory:
+    description:
+    - Where this controller remembers which hashes it has judged, without the hashes; empty for C(~/.cache/sallyport/credentials).
+    type: str
+    default: ''
+  confirm_seconds:
+    description:
+    - How long the device waits for the confirmation before it takes the change back.
+    type: int
+    default: 60
+  keep:
+    description:
+    - How many generations to keep on the device.
+    type: int
+    default: 10
+  state_dir:
+    description:
+    - Where the device keeps generations; it must survive a power cut.
+    type: path
+    default: /var/lib/sallyport
+attributes:
+  check_mode:
+    support: full
+    description: Says exactly what would change; changes nothing on the device.
+  diff_mode:
+    support: full
+    description: Shows accounts and what happens to them, never a hash.
+  platform:
+    platforms: posix
+    support: full
+    description: Linux with systemd or BusyBox init; no Python needed there.
+seealso:
+- module: sallyport.iot.commit
+- module: sallyport.iot.probe
+author:
+- The Sallyport authors (@sallyport)
+"""
+
+EXAMPLES = r"""
+- name: Leave no password that the world knows
+  sallyport.iot.credentials:
+    action: replace
+    vault_directory: "{{ inventory_dir }}/passwords"
+"""
+
+RETURN = r"""
+accounts:
+  description: Every account whose password is not locked, and those that were dealt with.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    account:
+      description: Its name.
+      type: str
+      sample: admin
+    uid:
+      description: Its number.
+      type: int
+      sample: 1000
+    verdict:
+      description: C(default), C(shared), C(empty), C(unique), C(locked) or C(not assessed).
+      type: str
+      sample: default
+    scheme:
+      description: The hash scheme.
+      type: str
+      sample: yescrypt
+    why:
+      description: In words; never the password.
+      type: str
+      sample: the password is a published default or guessable
+    action:
+      description: C(locked), C(replaced) or nothing.
+      type: str
+      sample: locked
+kept_in:
+  description: The encrypted file with the new passwords.
+  returned: when passwords were replaced
+  type: str
+  sample: passwords/gw1.yml
+state:
+  description: C(unchanged), C(would_change), C(confirmed), C(reverted) or C(refused).
+  returned: always
+  type: str
+  sample: confirmed
+files:
+  description: What changed, file by file.
+  returned: when something was to do
+  type: list
+  elements: dict
+  sample: [{dest: /etc/ssh/sshd_config.d/00-sallyport.conf, change: created}]
+generation:
+  description: The generation that C(playbooks/rollback.yml) can go back from.
+  returned: when confirmed
+  type: int
+  sample: 3
+exchanges:
+  description: Round trips that this task cost.
+  returned: when the device was asked
+  type: int
+  sample: 1
+msg:
+  description: What was done, or why not and what to do.
+  returned: always
+  type: str
+  sample: "nothing to do: files and live state are as wanted"
+"""

@@ -1,0 +1,195 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Documentation of the action plugin of the same name, which does the work on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ssh
+short_description: Let only keys in over SSH, with the best cryptography that device and controller share
+version_added: 0.1.0
+description:
+- Hardens the SSH daemon that this device has, OpenSSH or dropbear, through M(sallyport.iot.commit).
+- Settings and algorithms are computed from what that daemon accepts; lists that this controller cannot
+  speak are refused.
+- Host keys that other devices of the play show too are made anew on the device. Their private halves
+  never leave it.
+options:
+  authorized_keys:
+    description:
+    - Public keys, one line each, with which the login user of this inventory gets in.
+    - For OpenSSH they are kept in C(/etc/ssh/authorized_keys.d), which only root writes; keys in home
+      directories go on counting. For dropbear they are added to the user's C(authorized_keys).
+    type: list
+    elements: str
+    default: []
+  authorized_keys_exclusive:
+    description:
+    - Whether keys that are not in O(authorized_keys) stop counting.
+    type: bool
+    default: false
+  password_authentication:
+    description:
+    - Whether passwords still get in over SSH.
+    type: bool
+    default: false
+  permit_root_login:
+    description:
+    - What sshd's PermitRootLogin becomes. C(auto) is C(prohibit-password) where Ansible logs in as root,
+      else C(no). Shutting out the login of this inventory is refused.
+    type: str
+    choices:
+    - auto
+    - 'no'
+    - prohibit-password
+    - 'yes'
+    default: auto
+  allow_users:
+    description:
+    - If not empty, only these users may log in. It must hold the login user. OpenSSH only.
+    type: list
+    elements: str
+    default: []
+  max_auth_tries:
+    description:
+    - Failed attempts in one connection.
+    type: int
+    default: 4
+  login_grace_time:
+    description:
+    - Seconds in which a login must be done. OpenSSH only.
+    type: int
+    default: 30
+  forwarding:
+    description:
+    - Whether ports, sockets and agents may be forwarded through the device.
+    type: bool
+    default: false
+  exempt_sources:
+    description:
+    - CIDRs from which failed logins are never held against the source (PerSourcePenalties of OpenSSH
+      9.8 and later). The controller's own address is always one of them.
+    type: list
+    elements: str
+    default: []
+  clients:
+    description:
+    - The oldest client that must still get in. Algorithms kept for it alone are named in the result.
+    type: str
+    default: openssh-8.4
+  profile:
+    description:
+    - C(ssh-audit) offers exactly what ssh-audit's policies for Debian expect.
+    type: str
+    choices:
+    - default
+    - ssh-audit
+    default: default
+  renew_shared_host_keys:
+    description:
+    - Whether host keys that several devices show are made anew.
+    type: bool
+    default: true
+  known_hosts:
+    description:
+    - Whether new host keys are written to this controller's known_hosts file (the one that its ssh uses
+      for the device), before they are live, and old ones are taken out after the confirmation.
+    type: bool
+    default: true
+  options:
+    description:
+    - More sshd options, by name; they win over the role's own. OpenSSH only.
+    type: dict
+    default: {}
+  confirm_seconds:
+    description:
+    - How long the device waits for the confirmation before it takes the change back.
+    type: int
+    default: 60
+  keep:
+    description:
+    - How many generations to keep on the device.
+    type: int
+    default: 10
+  state_dir:
+    description:
+    - Where the device keeps generations; it must survive a power cut.
+    type: path
+    default: /var/lib/sallyport
+attributes:
+  check_mode:
+    support: full
+    description: Says exactly what would change; changes nothing on the device.
+  diff_mode:
+    support: full
+    description: Shows every file but private keys.
+  platform:
+    platforms: posix
+    support: full
+    description: Linux with systemd or BusyBox init; no Python needed there.
+seealso:
+- module: sallyport.iot.commit
+- module: sallyport.iot.probe
+author:
+- The Sallyport authors (@sallyport)
+"""
+
+EXAMPLES = r"""
+- name: Let only keys in
+  sallyport.iot.ssh:
+    authorized_keys:
+      - "{{ lookup('ansible.builtin.file', '~/.ssh/id_ed25519.pub') }}"
+"""
+
+RETURN = r"""
+notes:
+  description: What an operator should know, such as Match blocks that say otherwise, and algorithms kept for old clients.
+  returned: always
+  type: list
+  elements: str
+  sample: ["kept for openssh-8.4: curve25519-sha256"]
+host_keys:
+  description: Host keys that were made.
+  returned: when host keys were made
+  type: list
+  elements: dict
+  contains:
+    type:
+      description: The key's type.
+      type: str
+      sample: ssh-ed25519
+    fingerprint:
+      description: As ssh-keygen prints it.
+      type: str
+      sample: SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU
+    public:
+      description: The public key.
+      type: str
+      sample: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJTxY7WWw3MsgWv+4L0jukRWO3TumLgCvMX4HmTPoyAF
+state:
+  description: C(unchanged), C(would_change), C(confirmed), C(reverted) or C(refused).
+  returned: always
+  type: str
+  sample: confirmed
+files:
+  description: What changed, file by file.
+  returned: when something was to do
+  type: list
+  elements: dict
+  sample: [{dest: /etc/ssh/sshd_config.d/00-sallyport.conf, change: created}]
+generation:
+  description: The generation that C(playbooks/rollback.yml) can go back from.
+  returned: when confirmed
+  type: int
+  sample: 3
+exchanges:
+  description: Round trips that this task cost.
+  returned: when the device was asked
+  type: int
+  sample: 1
+msg:
+  description: What was done, or why not and what to do.
+  returned: always
+  type: str
+  sample: "nothing to do: files and live state are as wanted"
+"""
