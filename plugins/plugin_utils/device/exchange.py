@@ -169,9 +169,9 @@ class Exchange:
                     "/bin/sh", in_data=payload, sudoable=True, encoding_errors="surrogateescape"
                 )
             except AnsibleConnectionFailure as error:
-                raise AnsibleConnectionFailure(self._advise_login(str(error))) from error
+                raise AnsibleConnectionFailure(self._advise_login(str(error))) from None
             except AnsibleError as error:
-                raise ExchangeError(self._advise_become(str(error))) from error
+                raise ExchangeError(self._advise_become(str(error))) from None
         parsed = parse(result["stdout"], nonce)
         if parsed is None:
             raise ExchangeError(self._no_reply(result))
