@@ -191,9 +191,9 @@ def _firewall(reply: Reply) -> dict[str, dict[str, Any]]:
             variant = "nft" if "nf_tables" in text else "legacy"
         found[name].update(path=path, version=version[1] if version else "", variant=variant)
     for record in reply.all("firewall_features"):
-        name, *features = clean(record).split()
+        name, _, features = clean(record).partition(" ")
         if name in found:
-            found[name]["features"] += features
+            found[name]["features"] += features.split()
     working = set(reply.all("firewall_works"))
     proof = "private" if reply.get("firewall_proof").startswith("unshare") else "dry"
     for record in reply.all("firewall_error"):

@@ -222,9 +222,9 @@ def _config(text: str) -> dict[str, list[str]]:
 def _supported(reply: Reply) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {name: [] for name in _SUPPORTED.values()}
     for record in reply.all("ssh_q"):
-        kind, *names = clean(record).split()
+        kind, _, names = clean(record).partition(" ")
         if kind in _SUPPORTED:
-            found[_SUPPORTED[kind]] = names
+            found[_SUPPORTED[kind]] = names.split()
     return found
 
 
