@@ -58,7 +58,7 @@ class Device:
     host_keys: str
     networks: tuple[str, ...]
     variant: bool
-    run: tuple[str, ...]
+    own_link: bool
     variables: dict[str, object]
 
 
@@ -86,20 +86,21 @@ class Fleet:
 def load(path: Path = LAB / "fleet.toml") -> Fleet:
     """Read the definition."""
     data = tomllib.loads(path.read_text(encoding="utf-8"))
-    images = {
-        name: Image(
+    images: dict[str, Image] = {}
+    for name, entry in data["images"].items():
+        # A parent stands above its children.
+        parent = images[entry["from"]] if "from" in entry else None
+        images[name] = Image(
             name=name,
             suite=entry.get("suite", ""),
             packages=tuple(entry.get("packages", ())),
             extract=tuple(entry.get("extract", ())),
-            parent=entry.get("from", ""),
-            accounts=entry.get("accounts", {}),
-            server=entry.get("server", "openssh"),
-            init=entry.get("init", "systemd"),
-            command=tuple(entry.get("command", ("/sbin/init",))),
+            parent=parent.name if parent else "",
+            accounts=entry.get("accounts", parent.accounts if parent else {}),
+            server=entry.get("server", parent.server if parent else "openssh"),
+            init=entry.get("init", parent.init if parent else "systemd"),
+            command=tuple(entry.get("command", parent.command if parent else ("/sbin/init",))),
         )
-        for name, entry in data["images"].items()
-    }
     devices = {
         name: Device(
             name=name,
@@ -110,7 +111,7 @@ def load(path: Path = LAB / "fleet.toml") -> Fleet:
             host_keys=entry.get("host_keys", name),
             networks=tuple(entry.get("networks", NETWORKS)),
             variant=entry.get("variant", False),
-            run=tuple(entry.get("run", ())),
+            own_link=entry.get("link", "") == "own",
             variables=entry.get("variables", {}),
         )
         for name, entry in data["devices"].items()

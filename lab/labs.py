@@ -133,7 +133,7 @@ class Lab:
         device = self.device(name)
         podman("kill", "--signal=KILL", self.container(name), check=False)
         podman("wait", self.container(name), check=False)
-        podman("start", self.container(name))
+        self._power_on(device)
         self._join(self.slot())
         self._wait(device)
 
@@ -215,6 +215,8 @@ class Lab:
         self._host_keys(devices)
         with ThreadPoolExecutor(max_workers=4) as pool:
             list(pool.map(lambda device: self._create(device, slot), devices))
+            # Bridges exist from the first device that podman itself plugs in.
+            list(pool.map(self._power_on, sorted(devices, key=lambda device: device.own_link)))
         self._join(slot)
         self._write_inventory(slot)
         with ThreadPoolExecutor(max_workers=8) as pool:
@@ -226,43 +228,50 @@ class Lab:
         An internal network has no gateway by itself, and its bridge comes and goes with its containers.
         """
         for network in NETWORKS:
-            bridge = listing("network", "inspect", f"{self.prefix}-{network}")[0]["network_interface"]
+            bridge = self._bridge(network)
             for address, subnet in zip(addresses(network, slot, 1), subnets(network, slot), strict=True):
                 cidr = f"{address}/{subnet.partition('/')[2]}"
-                command = [
-                    "ip",
-                    "address",
-                    "replace",
-                    cidr,
-                    "dev",
-                    bridge,
-                    *(["nodad"] if ":" in address else []),
-                ]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    raise LabError(f"the bridge {bridge} did not take {cidr}: {done.stderr.strip()}")
+                _ip("address", "replace", cidr, "dev", bridge, *(["nodad"] if ":" in address else []))
 
     def _create(self, device: Device, slot: int) -> None:
         name = self.container(device.name)
         options = [f"--name={name}", f"--hostname={device.name}", "--pull=never", *run_options()]
         options += [f"--label={LABEL}={self.prefix}", f"--label=sallyport.device={device.name}"]
         options += [f"--systemd={'always' if device.image.init == 'systemd' else 'false'}"]
-        options += [
-            "--dns=none",
-            "--no-hosts",
-        ]  # real devices own these files; podman mounts its own over them
-        options += ["--restart=always"]  # a device that reboots comes back by itself
+        options += ["--no-hosts"]  # real devices own /etc/hosts and /etc/resolv.conf
         options += [f"--cap-add={CAPABILITIES}", "--security-opt=unmask=/proc/sys"]
-        for index, network in enumerate(device.networks):
+        if device.own_link:
+            options += ["--network=none"]
+        else:
+            options += ["--dns=none", "--restart=always"]  # a device that reboots comes back by itself
+        for index, network in enumerate(() if device.own_link else device.networks):
             ipv4, ipv6 = addresses(network, slot, device.number)
             link = f"mac={mac(network, slot, device.number)},interface_name=eth{index}"
             options += ["--network", f"{self.prefix}-{network}:ip={ipv4},ip6={ipv6},{link}"]
-        image = images.reference(self.fleet, device.image)
-        podman("create", *options, *device.run, image, *device.image.command)
-        podman("cp", "-", f"{name}:/", stdin=self._factory_files(device))
-        podman("start", name)
+        podman("create", *options, images.reference(self.fleet, device.image), *device.image.command)
+        podman("cp", "-", f"{name}:/", stdin=self._factory_files(device, slot))
 
-    def _factory_files(self, device: Device) -> bytes:
+    def _power_on(self, device: Device) -> None:
+        if device.own_link:
+            podman("init", self.container(device.name))  # everything but its first process
+            self._plug_in(device)
+        podman("start", self.container(device.name))
+
+    def _plug_in(self, device: Device) -> None:
+        """Give a device that brings up its own links cables: interfaces that are down and have no address."""
+        slot = self.slot()
+        state = "{{.State.Pid}}"
+        process = podman("inspect", "--format", state, self.container(device.name)).strip()
+        for index, network in enumerate(device.networks):
+            cable = f"sally{slot}-{device.number}-{index}"
+            link = ["name", f"eth{index}", "address", mac(network, slot, device.number), "netns", process]
+            _ip("link", "add", cable, "type", "veth", "peer", *link)
+            _ip("link", "set", cable, "master", self._bridge(network), "up")
+
+    def _bridge(self, network: str) -> str:
+        return str(listing("network", "inspect", f"{self.prefix}-{network}")[0]["network_interface"])
+
+    def _factory_files(self, device: Device, slot: int) -> bytes:
         """What is this one device's own, as a tar: names, host keys; on a vantage point the lab's key."""
         files = {
             "etc/hosts": (f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {device.name}\n".encode(), 0o644),
@@ -271,6 +280,13 @@ class Lab:
         if device.image.server == "openssh":
             for path in sorted((self.state / "factory" / device.host_keys / "etc" / "ssh").iterdir()):
                 files[f"etc/ssh/{path.name}"] = (path.read_bytes(), 0o644 if path.suffix == ".pub" else 0o600)
+        if device.own_link:
+            lines = ""
+            for index, network in enumerate(device.networks):
+                lengths = [subnet.partition("/")[2] for subnet in subnets(network, slot)]
+                pairs = zip(addresses(network, slot, device.number), lengths, strict=True)
+                lines += f"eth{index} {' '.join('/'.join(pair) for pair in pairs)}\n"
+            files["etc/gateway-links"] = (lines.encode(), 0o644)
         if device.group == "vantages":
             files["root/.ssh/authorized_keys"] = ((self.state / "operator.pub").read_bytes(), 0o600)
         stream = io.BytesIO()
@@ -337,6 +353,12 @@ class Lab:
                 )
                 self.say(f"{device.name}: systemd is {state.strip()}: {failed.strip()}")
         self.say(f"{device.name}: up after {time.monotonic() - started:.1f} s")
+
+
+def _ip(*arguments: str) -> None:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LabError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
 
 
 def _speaks_ssh(address: str) -> bool:
