@@ -15,7 +15,7 @@ from datetime import date, timedelta
 from functools import lru_cache
 from typing import Any, cast
 
-from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import cidrs, flows, intervals
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import cidrs, flows, intervals, shadow
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import (
     TCP,
     UNSPOOFABLE,
@@ -95,6 +95,7 @@ def _check(policy: HostPolicy, draft: Draft, around: Surroundings, ports: set[in
     if "outbound" not in draft.tainted and "defaults" not in draft.tainted:
         _blind(policy, draft, reader)
     _interfaces(draft, around, reader)
+    reader.findings += shadow.findings(policy, draft.tainted)
 
 
 def fingerprint(rule: Rule) -> str:

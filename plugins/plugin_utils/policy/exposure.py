@@ -43,7 +43,7 @@ class Exposed(TypedDict):
     """Ports by protocol that are refused audibly: a scanner sees them closed, not filtered."""
 
 
-_NAMES = {TCP: "tcp", UDP: "udp", SCTP: "sctp", ICMP: "icmp", ICMPV6: "icmpv6"}
+PROTOCOL_NAMES = {TCP: "tcp", UDP: "udp", SCTP: "sctp", ICMP: "icmp", ICMPV6: "icmpv6"}
 
 
 def for_vantage(
@@ -72,11 +72,11 @@ def for_vantage(
     name = interface or flows.interface_atoms([policy])[-1]
     model = flows.Model(policy, on)
     here = ((source, source),)
-    passing: dict[int, list[Interval]] = {number: [] for number in _NAMES}
-    rejected: dict[int, list[Interval]] = {number: [] for number in _NAMES}
+    passing: dict[int, list[Interval]] = {number: [] for number in PROTOCOL_NAMES}
+    rejected: dict[int, list[Interval]] = {number: [] for number in PROTOCOL_NAMES}
     rated: dict[tuple[str, Rate], list[Interval]] = {}
     footnotes: dict[str, None] = {}
-    for protocol in _NAMES:
+    for protocol in PROTOCOL_NAMES:
         if (protocol, family) in ((ICMP, "ipv6"), (ICMPV6, "ipv4")):
             continue
         targets = [target] if target else flows.fixed_classes([policy], "inbound", family, protocol)
@@ -94,10 +94,10 @@ def for_vantage(
                 continue
             passing[protocol].append(ports)
             for one in allowed:
-                _note(one, _NAMES[protocol], ports, rated, footnotes)
+                _note(one, PROTOCOL_NAMES[protocol], ports, rated, footnotes)
             if len(allowed) < len(results):
                 footnotes[
-                    f"{_NAMES[protocol]} {span(ports)} passes to some of the device's addresses only"
+                    f"{PROTOCOL_NAMES[protocol]} {span(ports)} passes to some of the device's addresses only"
                 ] = None
     if policy.traps:
         footnotes["traps: a port that is not admitted may ban the caller"] = None
@@ -109,7 +109,9 @@ def for_vantage(
         icmpv6=intervals.merge(passing[ICMPV6]),
         footnotes=list(footnotes),
         rates=[(protocol, intervals.merge(spans), rate) for (protocol, rate), spans in rated.items()],
-        rejected={_NAMES[number]: intervals.merge(spans) for number, spans in rejected.items() if spans},
+        rejected={
+            PROTOCOL_NAMES[number]: intervals.merge(spans) for number, spans in rejected.items() if spans
+        },
     )
 
 
@@ -179,7 +181,7 @@ def openings(
                     flow.hook,
                     flow.in_interface,
                     flow.family,
-                    _NAMES.get(flow.protocol, str(flow.protocol)),
+                    PROTOCOL_NAMES.get(flow.protocol, str(flow.protocol)),
                     flow.ports,
                     label(services, flow.family, flow.protocol, flow.ports),
                     addresses,
@@ -201,5 +203,5 @@ def label(services: Mapping[str, ServiceSet], family: Family, protocol: int, por
     whole = flows.whole_of(family, protocol)[0]
     if best and size < intervals.count((whole,)):
         return best
-    protocol_name = _NAMES.get(protocol, f"protocol {protocol}")
+    protocol_name = PROTOCOL_NAMES.get(protocol, f"protocol {protocol}")
     return protocol_name if ports == whole else f"{protocol_name}/{span(ports)}"

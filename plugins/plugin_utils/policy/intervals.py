@@ -51,8 +51,11 @@ def intersect(left: Intervals, right: Intervals) -> Intervals:
     """Whatever lies in both; costs the shorter list times a search in the longer one."""
     if len(left) > len(right):
         left, right = right, left
-    result: list[Interval] = []
     size = len(right)
+    if size == 1 and left:
+        low, high = max(left[0], right[0])[0], min(left[0][1], right[0][1])
+        return ((low, high),) if low <= high else ()
+    result: list[Interval] = []
     for first, last in left:
         index = _at(right, first)
         while index < size and right[index][0] <= last:

@@ -11,7 +11,7 @@ or nothing is left.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Literal
@@ -78,8 +78,8 @@ def labels(policy: HostPolicy) -> list[Labelled]:
     return found
 
 
-def findings(policy: HostPolicy) -> list[Finding]:
-    """The labels as warnings."""
+def findings(policy: HostPolicy, skip: Container[str] = ()) -> list[Finding]:
+    """The labels as warnings, without those of the hooks in ``skip``."""
     words = {
         "conflict": (
             "can never match and earlier rules decide otherwise",
@@ -90,6 +90,8 @@ def findings(policy: HostPolicy) -> list[Finding]:
     }
     result = []
     for one in labels(policy):
+        if one.hook in skip:
+            continue
         why, remedy = words[one.label]
         by = ", ".join(f"`{short(name, 40)}`" for name in one.by[:3]) + (
             " and more" if len(one.by) > 3 else ""
@@ -106,6 +108,8 @@ class _Section:
         self.policy = policy
         self.hook = hook
         self.rules = rules
+        self.timed = any(rule.until for rule in rules)
+        self.decisions = [_decision(rule) for rule in rules]
         self.atoms = flows.interface_atoms([policy])
         self.families: dict[Family, _Index] = {}
         for family in flows.FAMILIES:
@@ -132,71 +136,76 @@ class _Section:
         """The names of earlier rules that cover this one as long as it lives; None where something is left."""
         by: dict[str, None] = {}
         matches = False
+        # Rules only ever go, so what covers this one on its last day covered it before.
+        last = self._end(place)
         for index in self.families.values():
             own = index.products[place]
             if own is None:
                 continue
             matches = True
-            # Rules only ever go, so what covers this one on its last day covered it before.
-            last = self._end(place)
-            earlier = [one for one in index.meeting(place, before=True) if self._end(one) >= last]
-            products = [index.product(one) for one in earlier]
-            if next(_uncovered(own, products), None) is not None:
-                return None
-            whole = [one for one in earlier if _within(own, index.product(one))]
-            by.update((self.rules[one].name, None) for one in (whole[:1] or earlier))
+            whole = next((one for one in index.covering(place) if self._end(one) >= last), None)
+            if whole is None:
+                earlier = [one for one in index.meeting(place, before=True) if self._end(one) >= last]
+                if next(_uncovered(own, [index.product(one) for one in earlier]), None) is not None:
+                    return None
+                by.update((self.rules[one].name, None) for one in earlier)
+            else:
+                by[self.rules[whole].name] = None
         return tuple(by) if matches else None
 
     def _conflicts(self, place: int) -> bool:
         """Whether some flow of this shadowed rule had another outcome than it says."""
-        wanted = _decision(self.rules[place])
+        wanted = self.decisions[place]
         for index in self.families.values():
             own = index.products[place]
             if own is None:
                 continue
-            earlier = index.meeting(place, before=True)
-            for day in self._days(place, earlier):
-                alive = [one for one in earlier if self._end(one) >= day]
-                for position, one in enumerate(alive):
-                    if _decision(self.rules[one]) == wanted:
+            for day in self._days(index, place):
+                alive: list[Product] = []
+                for one in index.meeting(place, before=True):
+                    if self._end(one) < day:
                         continue
-                    meeting = _meet(own, index.product(one))
-                    others = [index.product(other) for other in alive[:position]]
-                    if meeting and next(_uncovered(meeting, others), None) is not None:
-                        return True
+                    product = index.product(one)
+                    if self.decisions[one] != wanted:
+                        meeting = _meet(own, product)
+                        if meeting and next(_uncovered(meeting, alive), None) is not None:
+                            return True
+                    alive.append(product)
         return False
 
     def _redundant(self, place: int) -> bool:
         """Whether every flow that this rule decides would meet the same outcome without it."""
-        wanted = _decision(self.rules[place])
+        wanted = self.decisions[place]
         for index in self.families.values():
             own = index.products[place]
             if own is None:
                 continue
-            earlier = index.meeting(place, before=True)
-            later = index.meeting(place, before=False)
-            for day in self._days(place, [*earlier, *later]):
-                hiding = [index.product(one) for one in earlier if self._end(one) >= day]
+            for day in self._days(index, place):
+                hiding = [
+                    index.product(one) for one in index.meeting(place, before=True) if self._end(one) >= day
+                ]
                 following = [
-                    (index.product(one), _decision(self.rules[one])) for one in later if self._end(one) >= day
+                    (index.product(one), self.decisions[one])
+                    for one in index.meeting(place, before=False)
+                    if self._end(one) >= day
                 ]
                 for published in self.tails:
-                    steps = [*following, *index.lines.tail(published)]
-                    for position, (product, decision) in enumerate(steps):
-                        if decision == wanted:
-                            continue
-                        meeting = _meet(own, product)
-                        if meeting is None:
-                            continue
-                        before = [*hiding, *(one for one, _decided in steps[:position])]
-                        for cell in _uncovered(meeting, before):
-                            if index.lines.visible(cell, published):
-                                return False
+                    before = list(hiding)
+                    for product, decision in [*following, *index.lines.tail(published)]:
+                        meeting = _meet(own, product) if decision != wanted else None
+                        if meeting and any(
+                            index.lines.visible(cell, published) for cell in _uncovered(meeting, before)
+                        ):
+                            return False
+                        before.append(product)
         return True
 
-    def _days(self, place: int, others: Iterable[int]) -> list[date]:
+    def _days(self, index: _Index, place: int) -> list[date]:
         """One day for each piece of time in which this rule lives."""
         last = self._end(place)
+        if not self.timed:
+            return [last]
+        others = [*index.meeting(place, before=True), *index.meeting(place, before=False)]
         return sorted({last, *(day for day in map(self._end, others) if day < last)})
 
 
@@ -369,10 +378,13 @@ class _Index:
     def __init__(self, lines: _Lines, products: list[Product | None]) -> None:
         self.lines = lines
         self.products = products
-        self.all = 0
+        self.all = self.solid = 0
         for place, product in enumerate(products):
             if product:
                 self.all |= 1 << place
+                if len(product[0]) == len(product[1]) == len(product[2]) == 1:
+                    # Its hull is itself.
+                    self.solid |= 1 << place
         self._starts = [self._sorted(dimension, 0) for dimension in range(3)]
         self._ends = [self._sorted(dimension, -1) for dimension in range(3)]
 
@@ -404,7 +416,7 @@ class _Index:
             bits |= 1 << place
         return bits
 
-    def meeting(self, place: int, before: bool) -> list[int]:
+    def meeting(self, place: int, before: bool) -> Iterator[int]:
         """The rules before or after ``place`` that meet it in all three dimensions, in order."""
         own = self.product(place)
         low = (1 << place) - 1
@@ -416,32 +428,64 @@ class _Index:
             starts = self._starts[dimension]
             bits &= self._first(starts, bisect_right(starts[0], last))
             if not bits:
-                return []
-        return [
-            other
-            for other in _places(bits)
-            if all(_touch(own[dimension], self.product(other)[dimension]) for dimension in range(3))
-        ]
+                return
+        if self.solid >> place & 1:
+            exact = bits & self.solid
+            for other in _places(bits):
+                if exact >> other & 1 or _touch(own, self.product(other)):
+                    yield other
+        else:
+            yield from (other for other in _places(bits) if _touch(own, self.product(other)))
+
+    def covering(self, place: int) -> Iterator[int]:
+        """Earlier rules that cover all of ``place`` and have no holes, in order. (Others may cover it too.)"""
+        own = self.product(place)
+        bits = self.solid & ((1 << place) - 1)
+        for dimension in range(3):
+            first, last = own[dimension][0][0], own[dimension][-1][1]
+            ends = self._ends[dimension]
+            bits &= ~self._first(ends, bisect_left(ends[0], last))
+            starts = self._starts[dimension]
+            bits &= self._first(starts, bisect_right(starts[0], first))
+            if not bits:
+                return
+        yield from _places(bits)
 
 
 def _places(bits: int) -> Iterator[int]:
-    while bits:
-        low = bits & -bits
-        yield low.bit_length() - 1
-        bits ^= low
+    """Which bits are set, lowest first."""
+    digits = bin(bits)[:1:-1]
+    place = digits.find("1")
+    while place >= 0:
+        yield place
+        place = digits.find("1", place + 1)
 
 
-def _touch(left: Intervals, right: Intervals) -> bool:
-    return left is right or intervals.overlaps(left, right)
+def _touch(left: Product, right: Product) -> bool:
+    return (
+        (left[0] is right[0] or intervals.overlaps(left[0], right[0]))
+        and (left[1] is right[1] or intervals.overlaps(left[1], right[1]))
+        and (left[2] is right[2] or intervals.overlaps(left[2], right[2]))
+    )
 
 
 def _within(inner: Product, outer: Product) -> bool:
-    return all(a is b or intervals.contains(b, a) for a, b in zip(inner, outer, strict=True))
+    return (
+        (inner[0] is outer[0] or intervals.contains(outer[0], inner[0]))
+        and (inner[1] is outer[1] or intervals.contains(outer[1], inner[1]))
+        and (inner[2] is outer[2] or intervals.contains(outer[2], inner[2]))
+    )
 
 
 def _meet(left: Product, right: Product) -> Product | None:
-    common = tuple(a if a is b else intervals.intersect(a, b) for a, b in zip(left, right, strict=True))
-    return (common[0], common[1], common[2]) if all(common) else None
+    services = left[2] if left[2] is right[2] else intervals.intersect(left[2], right[2])
+    if not services:
+        return None
+    sources = left[0] if left[0] is right[0] else intervals.intersect(left[0], right[0])
+    if not sources:
+        return None
+    destinations = left[1] if left[1] is right[1] else intervals.intersect(left[1], right[1])
+    return (sources, destinations, services) if destinations else None
 
 
 def _uncovered(product: Product, others: Sequence[Product]) -> Iterator[Product]:

@@ -1,0 +1,291 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""What two versions of a policy do differently: who gains, who loses and who is treated otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Literal
+
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import cidrs, flows, intervals
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.exposure import (
+    PROTOCOL_NAMES,
+    label,
+    rate_text,
+)
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import Outcome, family_of
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import (
+    Addresses,
+    Family,
+    Hook,
+    HostPolicy,
+    Interval,
+    Intervals,
+    ServiceSet,
+)
+
+Kind = Literal["gained", "lost", "changed"]
+SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Addresses of the open side (destinations outbound, else sources) whose flows fare otherwise."""
+
+    kind: Kind
+    hook: Hook
+    in_interface: str
+    out_interface: str
+    family: Family
+    protocol: str
+    ports: Interval
+    service: str
+    addresses: Intervals
+    fixed: Intervals
+    before: Outcome
+    after: Outcome
+
+    @property
+    def example(self) -> str:
+        """One packet that shows it."""
+        open_side = cidrs.address_text(self.family, self.addresses[0][0])
+        whole = self.fixed == flows.everything(self.family)
+        fixed = "any" if whole else cidrs.address_text(self.family, self.fixed[0][0])
+        source, target = (fixed, open_side) if self.hook == "outbound" else (open_side, fixed)
+        numbered = self.protocol in ("tcp", "udp", "sctp")
+        port = (
+            f" port {self.ports[0]}"
+            if numbered
+            else f" type {self.ports[0]}"
+            if "icmp" in self.protocol
+            else ""
+        )
+        return f"{self.protocol} {source} to {target}{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ListChange:
+    """What a blocklist gained and lost."""
+
+    name: str
+    added: Addresses
+    removed: Addresses
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All differences between two versions of one host's policy."""
+
+    host: str
+    changes: tuple[Change, ...]
+    lists: tuple[ListChange, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.changes or self.lists)
+
+
+def compare(
+    before: HostPolicy,
+    after: HostPolicy,
+    services: Mapping[str, ServiceSet],
+    present: Iterable[str] = (),
+    on: date | None = None,
+) -> Comparison:
+    """Every flow that fares otherwise ``after``. ``services`` give the names. Raises ``flows.TooManyPieces``."""
+    old, new = flows.Model(before, on), flows.Model(after, on)
+    spans: dict[tuple[Any, ...], list[Interval]] = {}
+    for flow in flows.flow_classes([before, after], present=present):
+        parts, others = old.outcomes(flow), new.outcomes(flow)
+        if parts == others:
+            continue
+        for outcome, addresses in parts:
+            for other, theirs in others:
+                if outcome == other:
+                    continue
+                common = intervals.intersect(addresses, theirs)
+                if common:
+                    key = (
+                        flow.hook, flow.family, flow.in_interface, flow.out_interface, flow.protocol,
+                        common, flow.fixed, outcome, other,
+                    )  # fmt: skip
+                    spans.setdefault(key, []).append(flow.ports)
+    changes = [
+        Change(
+            kind=_kind(outcome, other),
+            hook=hook,
+            in_interface=into,
+            out_interface=out,
+            family=family,
+            protocol=PROTOCOL_NAMES.get(protocol, f"protocol {protocol}"),
+            ports=ports,
+            service=label(services, family, protocol, ports),
+            addresses=addresses,
+            fixed=fixed,
+            before=outcome,
+            after=other,
+        )
+        for (hook, family, into, out, protocol, addresses, fixed, outcome, other), found in spans.items()
+        for ports in intervals.merge(found)
+    ]
+    return Comparison(after.host, tuple(changes), tuple(_lists(before, after)))
+
+
+def _kind(before: Outcome, after: Outcome) -> Kind:
+    passed, passes = before.verdict == "allow", after.verdict == "allow"
+    if passed == passes:
+        return "changed"
+    return "gained" if passes else "lost"
+
+
+def _lists(before: HostPolicy, after: HostPolicy) -> Iterable[ListChange]:
+    old = {one.name: one for one in before.blocklists}
+    new = {one.name: one for one in after.blocklists}
+    for name in sorted(old.keys() | new.keys()):
+        left = old[name].addresses if name in old else Addresses()
+        right = new[name].addresses if name in new else Addresses()
+        if left != right:
+            yield ListChange(name, intervals.minus(right, left), intervals.minus(left, right))
+
+
+# As data and text
+
+
+def as_data(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as plain data for JSON."""
+    return {
+        "host": comparison.host,
+        "changes": [
+            {
+                "kind": one.kind,
+                "hook": one.hook,
+                "in_interface": one.in_interface,
+                "out_interface": one.out_interface,
+                "family": one.family,
+                "protocol": one.protocol,
+                "ports": list(one.ports),
+                "service": one.service,
+                "addresses": cidr_texts(one.family, one.addresses),
+                "other_side": cidr_texts(one.family, one.fixed),
+                "before": outcome_text(one.before),
+                "after": outcome_text(one.after),
+                "example": one.example,
+            }
+            for one in comparison.changes
+        ],
+        "blocklists": [
+            {
+                "name": one.name,
+                "added": _size(one.added),
+                "removed": _size(one.removed),
+                "added_first": cidrs.texts(one.added)[:SHOWN],
+                "removed_first": cidrs.texts(one.removed)[:SHOWN],
+            }
+            for one in comparison.lists
+        ],
+    }
+
+
+def as_text(comparison: Comparison) -> str:
+    """The comparison for a terminal."""
+    if not comparison:
+        return f"{comparison.host}: no difference\n"
+    lines = [f"{comparison.host}:"]
+    for one in _ordered(comparison):
+        lines.append(f"  {one.kind:7} {_place(one):24} {one.service:16} {_addresses(one)}")
+        lines.append(f"          {outcome_text(one.before)} -> {outcome_text(one.after)}; e.g. {one.example}")
+    for name, sign, addresses in _list_lines(comparison):
+        lines.append(f"  list {name}: {sign}{_size(addresses)} addresses: {_first(cidrs.texts(addresses))}")
+    return "\n".join(lines) + "\n"
+
+
+def as_markdown(comparison: Comparison) -> str:
+    """The comparison for a review comment."""
+    if not comparison:
+        return f"### {_escape(comparison.host)}\n\nNo difference.\n"
+    lines = [f"### {_escape(comparison.host)}", ""]
+    if comparison.changes:
+        lines += [
+            "| | where | service | addresses | before | after | example |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for one in _ordered(comparison):
+            cells = (
+                one.kind, _place(one), one.service, _addresses(one),
+                outcome_text(one.before), outcome_text(one.after), one.example,
+            )  # fmt: skip
+            lines.append("| " + " | ".join(_escape(cell) for cell in cells) + " |")
+        lines.append("")
+    for name, sign, addresses in _list_lines(comparison):
+        first = ", ".join(f"`{text}`" for text in cidrs.texts(addresses)[:SHOWN])
+        lines.append(f"- list `{name}`: {sign}{_size(addresses)} addresses ({first})")
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _ordered(comparison: Comparison) -> list[Change]:
+    weight = {"gained": 0, "lost": 1, "changed": 2}
+    return sorted(
+        comparison.changes, key=lambda one: (weight[one.kind], one.hook, one.in_interface, one.family)
+    )
+
+
+def _list_lines(comparison: Comparison) -> Iterable[tuple[str, str, Addresses]]:
+    for one in comparison.lists:
+        for sign, addresses in (("+", one.added), ("-", one.removed)):
+            if not intervals.is_empty(addresses):
+                yield one.name, sign, addresses
+
+
+def _place(one: Change) -> str:
+    ways = [
+        way
+        for way in (
+            one.in_interface and f"in {one.in_interface}",
+            one.out_interface and f"out {one.out_interface}",
+        )
+        if way
+    ]
+    return " ".join([one.hook, one.family, *ways])
+
+
+def _addresses(one: Change) -> str:
+    whom = "to" if one.hook == "outbound" else "from"
+    text = f"{whom} {_first(cidr_texts(one.family, one.addresses))}"
+    if one.fixed != flows.everything(one.family):
+        text += f" {'from' if one.hook == 'outbound' else 'to'} {_first(cidr_texts(one.family, one.fixed))}"
+    return text
+
+
+def cidr_texts(family: Family, addresses: Intervals) -> list[str]:
+    """Addresses of one family as CIDRs; ``any`` for all of them."""
+    if addresses == flows.everything(family):
+        return ["any"]
+    return cidrs.texts(Addresses(addresses) if family == "ipv4" else Addresses((), addresses))
+
+
+def _first(texts: list[str]) -> str:
+    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    return ", ".join(texts[:SHOWN]) + more
+
+
+def _size(addresses: Addresses) -> int:
+    return intervals.count(family_of(addresses, "ipv4")) + intervals.count(family_of(addresses, "ipv6"))
+
+
+def outcome_text(outcome: Outcome) -> str:
+    """An outcome in words."""
+    text = {"allow": "allowed", "deny": "dropped", "reject": "rejected"}[outcome.verdict]
+    if outcome.step in ("rule", "blocklist"):
+        text += f" by {'rule' if outcome.step == 'rule' else 'list'} `{outcome.name}`"
+    elif outcome.step:
+        text += f" by {outcome.step}"
+    if outcome.rate:
+        text += f" at {rate_text(outcome.rate)}"
+    if outcome.until:
+        text += f" until {outcome.until.isoformat()}"
+    return text + (", logged" if outcome.log else "")
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
