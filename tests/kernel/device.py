@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import Packet
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base import loader
+
 from tests.kernel.namespace import Namespace
 from tests.kernel.nflog import Nflog
 from tests.kernel.packets import number_of
@@ -245,7 +246,7 @@ def _ports(name: str) -> tuple[str, ...]:
 def route(family: str, address: int) -> str:
     """The interface that the device sends to ``address`` by; "lo" for its own addresses."""
     found = ip_address(address.to_bytes(4 if family == "ipv4" else 16, "big"))
-    for name, texts in ADDRESSES.items():
+    for texts in ADDRESSES.values():
         for text in texts:
             if ip_address(text.partition("/")[0]) == found:
                 return "lo"

@@ -86,9 +86,7 @@ def fragments(whole: bytes, first: int) -> list[bytes]:
     pieces = []
     for offset, more, data in ((0, 1, whole[40 : 40 + first]), (first, 0, whole[40 + first :])):
         extension = struct.pack(">BBHI", whole[6], 0, offset | more, number)
-        pieces.append(
-            whole[:4] + struct.pack(">HB", 8 + len(data), 44) + whole[7:40] + extension + data
-        )
+        pieces.append(whole[:4] + struct.pack(">HB", 8 + len(data), 44) + whole[7:40] + extension + data)
     return pieces
 
 
@@ -115,9 +113,10 @@ def _place(data: bytes, at: int, value: int, spoil: bool) -> bytes:
 def _crc_table() -> list[int]:
     table = []
     for index in range(256):
+        value = index
         for _ in range(8):
-            index = index >> 1 ^ (0x82F63B78 if index & 1 else 0)
-        table.append(index)
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
     return table
 
 

@@ -34,6 +34,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
     ServiceSet,
     Traps,
 )
+
 from tests.kernel.device import ADDRESSES, BRIDGES, UNTRACKED_PORT, route
 from tests.kernel.packets import ACK, FIN, RST, SYN
 
@@ -82,7 +83,10 @@ class Author:
         traps = None
         if random.random() < 0.4:
             traps = Traps(
-                tcp=self.ports(), proof=random.choice(("syn", "handshake")), never=random.choice(zones), size=random.choice((64, 4096))
+                tcp=self.ports(),
+                proof=random.choice(("syn", "handshake")),
+                never=random.choice(zones),
+                size=random.choice((64, 4096)),
             )
         ping = None
         if random.random() < 0.6:
@@ -117,9 +121,7 @@ class Author:
     def container_addresses(self) -> tuple[Endpoint, ...]:
         return tuple(
             Endpoint(
-                Addresses(
-                    ((_number(v4.partition("/")[0]),) * 2,), ((_number(v6.partition("/")[0]),) * 2,)
-                ),
+                Addresses(((_number(v4.partition("/")[0]),) * 2,), ((_number(v6.partition("/")[0]),) * 2,)),
                 (name,),
             )
             for name, (v4, v6) in ADDRESSES.items()
@@ -167,7 +169,9 @@ class Author:
 
     def services(self) -> ServiceSet:
         random = self.random
-        kind = random.choice(("any", "tcp", "tcp", "udp", "udp", "sctp", "icmp", "protocols", "mixed", "mixed"))
+        kind = random.choice(
+            ("any", "tcp", "tcp", "udp", "udp", "sctp", "icmp", "protocols", "mixed", "mixed")
+        )
         types = tuple((one, one) for one in sorted(random.sample(ICMP_TYPES, 2)))
         types6 = tuple((one, one) for one in sorted(random.sample(ICMPV6_TYPES, 2)))
         many = kind == "mixed"
@@ -178,7 +182,9 @@ class Author:
             sctp=self.ports() if kind == "sctp" else (),
             icmp=merge(types) if many or kind == "icmp" else (),
             icmpv6=merge(types6) if many or kind == "icmp" else (),
-            protocols=merge([(47, 47), random.choice(((50, 51), (89, 89), (6, 6)))]) if kind == "protocols" else (),
+            protocols=merge([(47, 47), random.choice(((50, 51), (89, 89), (6, 6)))])
+            if kind == "protocols"
+            else (),
         )
 
     def rules(self, zones: list[Addresses], hook: str, count: int) -> tuple[Rule, ...]:
@@ -192,7 +198,9 @@ class Author:
                     verdict=verdict,
                     services=self.services(),
                     sources=self.endpoints(zones) if hook != "outbound" else (Endpoint(),),
-                    destinations=self.endpoints(zones) if hook != "inbound" or random.random() < 0.2 else (Endpoint(),),
+                    destinations=self.endpoints(zones)
+                    if hook != "inbound" or random.random() < 0.2
+                    else (Endpoint(),),
                     rate=Rate(1000, 1, 1000) if verdict == "allow" and random.random() < 0.15 else None,
                     log=random.random() < 0.1,
                 )
@@ -209,7 +217,11 @@ class Author:
         random = self.random
         family = random.choice(FAMILIES)
         hook = random.choice(("inbound", "inbound", "outbound", "forward", "forward"))
-        rules = {"inbound": policy.inbound, "outbound": policy.outbound, "forward": policy.forward + policy.inbound}[hook]
+        rules = {
+            "inbound": policy.inbound,
+            "outbound": policy.outbound,
+            "forward": policy.forward + policy.inbound,
+        }[hook]
         rule = random.choice(rules) if rules and random.random() < 0.85 else None
         endpoints = list(rule.sources) if rule else []
         endpoints += [Endpoint(one.addresses, one.interfaces) for one in policy.blocklists]
@@ -274,7 +286,9 @@ class Author:
             intervals = family_of(random.choice(endpoints).addresses, family)
             if intervals and intervals[0][1] - intervals[0][0] < 1 << (31 if family == "ipv4" else 127):
                 first, last = random.choice(intervals)
-                return random.choice((first, last, first, last, first - 1, last + 1, random.randint(first, last)))
+                return random.choice(
+                    (first, last, first, last, first - 1, last + 1, random.randint(first, last))
+                )
         base, bits = random.choice(_BASES[family])
         return base + random.getrandbits(bits)
 
@@ -285,7 +299,9 @@ class Author:
             services = rule.services
             for protocol, intervals in ((TCP, services.tcp), (UDP, services.udp), (SCTP, services.sctp)):
                 for first, last in intervals:
-                    choices += [(protocol, port) for port in (first - 1, first, last, last + 1) if 0 < port < 65536]
+                    choices += [
+                        (protocol, port) for port in (first - 1, first, last, last + 1) if 0 < port < 65536
+                    ]
             wanted = services.icmp if family == "ipv4" else services.icmpv6
             protocol = ICMP if family == "ipv4" else ICMPV6
             choices += [(protocol, one) for one, _ in wanted]
@@ -300,5 +316,9 @@ class Author:
         if kind < 0.65:
             return UDP, random.choice((53, 67, 68, 546, 547, random.randint(1, 65535)))
         if kind < 0.85:
-            return (ICMP, random.choice(ICMP_TYPES)) if family == "ipv4" else (ICMPV6, random.choice(ICMPV6_TYPES))
+            return (
+                (ICMP, random.choice(ICMP_TYPES))
+                if family == "ipv4"
+                else (ICMPV6, random.choice(ICMPV6_TYPES))
+            )
         return random.choice(OTHER_PROTOCOLS), 0

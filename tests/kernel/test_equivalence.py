@@ -6,10 +6,8 @@ from __future__ import annotations
 
 import os
 
-import pytest
-
-from tests.kernel.equivalence import BACKENDS, Disagreement, compare
 from tests.kernel.device import Device
+from tests.kernel.equivalence import BACKENDS, Disagreement, compare
 
 POLICIES = int(os.environ.get("SALLYPORT_KERNEL_POLICIES", "300"))
 PACKETS = int(os.environ.get("SALLYPORT_KERNEL_PACKETS", "36"))
@@ -18,16 +16,22 @@ FIRST_SEED = int(os.environ.get("SALLYPORT_KERNEL_SEED", "0"))
 
 def test_every_backend_gives_the_verdict_of_the_model_on_every_packet(device: Device) -> None:
     found: list[Disagreement] = []
-    sent = delivered = passed = 0
+    sent = delivered = passed = unsupported = 0
     for seed in range(FIRST_SEED, FIRST_SEED + POLICIES):
         result = compare(device, seed, PACKETS, BACKENDS)
         found += result.disagreements
         sent += result.sent
         delivered += result.delivered
         passed += result.passed
+        unsupported += result.unsupported
         if len(found) > 20:
             break
     print(f"{POLICIES} policies, {delivered} of {sent} packets delivered and judged, {passed} passed")
     assert not found, "\n\n".join(map(str, found[:20]))
-    assert delivered > 0.9 * sent, f"only {delivered} of {sent} packets reached a hook: the test would say little"
-    assert 0.1 * delivered < passed < 0.9 * delivered, f"{passed} of {delivered} passed: the test would say little"
+    assert unsupported < 0.1 * POLICIES, f"{unsupported} renderings were refused"
+    assert delivered > 0.9 * sent, (
+        f"only {delivered} of {sent} packets reached a hook: the test would say little"
+    )
+    assert 0.1 * delivered < passed < 0.9 * delivered, (
+        f"{passed} of {delivered} passed: the test would say little"
+    )

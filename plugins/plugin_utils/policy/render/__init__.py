@@ -1,13 +1,14 @@
 # Copyright (c) The Sallyport authors
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""From a host's policy to the files and commands of its firewall, for what the device's kernel accepts.
+"""HostPolicy and device to the files and commands of its firewall: one small interface over three backends.
 
-Provisional choice of a backend by the lead; the render helper replaces this file.
+A backend is one module with ``rulesets`` or ``ruleset``: policy to file texts, nothing else. How they are checked,
+loaded, shown and taken back is the same for all, and lies in ``firewall-load.sh``, which runs on the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import HostPolicy
@@ -25,69 +26,169 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base i
     loader,
 )
 
-__all__ = ["Rendered", "RenderedFile", "Unsupported", "render"]
+__all__ = ["BACKENDS", "Rendered", "RenderedFile", "Unsupported", "choose", "render"]
 
-_UNIT = """[Unit]
+BACKENDS: Mapping[str, Callable[[HostPolicy, Mapping[str, Any]], dict[str, str]]] = {
+    "nftables": lambda policy, device: {"nft": nftables.ruleset(policy, device)},
+    "iptables_ipset": iptables_ipset.rulesets,
+    "iptables": iptables.rulesets,
+}
+"""In order of preference. Each gives the texts of the files that lie in DIRECTORY, by name."""
+
+_TOOLS = {
+    "nftables": ("nft",),
+    "iptables_ipset": ("iptables", "ip6tables", "ipset"),
+    "iptables": ("iptables", "ip6tables"),
+}
+_FILES = ("nft", "sets", "v4", "v6")
+
+# Measured on nft 1.0.6 and ipset 7.17: what a prefix and an empty list cost while they are loaded, in kB. During a
+# change the old set is still there.
+_COST_KB = {"nftables": (4000, 0.75 + 2 * 0.3), "iptables_ipset": (14000, 2 * 0.035), "iptables": (4000, 1.0)}
+_SHARE = 0.5
+"""Of the memory that is free, so that the device's own work goes on."""
+
+_UNIT_NAME = "sallyport-firewall.service"
+_UNIT = f"""\
+[Unit]
 Description=Sallyport firewall
 DefaultDependencies=no
-After=nftables.service sallyport-restore.service local-fs.target
-Before=network-pre.target
+After=local-fs.target nftables.service netfilter-persistent.service ufw.service
+Before=network-pre.target shutdown.target
 Wants=network-pre.target
+Conflicts=shutdown.target
+# Whatever restarts or reloads nftables.service flushes the whole rule set, ours too: come back behind it.
+PartOf=nftables.service
+ReloadPropagatedFrom=nftables.service
 
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/bin/sh /etc/sallyport/firewall-load load
+ExecStart=/bin/sh {LOADER} load
+ExecReload=/bin/sh {LOADER} load
 
 [Install]
 WantedBy=sysinit.target
+"""
+_BOOT_SCRIPT = f"#!/bin/sh\nexec /bin/sh {LOADER} load\n"
+
+_REVERT = f"""\
+if [ -e {LOADER} ]; then
+	/bin/sh {LOADER} load
+	exit 0
+fi
 """
 
 
 def render(
     policy: HostPolicy, device: Mapping[str, Any], backend: str = "auto", memory_kb: int = 0
 ) -> Rendered:
-    tools = device["firewall"]
-    if backend == "auto":
-        if tools["nft"]["works"]:
-            backend = "nftables"
-        elif tools["iptables"]["works"] and tools["ip6tables"]["works"]:
-            backend = "iptables_ipset" if tools["ipset"]["works"] else "iptables"
-        else:
-            raise Unsupported(
-                "The device has no firewall tool that its kernel accepts.", "Install nftables or iptables."
-            )
-    texts: dict[str, str] = {}
-    if backend == "nftables":
-        texts = {"nft": nftables.ruleset(policy, device)}
-    elif backend == "iptables_ipset":
-        texts = iptables_ipset.rulesets(policy, device)
-    else:
-        texts = iptables.rulesets(policy, device)
-    files = [RenderedFile(LOADER, loader(), "0755")]
-    files += [RenderedFile(f"{DIRECTORY}/{name}", texts.get(name)) for name in ("nft", "sets", "v4", "v6")]
-    if device["init"] == "systemd":
-        unit = "/etc/systemd/system/sallyport-firewall.service"
-        files.append(RenderedFile(unit, _UNIT, "0644"))
-        files.append(
-            RenderedFile("/etc/systemd/system/sysinit.target.wants/sallyport-firewall.service", "", link=unit)
-        )
-    else:
-        files.append(
-            RenderedFile(
-                "/etc/sallyport/boot.d/50-firewall",
-                "#!/bin/sh\nexec /bin/sh /etc/sallyport/firewall-load load\n",
-                "0755",
-            )
-        )
-    gone = "if [ -f /etc/sallyport/firewall-load ]; then sh /etc/sallyport/firewall-load load; fi"
+    """The firewall of one host, for the device that ``probe`` described.
+
+    ``backend`` is one of BACKENDS or ``auto``; ``memory_kb`` replaces the budget computed from the device's free
+    memory. Raises Unsupported before anything is changed.
+    """
+    name, notes = choose(policy, device, backend, memory_kb)
+    texts = BACKENDS[name](policy, device)
+    files = [
+        RenderedFile(f"{DIRECTORY}/{file}", texts.get(file), "0600")
+        # The files of another backend must go: the loader takes what it finds.
+        for file in _FILES
+    ]
+    files.append(RenderedFile(LOADER, loader(), "0755"))
+    files += _boot(device)
+    staged = " ".join(f'{file} "$(staged {DIRECTORY}/{file})"' for file in _FILES if file in texts)
+    systemd = device.get("init") == "systemd"
+    settle = [f'[ "$SALLYPORT_FIRST" = 0 ] || /bin/sh {LOADER} load']
+    if systemd:
+        settle.append(f"systemctl daemon-reload\nsystemctl start {_UNIT_NAME}")
     return Rendered(
-        backend=backend,
+        backend=name,
         files=tuple(files),
-        check=(),
-        activate=("sh /etc/sallyport/firewall-load adopt",),
-        settle=("sh /etc/sallyport/firewall-load load",),
-        revert=(gone,),
-        live=("sh /etc/sallyport/firewall-load live",),
-        verify=(),
+        check=(f'/bin/sh "$(staged {LOADER})" check {staged}',),
+        activate=(
+            f'if [ "$SALLYPORT_FIRST" = 1 ]; then /bin/sh {LOADER} adopt; else /bin/sh {LOADER} load; fi',
+        ),
+        settle=tuple(settle),
+        revert=(_REVERT + _removal(),),
+        live=(f"[ ! -e {LOADER} ] || /bin/sh {LOADER} live",),
+        verify=(f"/bin/sh {LOADER} verify",),
+        notes=notes,
+    )
+
+
+def _removal() -> str:
+    """The loader itself, run with ``remove``: when a first generation is taken back it is on disk no more."""
+    return f"set -- remove\n{loader()}"
+
+
+def _boot(device: Mapping[str, Any]) -> list[RenderedFile]:
+    init = device.get("init")
+    if init == "systemd":
+        unit = f"/etc/systemd/system/{_UNIT_NAME}"
+        wanted = f"/etc/systemd/system/sysinit.target.wants/{_UNIT_NAME}"
+        return [RenderedFile(unit, _UNIT, "0644"), RenderedFile(wanted, None, link=unit)]
+    if init == "busybox":
+        return [RenderedFile("/etc/sallyport/boot.d/50-firewall", _BOOT_SCRIPT, "0755")]
+    raise Unsupported(
+        f"The init system is {init!r}; rules would be gone after a reboot.",
+        "Sallyport starts its firewall from systemd and from BusyBox init.",
+    )
+
+
+def choose(
+    policy: HostPolicy, device: Mapping[str, Any], backend: str = "auto", memory_kb: int = 0
+) -> tuple[str, tuple[str, ...]]:
+    """The backend for this device, and notes on why not a better one. Raises Unsupported when none will do."""
+    if backend != "auto" and backend not in BACKENDS:
+        raise Unsupported(
+            f"There is no backend {backend!r}.", f"Choose auto or one of {', '.join(BACKENDS)}."
+        )
+    entries = _entries(policy)
+    budget = memory_kb or _budget_kb(device)
+    reasons: list[str] = []
+    for name in BACKENDS if backend == "auto" else (backend,):
+        reason = _missing(name, device) or _too_large(name, entries, budget)
+        if not reason:
+            return name, tuple(reasons)
+        reasons.append(f"{name}: {reason}")
+    raise Unsupported(
+        f"No packet filter of this device will do. {' '.join(reasons)}",
+        "Install nftables, or iptables (with ip6tables) and ipset; or give the device shorter lists.",
+    )
+
+
+def _entries(policy: HostPolicy) -> int:
+    """Ranges in all address sets that are not small."""
+    return sum(len(one.addresses.v4) + len(one.addresses.v6) for one in policy.blocklists)
+
+
+def _budget_kb(device: Mapping[str, Any]) -> int:
+    """0 when nothing is known."""
+    memory = device.get("memory") or {}
+    known = [kb for kb in (memory.get("available_kb"), memory.get("limit_kb")) if kb]
+    return int(min(known) * _SHARE) if known else 0
+
+
+def _missing(name: str, device: Mapping[str, Any]) -> str:
+    firewall = device.get("firewall") or {}
+    lacking = []
+    for tool in _TOOLS[name]:
+        found = firewall.get(tool) or {}
+        if not found.get("works"):
+            why = found.get("error") or ("is not there" if not found.get("path") else "does not work")
+            lacking.append(f"{tool}: {str(why).strip()}")
+    return "; ".join(lacking) + "." if lacking else ""
+
+
+def _too_large(name: str, entries: int, budget: int) -> str:
+    if entries < 1000 or not budget:
+        return ""
+    base, each = _COST_KB[name]
+    need = int(base + entries * each)
+    if need <= budget:
+        return ""
+    return (
+        f"loading {entries} list entries takes about {need // 1000} MB, and half of the device's free memory"
+        f" is {budget // 1000} MB."
     )

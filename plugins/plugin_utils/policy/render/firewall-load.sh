@@ -5,11 +5,14 @@
 #   firewall-load load            make the files live; without files, remove what is ours
 #   firewall-load adopt           the same, and let TCP flows go on that began before connection tracking did
 #   firewall-load check KIND FILE ...   would the kernel take these files? KIND is nft, sets, v4 or v6
+#   firewall-load verify          is what the files say in force, in the kernel's own words?
 #   firewall-load live            print the live state, without the content of large sets, bans and rate buckets
 #   firewall-load remove          remove what is ours and nothing else
 set -eu
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH LC_ALL=C
+LF='
+'
 DIR=${SALLYPORT_FIREWALL_DIR:-/etc/sallyport/firewall}
 
 die() {
@@ -69,51 +72,32 @@ nft_remove() {
 }
 
 # iptables and ip6tables: our chains of one table change in one commit; the jumps to them stand first.
-
-xt_tables() { # the tables that exist, without loading a module for one that does not
-	case $("$1" -V) in
-	*nf_tables*) echo 'filter mangle nat raw' ;;
-	*)
-		case $1 in
-		iptables) cat /proc/net/ip_tables_names 2>/dev/null || : ;;
-		*) cat /proc/net/ip6_tables_names 2>/dev/null || : ;;
-		esac
-		;;
-	esac
-}
-
-xt_list() { # COMMAND TABLE: its rules, nothing for a table that is not there
-	for table in $(xt_tables "$1"); do
-		[ "$table" != "$2" ] || "$1" -w -t "$2" -S || die "$1 -t $2 -S failed"
-	done
-}
-
-xt_table() { # COMMAND TABLE FILE ADOPT: the restore program for one table; no FILE removes what is ours
-	old=$(xt_list "$1" "$2")
-	echo "*$2"
-	new=
-	[ -z "$3" ] || new=$(sed -n "/^\*$2\$/,/^COMMIT\$/p" "$3" | sed '1d;$d;/^#/d')
-	gone=$(printf '%s\n' "$old" | sed -n 's/^-N \(SALLYPORT-.*\)$/\1/p' | while read -r chain; do
-		printf '%s\n' "$new" | grep -q "^:$chain " || echo "$chain"
-	done)
-	for chain in $gone; do echo ":$chain - [0:0]"; done
-	[ -z "$new" ] || printf '%s\n' "$new"
-	[ "$4" = no ] || [ "$2" != mangle ] || echo '-I SALLYPORT-RUNNING 1 -j RETURN'
-	printf '%s\n' "$old" | sed -n 's/^-A \([A-Z]*\) -j SALLYPORT-\1$/-D \1 -j SALLYPORT-\1/p'
-	for base in PREROUTING INPUT FORWARD OUTPUT POSTROUTING; do
-		case $new in *":SALLYPORT-$base "*) echo "-I $base 1 -j SALLYPORT-$base" ;; esac
-	done
-	for chain in $gone; do echo "-X $chain"; done
-	echo COMMIT
-}
-
-xt_program() { # COMMAND FILE ADOPT
+xt_program() { # COMMAND FILE ADOPT: the restore program; without FILE it removes what is ours
+	saved=$("$1-save") || die "$1-save failed"
 	for table in filter raw nat mangle; do
-		if [ -n "$2" ] && grep -q "^\*$table\$" "$2"; then
-			xt_table "$1" "$table" "$2" "$3"
-		elif xt_list "$1" "$table" | grep -q '^-N SALLYPORT-'; then
-			xt_table "$1" "$table" '' no
-		fi
+		old=$(printf '%s\n' "$saved" | sed -n "/^\*$table\$/,/^COMMIT\$/p")
+		new=
+		[ -z "$2" ] || new=$(sed -n "/^\*$table\$/,/^COMMIT\$/{/^[:-]/p;}" "$2")
+		case $old$new in *SALLYPORT-*) ;; *) continue ;; esac
+		echo "*$table"
+		gone=
+		for chain in $(printf '%s\n' "$old" | sed -n 's/^:\(SALLYPORT-[^ ]*\) .*/\1/p'); do
+			case $LF$new in
+			*"$LF:$chain "*) ;;
+			*)
+				echo ":$chain - [0:0]"
+				gone="$gone $chain"
+				;;
+			esac
+		done
+		[ -z "$new" ] || printf '%s\n' "$new"
+		[ "$3" = no ] || [ "$table" != mangle ] || echo '-I SALLYPORT-RUNNING 1 -j RETURN'
+		printf '%s\n' "$old" | sed -n 's/^-A \([A-Z]*\) -j SALLYPORT-\1$/-D \1 -j SALLYPORT-\1/p'
+		for base in PREROUTING INPUT FORWARD OUTPUT POSTROUTING; do
+			case $new in *":SALLYPORT-$base "*) echo "-I $base 1 -j SALLYPORT-$base" ;; esac
+		done
+		for chain in $gone; do echo "-X $chain"; done
+		echo COMMIT
 	done
 }
 
@@ -154,29 +138,33 @@ xt_load() {
 
 xt_remove() {
 	for command in iptables ip6tables; do
-		! command -v "$command" >/dev/null 2>&1 || xt_apply "$command" '' no
+		! command -v "$command-save" >/dev/null 2>&1 || xt_apply "$command" '' no
 	done
 	xt_old_sets
 }
 
+# Chains in any order, the rules of a chain in theirs; a rule of others ahead of our jump shows too.
 xt_live() {
 	for command in iptables ip6tables; do
-		command -v "$command" >/dev/null 2>&1 || continue
-		for table in $(xt_tables "$command"); do
-			# Chains in any order, the rules of a chain in theirs; a rule of others ahead of our jump counts too.
-			n=1000000 last='' at=0
-			"$command" -w -t "$table" -S | while IFS= read -r line; do
-				n=$((n + 1))
-				rule=${line#-? }
-				chain=${rule%% *}
-				[ "$chain" = "$last" ] || at=0
-				last=$chain at=$((at + 1))
-				case $line in
-				'-N SALLYPORT-'*) echo "$command $table $line" ;;
-				'-A SALLYPORT-'*) echo "$command $table $chain $n $line" ;;
-				-A*'-j SALLYPORT-'*) echo "$command $table $chain rule $at: $line" ;;
-				esac
-			done
+		command -v "$command-save" >/dev/null 2>&1 || continue
+		saved=$("$command-save") || die "$command-save failed"
+		n=1000000 table='' last='' at=0
+		printf '%s\n' "$saved" | while IFS= read -r line; do
+			n=$((n + 1))
+			case $line in
+			'*'*) table=${line#?} ;;
+			:SALLYPORT-*) echo "$command $table ${line%% *}" ;;
+			'-A SALLYPORT-'*)
+				rule=${line#-A }
+				echo "$command $table ${rule%% *} $n $line"
+				;;
+			-A*)
+				rule=${line#-A }
+				[ "${rule%% *}" = "$last" ] || at=0
+				last=${rule%% *} at=$((at + 1))
+				case $line in *'-j SALLYPORT-'*) echo "$command $table $last rule $at: $line" ;; esac
+				;;
+			esac
 		done | sort | sed 's/ 1[0-9]\{6\} / /'
 	done
 	command -v ipset >/dev/null 2>&1 || return 0
@@ -217,6 +205,35 @@ load() { # What another tool held is removed only after the new rules stand.
 	fi
 }
 
+verify() { # Every chain of the files is there, and the hooks lead to them.
+	if [ -e "$DIR/nft" ]; then
+		have=$(nft_table)
+		sed -n '/^	[cs][he][at]/p' "$DIR/nft" | while read -r kind name rest; do
+			[ "$rest" = '{' ] || continue
+			case $have in
+			*"	$kind $name {"*) ;;
+			*) die "the kernel has no $kind $name" ;;
+			esac
+		done
+		return 0
+	fi
+	for pair in v4:iptables v6:ip6tables; do
+		have=$("${pair#*:}-save") || die "${pair#*:}-save failed"
+		sed -n 's/^:\(SALLYPORT-[^ ]*\) .*/\1/p' "$DIR/${pair%:*}" | while read -r chain; do
+			case $have in *":$chain "*) ;; *) die "${pair#*:} has no chain $chain" ;; esac
+			base=${chain#SALLYPORT-}
+			case $base in
+			PREROUTING | INPUT | FORWARD | OUTPUT | POSTROUTING)
+				case $have in
+				*"-A $base -j $chain"*) ;;
+				*) die "nothing leads from $base to $chain" ;;
+				esac
+				;;
+			esac
+		done
+	done
+}
+
 remove() {
 	nft_remove
 	xt_remove
@@ -229,10 +246,11 @@ live)
 	nft_live
 	xt_live
 	;;
+verify) verify ;;
 remove) remove ;;
 check)
 	shift
 	check "$@"
 	;;
-*) die "expected load, adopt, check, live or remove, got '${1-}'" ;;
+*) die "expected load, adopt, check, verify, live or remove, got '${1-}'" ;;
 esac
