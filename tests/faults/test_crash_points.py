@@ -1,0 +1,132 @@
+"""Every state-changing system call of the device program, stopped right before and right after: as the death of the
+process, as the death of the controller's session, and as a power cut."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults import conftest, trial
+from tests.faults.chamber import MEDIA, SHELLS, isolate, make_tools
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="crash points need root: loop mounts and namespaces")
+_JOBS = int(os.environ.get("SALLYPORT_FAULT_JOBS", "4"))  # trials mostly wait for the device's guards
+_SAMPLE = 12
+
+
+@pytest.fixture(scope="session")
+def place() -> Iterator[Path]:
+    """A short-lived folder with the tracer and the tools; not pytest's own, which keeps what the last runs left."""
+    folder = Path(tempfile.mkdtemp(prefix="sallyport-faults-"))
+    source = Path(__file__).with_name("crashpoint.c")
+    subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-o", folder / "crashpoint", source], check=True)
+    make_tools(folder / "tools")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how a pool ends its processes
+    isolate()
+
+
+@pytest.fixture(scope="session")
+def apart() -> Iterator[Any]:
+    """Processes with mounts of their own, for trials side by side."""
+    with multiprocessing.get_context("fork").Pool(_JOBS, initializer=_begin) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="session")
+def settings(place: Path, apart: Any) -> Callable[[str, str, str], trial.Setting]:
+    made: dict[tuple[str, str], Path] = {}
+
+    def get(shell: str, medium: str, scenario: str) -> trial.Setting:
+        template = place / f"{shell}-{scenario}.img"
+        if (shell, scenario) not in made:
+            apart.apply(trial.prepare, (template, shell, place / "tools", scenario))
+            made[shell, scenario] = template
+        work = place / f"{shell}-{medium}-{scenario}"
+        return trial.Setting(shell, medium, scenario, place / "crashpoint", place / "tools", template, work)
+
+    return get
+
+
+def _chosen(items: Sequence[Any], thorough: bool) -> list[Any]:
+    """All of them, or some that lie evenly spread."""
+    step = 1 if thorough else max(1, len(items) // _SAMPLE)
+    return list(items[step // 2 :: step])
+
+
+def _own(function: Callable[..., list[str]], setting: trial.Setting, *arguments: Any) -> list[str]:
+    """Run a trial in a work folder of this process."""
+    return function(replace(setting, work=setting.work / str(os.getpid())), *arguments)
+
+
+def _all(apart: Any, function: Callable[..., list[str]], cases: Sequence[tuple[str, tuple[Any, ...]]]) -> list[str]:
+    """Run every case; a line for each that has problems, beginning with what was injected."""
+    running = [(what, apart.apply_async(partial(_own, function), arguments)) for what, arguments in cases]
+    found = []
+    for what, result in running:
+        try:
+            problems = result.get(timeout=600)
+        except Exception as error:  # a trial that breaks is a finding too, and must name its point
+            problems = [repr(error)]
+        found += [f"{what}:\n    " + "\n    ".join(problems)] if problems else []
+    return found
+
+
+@pytest.mark.parametrize("scenario", trial.SCENARIOS)
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("session", [False, True], ids=["process", "session"])
+def test_killed_at_any_call_the_device_is_old_or_new_and_the_next_run_converges(
+    shell: str, scenario: str, session: bool, settings: Any, apart: Any, thorough: bool
+) -> None:
+    setting = settings(shell, "default", scenario)
+    points = apart.apply(trial.record, (setting,))
+    victims = [point for point in points if not session or point.role in ("stage", "hook", "arm", "confirm")]
+    chosen = _chosen(victims, thorough)
+    kind = "session" if session else "process"
+    cases = [(f"{kind} killed {point}", (setting, point, session)) for point in chosen]
+    problems = _all(apart, trial.kill, cases)
+    conftest.COUNTED.append(f"{kind} killed, {shell}, {scenario}: {len(chosen)} of {len(victims)} points")
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("how", ["lazy", "noise", "eager"])
+@pytest.mark.parametrize("scenario", trial.SCENARIOS)
+@pytest.mark.parametrize("medium", MEDIA)
+@pytest.mark.parametrize("shell", SHELLS)
+def test_power_cut_at_any_call_boots_into_old_or_new_and_the_next_run_converges(
+    shell: str, medium: str, scenario: str, how: str, settings: Any, apart: Any, thorough: bool
+) -> None:
+    if not thorough and (shell, medium) not in (("dash", "writeback"), ("ash", "writeback")):
+        pytest.skip("a sample keeps to the medium that forgives least; --faults=full takes both")
+    setting = settings(shell, medium, scenario)
+    points = apart.apply(trial.record, (setting, how))
+    wanted = trial.must_be(points)
+    first = {point.medium: point for point in reversed(points)}
+    media = _chosen(list(wanted), thorough)
+    folder = setting.work / f"media-{how}"
+    cases = [
+        (f"power cut ({how}) {first[name]}, must be {wanted[name]}", (setting, folder / name, wanted[name]))
+        for name in media
+    ]
+    problems = _all(apart, trial.cut, cases)
+    shutil.rmtree(folder)
+    conftest.COUNTED.append(
+        f"power cut, {shell}, {medium}, {scenario}, {how}: {len(points)} points on {len(wanted)} different media, "
+        f"{len(media)} booted"
+    )
+    assert not problems, "\n".join(problems)
