@@ -96,10 +96,16 @@ daemon_is_new() { # did the daemon that answered this session start after the wo
 
 # --- the manifest: sh functions that the controller wrote, every word quoted -------------------------------------
 
-load() { # TRANSACTION: defines entries, folders, unfolders, with_folders; sets ID, NAME, LIMIT, FACTORY and UNDONE
+load() { # TRANSACTION: defines entries, folders, unfolders, with_folders; sets ID, NAME, LIMIT, FACTORY, UNDONE and SALLYPORT_FIRST
   TX=$1
   # shellcheck disable=SC1091
   . "$TX/manifest"
+  SALLYPORT_FIRST=1
+  for other in "$STATE/generation"/*/name; do
+    { read -r known <"$other"; } 2>/dev/null || continue
+    [ "$known" != "$NAME" ] || SALLYPORT_FIRST=0
+  done
+  export SALLYPORT_FIRST
 }
 current() { # ID: is it the pending one?
   other=''
@@ -169,8 +175,13 @@ run_bounded() { # SNIPPET, from the list revert: all are run, none may hang the 
 }
 list() { # LIST
   phase=$1
+  # dash forgets in a sourced file that the caller tests the result, and -e would end the shell.
+  set +e
   # shellcheck disable=SC1090
   . "$TX/$1"
+  set -- "$?"
+  set -e
+  return "$1"
 }
 live_digest() { # FILE of run lines
   (
@@ -304,12 +315,6 @@ worker() { # ID
     [ "$count" -lt 100 ] || exit 1
     pause
   done
-  SALLYPORT_FIRST=1
-  for other in "$STATE/generation"/*/name; do
-    { read -r known <"$other"; } 2>/dev/null || continue
-    [ "$known" != "$NAME" ] || SALLYPORT_FIRST=0
-  done
-  export SALLYPORT_FIRST
   : >"$TX/open"
   flush # no rename below may reach the medium before the mark that undoes it
   code=0
