@@ -316,6 +316,8 @@ PASSWORD_PROMPT = re.compile(rb"(?i)password[^\r\n]*:\s*$")
 SHELL_PROMPT = re.compile(rb"[#$>%]\s*$")
 COUNTED = re.compile(rb"sally42port")
 REFUSAL = re.compile(rb"(?i)(incorrect|invalid|denied|failure|bad password)")
+ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+"""A shell with line editing asks for the cursor's place right behind its prompt."""
 QUIET = 0.2
 """Seconds without a byte after which the end of the text is taken for a prompt."""
 
@@ -360,7 +362,7 @@ class Telnet:
                 raise Dropped(str(error)) from error
             if not more:
                 raise Dropped(text.decode("utf-8", "replace").strip() or "the device closed the connection")
-            text += self.negotiate(more).replace(b"\x00", b"")
+            text = ESCAPES.sub(b"", text + self.negotiate(more).replace(b"\x00", b""))
 
     def negotiate(self, data: bytes) -> bytes:
         """Take telnet's commands out of what came, and answer them: yes to echo and no go-ahead, no to the rest."""
