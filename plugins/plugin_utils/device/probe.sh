@@ -267,6 +267,10 @@ network() {
 
 storage() {
   raw mountinfo </proc/self/mountinfo
+  # Where an overlay's upper directory lies may only be seen from the root that mounted it.
+  if has readlink && _text=$(readlink /proc/1/root 2>/dev/null) && [ "$_text" != / ] && [ -r /proc/1/mountinfo ]; then
+    raw mountinfo_init </proc/1/mountinfo
+  fi
   # The real path: on some devices /var is a link into memory.
   _dir=/var/lib
   for _name in /var/lib/sallyport /var/lib /var /; do

@@ -30,10 +30,11 @@ def overlay(upper: str, point: str = "/") -> str:
         ([overlay("/run/rw/upper"), TMPFS], True, False),
         ([TMPFS, overlay("/run/rw/upper")], True, False),
         ([overlay("/media/rw/upper"), "31 1 8:2 / /media/rw rw - ext4 /dev/sda2 rw"], False, False),
-        # The upper directory lies outside of what a container sees.
-        ([overlay("/var/lib/containers/x/diff")], False, False),
+        # Hidden by whatever mounted the root.
+        ([overlay("/overlay/upper")], True, False),
+        ([overlay("/var/lib/containers/storage/overlay/x/diff")], True, False),
         # /runway is not below /run.
-        ([overlay("/runway/upper"), TMPFS], False, False),
+        ([overlay("/runway/upper"), TMPFS, "31 1 8:2 /runway /runway rw - ext4 /dev/sda2 rw"], False, False),
         (["22 1 0:30 / / rw - overlay overlay rw,lowerdir=/a:/b"], False, True),
         # The later of two mounts at one place is the one that counts.
         ([DISK, "40 22 0:2 / / rw - tmpfs tmpfs rw"], True, False),
@@ -44,6 +45,28 @@ def test_a_root_that_forgets_or_refuses_writes_is_seen(
 ) -> None:
     found = storage.root(reply(("mountinfo", "\n".join(lines) + "\n")))
     assert (found["volatile"], found["read_only"]) == (volatile, read_only)
+
+
+@pytest.mark.parametrize(
+    ("upper", "volatile"),
+    [
+        ("/var/lib/containers/storage/overlay/41c0/diff", False),
+        ("/var/lib/docker/overlay2/41c0/diff", False),
+        ("/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/5/fs", False),
+        ("/rw/upper", True),
+    ],
+)
+def test_in_a_container_only_the_engines_own_overlay_is_lasting(
+    reply: Make, upper: str, volatile: bool
+) -> None:
+    answer = reply(("container", "podman"), ("mountinfo", overlay(upper) + "\n"))
+    assert storage.root(answer)["volatile"] is volatile
+
+
+def test_an_upper_directory_is_looked_for_from_the_root_that_mounted_it(reply: Make) -> None:
+    outside = f"{DISK}\n31 1 8:2 / /rw rw - ext4 /dev/sda2 rw\n"
+    answer = reply(("mountinfo", overlay("/rw/upper") + "\n"), ("mountinfo_init", outside))
+    assert storage.root(answer)["volatile"] is False
 
 
 def test_the_state_directory_is_judged_by_the_mount_it_lies_on(reply: Make) -> None:

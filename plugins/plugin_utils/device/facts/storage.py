@@ -13,6 +13,8 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange impo
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.facts.text import clean, number
 
 _IN_MEMORY = ("tmpfs", "ramfs", "rootfs")
+# Where Docker, Podman, CRI-O, containerd and LXC keep what a container writes.
+_ENGINE = re.compile(r"/(overlay2?|overlayfs|snapshots|containers|containerd|docker|lxc|lxd|incus)/")
 
 
 @dataclass(frozen=True)
@@ -65,18 +67,21 @@ def place(path: str, table: list[Mount]) -> Mount | None:
     return best
 
 
-def volatile(mount: Mount, table: list[Mount]) -> bool:
+def volatile(mount: Mount, table: list[Mount], container: bool) -> bool:
     """Does a write here vanish at reboot? In memory, and on an overlay whose upper directory is there.
 
-    An upper directory that no mount but the overlay's own covers lies outside of what the device can see, as
-    a container's does: that one is fine.
+    An upper directory that no visible mount holds is one of two things. A container engine keeps it on the
+    machine outside: fine. Otherwise whatever mounted the root hid it, as boot scripts do with one in memory;
+    it counts as lost until it can be seen, for a device that forgets its hardening is open again.
     """
     if mount.fstype in _IN_MEMORY:
         return True
-    if mount.fstype == "overlay" and mount.upper:
-        below = place(mount.upper, [other for other in table if other != mount])
-        return below is not None and below.fstype in _IN_MEMORY
-    return False
+    if mount.fstype != "overlay" or not mount.upper:
+        return False
+    below = place(mount.upper, [other for other in table if other.point != "/" or other.fstype != "overlay"])
+    if below is not None:
+        return below.fstype in _IN_MEMORY
+    return not (container and _ENGINE.search(mount.upper))
 
 
 def root(reply: Reply) -> dict[str, Any]:
@@ -89,7 +94,7 @@ def root(reply: Reply) -> dict[str, Any]:
         "device": mount.source,
         "fstype": mount.fstype,
         "read_only": mount.read_only,
-        "volatile": volatile(mount, table),
+        "volatile": volatile(mount, _seen_by_init(reply, table), _in_container(reply)),
         "noexec": "noexec" in mount.options,
     }
 
@@ -109,7 +114,7 @@ def state_dir(reply: Reply) -> dict[str, Any]:
         "path": path,
         "fstype": mount.fstype if mount else "",
         "read_only": mount.read_only if mount else False,
-        "volatile": volatile(mount, table) if mount else False,
+        "volatile": volatile(mount, _seen_by_init(reply, table), _in_container(reply)) if mount else False,
         "noexec": "noexec" in mount.options if mount else False,
         "free_kb": free_kb,
         "free_inodes": free_inodes,
@@ -132,6 +137,14 @@ def memory(reply: Reply) -> dict[str, int]:
         "available_kb": values.get("MemAvailable", rough),
         "limit_kb": min(below, default=0),
     }
+
+
+def _seen_by_init(reply: Reply, table: list[Mount]) -> list[Mount]:
+    return mounts(reply.get("mountinfo_init")) or table
+
+
+def _in_container(reply: Reply) -> bool:
+    return any(reply.all("container"))
 
 
 def _df(line: str) -> int:
