@@ -20,7 +20,9 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.audit.compare import
     Allowed,
     Device,
     compare,
+    judge_firewall,
     judge_logins,
+    judge_passwords,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.audit.findings import (
     Finding,
@@ -57,6 +59,8 @@ class ActionModule(ActionBase):
                 "probe": {"type": "dict", "required": True},
                 "scans": {"type": "list", "elements": "dict", "required": True},
                 "logins": {"type": "list", "elements": "dict", "required": True},
+                "firewall": {"type": "dict", "default": {}},
+                "passwords": {"type": "dict", "default": {}},
                 "try_logins": {"type": "bool", "required": True},
                 "listeners": {"type": "list", "elements": "dict", "default": []},
                 "waivers": {"type": "list", "elements": "dict", "default": []},
@@ -76,6 +80,7 @@ class ActionModule(ActionBase):
             arguments["listeners"],
         )
         findings = list(about_device(probe, plan, facts))
+        findings += judge_firewall(arguments["firewall"]) + judge_passwords(arguments["passwords"])
         sights: dict[str, Any] = {}
         for scan in arguments["scans"]:
             place = scan["item"]

@@ -31,6 +31,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.audit.listeners impo
 )
 
 EXPOSURE, LISTENERS, TELNET, LOGINS = "net-exposure", "net-listeners", "no-telnet", "no-default-logins"
+PASSWORDS, FIREWALL = "no-default-passwords", "firewall-state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,4 +234,64 @@ def judge_logins(trials: Sequence[Mapping[str, Any]], where: str) -> list[Findin
                     place,
                 )
             )
+    return findings
+
+
+def judge_firewall(result: Mapping[str, Any]) -> list[Finding]:
+    """What the firewall role, in check mode, would change. ``result`` is empty or skipped where it was not asked."""
+    if result.get("skipped") or not result:
+        return []
+    if result.get("failed") or result.get("unreachable") or "changed" not in result:
+        why = str(result.get("msg", "no answer")).strip()
+        return [
+            Finding(
+                "firewall_not_assessed",
+                FIREWALL,
+                "not_assessed",
+                f"the rules in force could not be compared: {why}",
+                "run harden.yml --tags firewall --check and mend what it says",
+            )
+        ]
+    if not result["changed"]:
+        return []
+    files = [
+        str(entry["dest"]) for entry in result.get("files", ()) if entry.get("change") not in (None, "none")
+    ]
+    what = f"files {', '.join(files)}" if files else "the live rules"
+    return [
+        Finding(
+            "drift",
+            FIREWALL,
+            "difference",
+            f"{what} on the device are not what the policy compiles to",
+            "run harden.yml; --check --diff shows what differs",
+        )
+    ]
+
+
+def judge_passwords(result: Mapping[str, Any]) -> list[Finding]:
+    """What the credentials role found in the device's hashes. ``result`` is empty or skipped where not asked."""
+    if result.get("skipped") or not result:
+        return []
+    if result.get("unreachable") or "accounts" not in result:
+        why = str(result.get("msg", "no answer")).strip()
+        return [
+            Finding(
+                "passwords_not_assessed",
+                PASSWORDS,
+                "not_assessed",
+                f"the password hashes could not be judged: {why}",
+                "run harden.yml --tags credentials --check and mend what it says",
+            )
+        ]
+    findings = []
+    for account in result["accounts"]:
+        if account["verdict"] in ("default", "empty", "shared"):
+            message = f"account '{account['account']}': {account['why']}"
+            remedy = "run harden.yml: role credentials locks or replaces it"
+            findings.append(Finding("default_password", PASSWORDS, "difference", message, remedy))
+        elif account["verdict"] == "not assessed":
+            message = f"account '{account['account']}': not assessed: {account['why']}"
+            remedy = "give the account a password of a scheme that the controller can read, or lock it"
+            findings.append(Finding("passwords_not_assessed", PASSWORDS, "not_assessed", message, remedy))
     return findings
