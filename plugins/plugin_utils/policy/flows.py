@@ -207,7 +207,7 @@ class Model:
         """Steps 8 to 10."""
         policy = self.policy
         to_container = flow.out_interface in policy.container_bridges
-        leaves = flow.hook == "forward" and flow.in_interface in policy.container_bridges and not to_container
+        leaves = leaves_container(policy, flow.in_interface, flow.out_interface)
         if flow.hook == "outbound" and to_container:
             split.take_all(Outcome("allow", step="containers"))
             return
@@ -291,6 +291,11 @@ class _Split:
         if self.rest:
             self.parts.append((outcome, self.rest))
             self.rest = ()
+
+
+def leaves_container(policy: HostPolicy, into: str, out: str) -> bool:
+    """Whether a forwarded flow starts in a container and goes elsewhere than to a container."""
+    return bool(out) and into in policy.container_bridges and out not in policy.container_bridges
 
 
 def is_ping(family: Family, protocol: int, ports: Interval) -> bool:
@@ -436,6 +441,11 @@ def flow_classes(
                         raise TooManyPieces(_too_many(hook))
                     for into in ins:
                         for out in outs:
+                            if hook == "published" and any(
+                                leaves_container(one, into, out) for one in policies
+                            ):
+                                # Translated or not, it obeys containers.outbound, as a forwarded flow.
+                                continue
                             for piece in fixed:
                                 yield FlowClass(hook, into, out, family, protocol, ports, piece)
 
