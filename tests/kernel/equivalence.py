@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import Outcome, Packet, judge
@@ -68,6 +69,11 @@ def compare(
         (packet, ip_packet(packet, number, **extra))
         for number, (packet, extra, _) in enumerate(shots, start=1)
     ]
+    translations = [
+        _translation(packet, number)
+        for number, (packet, _, _) in enumerate(shots, start=1)
+        if packet.original_destination is not None
+    ]
     result = Result(sent=len(shots) * len(backends))
     for name, render in backends.items():
         try:
@@ -78,8 +84,8 @@ def compare(
             result.sent -= len(shots)
             continue
         device.load(files, legacy=legacy)
-        seen = device.shoot(wire)
-        device.load({})
+        with device.translating(translations):
+            seen = device.shoot(wire)
         for number, (packet, extra, expected) in enumerate(shots, start=1):
             if seen.first.get(number) != packet.hook:
                 continue
@@ -90,3 +96,12 @@ def compare(
             if (got == "allow") != (expected.verdict == "allow"):
                 result.disagreements.append(Disagreement(seed, name, packet, extra, expected, got))
     return result
+
+
+def _translation(packet: Packet, number: int) -> str:
+    """The harness's rule that translates this one packet."""
+    size = 4 if packet.family == "ipv4" else 16
+    target = ip_address(packet.destination.to_bytes(size, "big"))
+    if packet.family == "ipv4":
+        return f"ip id {number} meta l4proto {packet.protocol} dnat ip to {target}:{packet.port}"
+    return f"ip6 flowlabel {number} meta l4proto {packet.protocol} dnat ip6 to [{target}]:{packet.port}"

@@ -216,6 +216,8 @@ class Author:
     def packet(self, policy: HostPolicy) -> tuple[Packet, dict[str, object]]:
         random = self.random
         family = random.choice(FAMILIES)
+        if random.random() < 0.2:
+            return self.published(policy, family)
         hook = random.choice(("inbound", "inbound", "outbound", "forward", "forward"))
         rules = {
             "inbound": policy.inbound,
@@ -278,6 +280,39 @@ class Author:
         if hook == "forward":
             packet = replace(packet, hop_limit=max(2, packet.hop_limit))
         return packet, extra
+
+    def published(self, policy: HostPolicy, family: Family) -> tuple[Packet, dict[str, object]]:
+        """A packet that the harness translates, as a container engine does."""
+        random = self.random
+        rule = random.choice(policy.inbound) if policy.inbound else None
+        protocol, port = self.service(policy, family, rule)
+        if protocol not in (TCP, UDP, SCTP):
+            protocol, port = random.choice((TCP, UDP)), random.choice((22, 80, 443, 5000))
+        original = random.choice(own_addresses(family))
+        if rule and rule.destinations != (Endpoint(),):
+            original = self.near(family, list(rule.destinations))
+        named = (
+            [name for one in rule.sources for name in one.interfaces if name in INTERFACES] if rule else []
+        )
+        target = self.near(family, [])
+        if family == "ipv6" and target >> 118 == 0xFE80 >> 6:
+            target = _number("fd20::9")
+        packet = Packet(
+            hook="forward",
+            family=family,
+            source=self.near(family, list(rule.sources) if rule else []),
+            destination=target,
+            protocol=protocol,
+            port=random.choice((80, 443, port)),
+            source_port=40000,
+            in_interface=random.choice(named)
+            if named and random.random() < 0.6
+            else random.choice(INTERFACES),
+            out_interface=route(family, target),
+            original_destination=original,
+            original_port=port,
+        )
+        return packet, {"destination": original, "port": port}
 
     def near(self, family: Family, endpoints: list[Endpoint]) -> int:
         """An address at or beside an edge of one of ``endpoints``, or anywhere."""

@@ -10,7 +10,7 @@ from tests.kernel.device import Device
 from tests.kernel.equivalence import BACKENDS, Disagreement, compare
 
 POLICIES = int(os.environ.get("SALLYPORT_KERNEL_POLICIES", "300"))
-PACKETS = int(os.environ.get("SALLYPORT_KERNEL_PACKETS", "36"))
+PACKETS = int(os.environ.get("SALLYPORT_KERNEL_PACKETS", "60"))
 FIRST_SEED = int(os.environ.get("SALLYPORT_KERNEL_SEED", "0"))
 
 
