@@ -57,7 +57,10 @@ def resolve_host(
         controllers.insert(0, str(connection["client"]))
     groups = task_vars.get("groups") or {}
     folder = policy_dir or folder_of(own)
-    variables = {name: own[name] for name in own if name.startswith(layers.PREFIX)}
+    # Task variables hold templates as they were written; hostvars give what comes out of them.
+    final = hostvars[host]
+    names = [name for name in own if name.startswith(layers.PREFIX)]
+    variables = {name: final[name] if name in final else own[name] for name in names}
     if variables and not os.path.isdir(folder):
         folder = ""
     return load.load_host(

@@ -8,6 +8,8 @@
 #   firewall-load verify          is what the files say in force, in the kernel's own words?
 #   firewall-load live            print the live state, without the content of large sets, bans and rate buckets
 #   firewall-load remove          remove what is ours and nothing else
+#   firewall-load bans            print the banned addresses, and when each ban ends
+#   firewall-load ban ADDRESS [SECONDS], firewall-load lift ADDRESS
 set -eu
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH LC_ALL=C
@@ -208,7 +210,7 @@ load() { # What another tool held is removed only after the new rules stand.
 verify() { # Every chain of the files is there, and the hooks lead to them.
 	if [ -e "$DIR/nft" ]; then
 		have=$(nft_table)
-		sed -n '/^	[cs][he][at]/p' "$DIR/nft" | while read -r kind name rest; do
+		sed -n -e '/^	chain /p' -e '/^	set /p' "$DIR/nft" | while read -r kind name rest; do
 			[ "$rest" = '{' ] || continue
 			case $have in
 			*"	$kind $name {"*) ;;
@@ -234,6 +236,47 @@ verify() { # Every chain of the files is there, and the hooks lead to them.
 	done
 }
 
+# Bans by hand. They end by themselves, and outlive a new generation, not a reboot.
+
+ban_set() { # FAMILY: the name of the set that bans of this family lie in, in the file that is loaded
+	if [ -e "$DIR/nft" ]; then
+		sed -n "s/^	set \(bans${1}_[0-9]*\) {\$/\1/p" "$DIR/nft"
+	elif [ -e "$DIR/sets" ]; then
+		sed -n "s/^create \(sallyport-bans$1-[0-9]*\) .*/\1/p" "$DIR/sets"
+	else
+		echo "/proc/net/xt_recent/SALLYPORT$1"
+	fi
+}
+
+ban() { # add|delete ADDRESS SECONDS
+	case $2 in
+	'' | *[!0-9a-fA-F.:]*) die "expected an address, got '$2'" ;;
+	*:*) set -- "$1" "$2" "$3" "$(ban_set 6)" ;;
+	*) set -- "$1" "$2" "$3" "$(ban_set 4)" ;;
+	esac
+	case $3 in *[!0-9]*) die "expected seconds, got '$3'" ;; esac
+	case $1:$4 in
+	add:bans*) nft add element inet sallyport "$4" "{ $2 timeout ${3:-3600}s }" ;;
+	delete:bans*) nft delete element inet sallyport "$4" "{ $2 }" ;;
+	add:sallyport-*) ipset -exist add "$4" "$2" timeout "${3:-3600}" ;;
+	delete:sallyport-*) ipset del "$4" "$2" ;;
+	add:/proc/*) echo "+$2" >"$4" ;;
+	delete:/proc/*) echo "-$2" >"$4" ;;
+	*) die 'no firewall is loaded' ;;
+	esac
+}
+
+bans() {
+	for family in 4 6; do
+		name=$(ban_set "$family")
+		case $name in
+		bans*) nft list set inet sallyport "$name" | tr '{,}' '\n\n\n' | sed -n 's/^ *\([0-9a-f.:]*\) .*expires \([^ ]*\).*/\1 \2/p' ;;
+		sallyport-*) ipset list "$name" | sed -n 's/^\([0-9a-f.:]*\) timeout \([0-9]*\).*/\1 \2s/p' ;;
+		*) [ ! -e "$name" ] || sed -n 's/^src=\([^ ]*\) .*/\1/p' "$name" ;;
+		esac
+	done
+}
+
 remove() {
 	nft_remove
 	xt_remove
@@ -248,9 +291,12 @@ live)
 	;;
 verify) verify ;;
 remove) remove ;;
+bans) bans ;;
+ban) ban add "${2-}" "${3-}" ;;
+lift) ban delete "${2-}" '' ;;
 check)
 	shift
 	check "$@"
 	;;
-*) die "expected load, adopt, check, verify, live or remove, got '${1-}'" ;;
+*) die "expected load, adopt, check, verify, live, remove, bans, ban or lift, got '${1-}'" ;;
 esac
