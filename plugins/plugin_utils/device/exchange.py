@@ -141,8 +141,9 @@ class Exchange:
                 f"{task.action} was delegated to {task.delegate_to!r}: it would change that machine in the name of "
                 f"another one. Run it on the device itself, in a play whose hosts name the device."
             )
-        # The base class says True for every connection; only ssh looks at its own arguments.
-        if self.transport == "ssh" and self._connection.has_tty:
+        # The base class says True for every connection; only ssh looks at its own arguments, and 2.17's does not.
+        looks = isinstance(getattr(type(self._connection), "has_tty", None), property)
+        if looks and self._connection.has_tty:
             raise ExchangeError(
                 "this connection asks for a terminal (RequestTTY or -t in the ssh arguments), which cannot carry a "
                 "program on standard input. Remove it from ssh_args, ssh_common_args and ssh_extra_args."
