@@ -127,7 +127,7 @@ class ActionModule(ActionBase):
         if vault is not None and not self._task.check_mode:
             vault.prepare({name: password for name, (_, password) in new.items() if password})
         outcome = self._commit(accounts, texts, new, arguments, task_vars, exchange)
-        result.update(driver.with_fresh_facts(self, outcome))
+        result.update(driver.with_fresh_facts(self, outcome, device, ()))
         result["exchanges"] = exchange.count
         if vault is not None:
             if result.get("state") == "confirmed":

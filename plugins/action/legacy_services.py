@@ -53,7 +53,8 @@ class ActionModule(ActionBase):
                     "revert": plan.revert,
                 },
             )
-            result.update(driver.with_fresh_facts(self, driver.run(self, task_vars, change, Exchange(self))))
+            outcome = driver.run(self, task_vars, change, Exchange(self))
+            result.update(driver.with_fresh_facts(self, outcome, device, plan.files))
         else:
             result.update(changed=False, state="unchanged", exchanges=0, msg="no legacy service was found")
         unhandled = [

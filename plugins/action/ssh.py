@@ -74,7 +74,8 @@ class ActionModule(ActionBase):
             message = f"{host}: ssh was refused, nothing was changed: {error}"
             return {**result, "failed": True, "changed": False, "state": "refused", "msg": message}
         outcome = self._change(plan, device, wanted, settings, task_vars, exchange)
-        result.update(driver.with_fresh_facts(self, outcome))
+        keys = len(wanted.authorized_keys)
+        result.update(driver.with_fresh_facts(self, outcome, device, plan.files, keys))
         result["notes"] = plan.notes
         return result
 

@@ -32,10 +32,40 @@ def device_of(action: Any, task_vars: dict[str, Any]) -> dict[str, Any]:
     return device if device else inquiry.ask(action)
 
 
-def with_fresh_facts(action: Any, result: dict[str, Any]) -> dict[str, Any]:
-    """After a change the next role must see the device as it is now: two roles edit the same inittab."""
+def with_fresh_facts(
+    action: Any,
+    result: dict[str, Any],
+    device: Mapping[str, Any],
+    entries: Iterable[Mapping[str, Any]],
+    keys: int = 0,
+) -> dict[str, Any]:
+    """After a change the next role must see the device as it is now: two roles edit the same inittab.
+
+    In check mode it sees the device as it would be, or its own prediction would be wrong.
+
+    Args:
+        device: as it was before.
+        entries: files of the change, for the prediction.
+        keys: how many keys the login user then has at least.
+    """
     if result.get("state") == "confirmed":
         result["ansible_facts"] = {inquiry.FACT: inquiry.ask(action)}
+    elif result.get("state") == "would_change":
+        texts = {
+            entry["dest"]: entry["content"] for entry in entries if isinstance(entry.get("content"), str)
+        }
+        user = device.get("login_user")
+        predicted = {
+            **device,
+            "files": {**(device.get("files") or {}), **texts},
+            "accounts": [
+                {**one, "authorized_keys": max(keys, int(one.get("authorized_keys") or 0))}
+                if one["name"] == user
+                else one
+                for one in device.get("accounts") or []
+            ],
+        }
+        result["ansible_facts"] = {inquiry.FACT: predicted}
     return result
 
 

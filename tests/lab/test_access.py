@@ -1,0 +1,382 @@
+"""Nobody gets in who should not, and the operator always does: shown by trying, on every class of device."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.fleet import CHECKOUT, addresses, load
+from lab.labs import Lab
+from lab.podman import podman
+
+DEVICES = ("debian11", "debian12", "debian13", "vendor")
+PLAYBOOK = CHECKOUT / "tests/lab/playbooks/access.yml"
+TELNET = {"debian11": 23, "debian12": 2323, "debian13": 23, "vendor": 23}
+# A hash of any scheme that a device of the lab has.
+TOOLS = Path(sys.executable).parent
+HASH = re.compile(r"\$(?:1|2[aby]|5|6|y)\$[^\s'\"]{8,}")
+
+
+@dataclass
+class Run:
+    """One ansible-playbook: what it printed, and every task's result."""
+
+    status: int
+    output: str
+    results: list[dict[str, Any]]
+
+    def of(self, action: str) -> dict[str, dict[str, Any]]:
+        """host -> result of this action."""
+        return {r["host"]: r["result"] for r in self.results if r["action"] == f"sallyport.iot.{action}"}
+
+
+class Access:
+    """The fleet, and the operator's ways to it."""
+
+    def __init__(self, lab: Lab, work: Path) -> None:
+        self.lab = lab
+        self.work = work
+        self.runs = 0
+
+    def play(self, *arguments: str, **environment: str) -> Run:
+        self.runs += 1
+        results = self.work / f"results-{self.runs}.jsonl"
+        done = subprocess.run(
+            [str(TOOLS / "ansible-playbook"), "-i", "inventories/lab", str(PLAYBOOK),
+             "-e", f"credentials_record_directory={self.work}/records", *arguments],
+            cwd=CHECKOUT, capture_output=True, text=True, timeout=600, check=False,
+            env={
+                **os.environ, "SALLYPORT_LAB": self.lab.prefix, "SALLYPORT_TEST_RESULTS": str(results),
+                "ANSIBLE_CALLBACK_PLUGINS": str(CHECKOUT / "tests/lab/callbacks"),
+                "ANSIBLE_CALLBACKS_ENABLED": "results", "ANSIBLE_NOCOLOR": "1", **environment,
+            },
+        )  # fmt: skip
+        lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
+        return Run(done.returncode, done.stdout + done.stderr, [json.loads(line) for line in lines])
+
+    def address(self, device: str, network: str = "lan") -> str:
+        return addresses(network, self.lab.slot(), self.lab.fleet.devices[device].number)[0]
+
+    def ssh(
+        self, device: str, *options: str, known_hosts: str = "/dev/null", user: str = "root"
+    ) -> list[str]:
+        """A plain ssh that shares nothing with Ansible's connections."""
+        strict = "no" if known_hosts == "/dev/null" else "yes"
+        return [
+            "ssh", "-F", "none", "-o", f"UserKnownHostsFile={known_hosts}", "-o", f"StrictHostKeyChecking={strict}",
+            "-o", "ControlPath=none", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=15", *options,
+            f"{user}@{self.address(device)}",
+        ]  # fmt: skip
+
+    @property
+    def key(self) -> Path:
+        return self.lab.state / "operator"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.lab.state / "known_hosts"
+
+    def operator_gets_in(self, device: str) -> bool:
+        """With the operator's key, believing only the host keys of the operator's own file."""
+        command = self.ssh(
+            device, "-i", str(self.key), "-o", "BatchMode=yes", known_hosts=str(self.known_hosts)
+        )
+        done = subprocess.run([*command, "id -u"], capture_output=True, text=True, timeout=60, check=False)
+        return done.stdout.strip() == "0"
+
+    def try_password(self, device: str, user: str, password: str) -> str:
+        """What ssh says to a password, from the vantage point: OpenSSH punishes the source of failed logins."""
+        return podman(
+            "exec", "--env", f"SSHPASS={password}", self.lab.container("vantage-lan"),
+            "sh", "-c", 'exec "$@" 2>&1', "sh", "sshpass", "-e", *self.ssh(device, "-o", "PubkeyAuthentication=no", user=user), "id",
+            check=False,
+        )  # fmt: skip
+
+    def shell(self, device: str, text: str) -> str:
+        return podman("exec", self.lab.container(device), "/bin/sh", "-c", text, check=False)
+
+    def snapshot(self, device: str) -> str:
+        """Everything that the roles might touch, and who listens."""
+        return self.shell(
+            device,
+            "cat /etc/passwd /etc/shadow /etc/inittab /etc/inetd.conf /etc/ssh/sshd_config /root/.ssh/authorized_keys "
+            "2>/dev/null | sha256sum; find /etc/ssh /etc/dropbear /etc/systemd/system /etc/xinetd.d 2>/dev/null | sort; "
+            "cat /proc/net/tcp /proc/net/tcp6 | grep ' 0A ' | cut -c 5-50 | sort",
+        )
+
+    def scan(self, device: str, network: str) -> set[str]:
+        """Ports of telnet and its kin that a vantage point finds open, both families."""
+        found = set()
+        for family, option in enumerate(([], ["-6"])):
+            address = addresses(network, self.lab.slot(), self.lab.fleet.devices[device].number)[family]
+            ports = "T:21,23,2323,5000,U:69,161,1900"
+            text = podman(
+                "exec", self.lab.container(f"vantage-{network}"), "nmap", "-n", "-Pn", "-sS", "-sU", "-T4",
+                "--max-retries", "2", "-p", ports, "-oG", "-", *option, address,
+            )  # fmt: skip
+            found |= {part for part in text.split() if re.match(r"\d+/open/", part)}
+        return found
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Access]:
+    """Devices of our own, as shipped. A lab that runs already under this name is reset, and left running."""
+    if os.geteuid() != 0:
+        pytest.skip("labs need root")
+    prefix = os.environ.get("SALLYPORT_LAB", "pytest") + "ac" + os.environ.get("PYTEST_XDIST_WORKER", "")
+    lab = Lab(load(), prefix, print)
+    found = bool(lab.networks())
+    lab.up([])
+    if found:
+        lab.reset([])
+    yield Access(lab, tmp_path_factory.mktemp("access"))
+    if not found:
+        lab.down()
+
+
+@dataclass
+class Hardened:
+    """The fleet after the first run, with what was seen before and on the way."""
+
+    fleet: Access
+    predicted: Run
+    untouched: dict[str, tuple[str, str]]
+    done: Run
+    sessions: dict[str, str]
+    open_before: dict[str, set[str]]
+    old_host_keys: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def hardened(fleet: Access) -> Hardened:
+    # Before anything else: dropbear makes its host key when the first client comes.
+    old = {device: host_key(fleet, device) for device in DEVICES}
+    before = {device: fleet.snapshot(device) for device in DEVICES}
+    open_before = {device: fleet.scan(device, "wan") for device in DEVICES}
+    predicted = fleet.play("--check", "--diff")
+    untouched = {device: (before[device], fleet.snapshot(device)) for device in DEVICES}
+    running = {device: open_session(fleet, device) for device in DEVICES}
+    done = fleet.play("-vvvv", "--diff", ANSIBLE_DEBUG="1")
+    answers = {device: talk(process, f"still here, {device}") for device, process in running.items()}
+    return Hardened(fleet, predicted, untouched, done, answers, open_before, old)
+
+
+def host_key(fleet: Access, device: str) -> str:
+    scan = ["ssh-keyscan", "-t", "ed25519", fleet.address(device)]
+    return subprocess.run(scan, capture_output=True, text=True, timeout=60, check=True).stdout.split()[-1]
+
+
+def open_session(fleet: Access, device: str) -> subprocess.Popen[str]:
+    """A session of somebody who is at work, by the default password."""
+    password = fleet.lab.fleet.devices[device].image.accounts["root"]
+    process = subprocess.Popen(
+        ["sshpass", "-e", *fleet.ssh(device, "-o", "PubkeyAuthentication=no"), "exec cat"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env={**os.environ, "SSHPASS": password},
+    )  # fmt: skip
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write("hello\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "hello\n", f"no session on {device}"
+    return process
+
+
+def talk(process: subprocess.Popen[str], text: str) -> str:
+    """What the session answers; nothing if it ended."""
+    answer, _ = process.communicate(text + "\n", timeout=60)
+    return answer.strip()
+
+
+def test_the_run_succeeds_on_every_device(hardened: Hardened) -> None:
+    assert hardened.done.status == 0, hardened.done.output[-3000:]
+    for role in ("ssh", "legacy_services", "credentials"):
+        assert {host: result["state"] for host, result in hardened.done.of(role).items()} == dict.fromkeys(
+            DEVICES, "confirmed"
+        )
+
+
+def test_check_mode_touches_nothing_and_predicts_exactly_what_the_run_does(hardened: Hardened) -> None:
+    assert hardened.predicted.status == 0, hardened.predicted.output[-3000:]
+    for device in DEVICES:
+        assert hardened.untouched[device][0] == hardened.untouched[device][1]
+        for role in ("ssh", "legacy_services", "credentials"):
+            said, done = hardened.predicted.of(role)[device], hardened.done.of(role)[device]
+            assert said["state"] == "would_change" and said["changed"]
+            assert said["files"] == done["files"]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_operator_gets_in_with_the_key_and_the_host_key_that_the_run_left_behind(
+    hardened: Hardened, device: str
+) -> None:
+    assert hardened.fleet.operator_gets_in(device)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_sessions_that_were_open_live_through_the_change(hardened: Hardened, device: str) -> None:
+    assert hardened.sessions[device] == f"still here, {device}"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_passwords_wrong_keys_and_empty_passwords_stay_out(hardened: Hardened, device: str) -> None:
+    fleet = hardened.fleet
+    accounts = fleet.lab.fleet.devices[device].image.accounts
+    for user, password in [*accounts.items(), ("root", "")]:
+        assert "Permission denied (publickey)" in fleet.try_password(device, user, password)
+    wrong = fleet.work / f"wrong-{device}"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(wrong)], check=True)
+    command = fleet.ssh(device, "-i", str(wrong), "-o", "BatchMode=yes")
+    done = subprocess.run([*command, "id"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 255 and "Permission denied (publickey)" in done.stderr
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_no_default_password_is_left_in_the_shadow_file(hardened: Hardened, device: str) -> None:
+    text = hardened.fleet.shell(device, "cat /etc/shadow")
+    fields = {line.split(":")[0]: line.split(":")[1] for line in text.splitlines() if ":" in line}
+    assert fields["root"] == fields["admin"] == "*"
+    assert HASH.search(text) is None
+
+
+def test_no_hash_is_printed_at_any_verbosity(hardened: Hardened) -> None:
+    # Four v and ANSIBLE_DEBUG print every reply of every other exchange.
+    assert len(hardened.done.output) > 100_000
+    assert HASH.search(hardened.done.output) is None
+    assert HASH.search(json.dumps(hardened.done.results)) is None
+
+
+def test_devices_of_one_series_no_longer_share_host_keys(hardened: Hardened) -> None:
+    now = {device: host_key(hardened.fleet, device) for device in DEVICES}
+    assert hardened.old_host_keys["debian11"] == hardened.old_host_keys["debian12"]
+    assert now["debian11"] != hardened.old_host_keys["debian11"] != now["debian12"]
+    assert len(set(now.values())) == len(DEVICES)
+    assert now["debian13"] == hardened.old_host_keys["debian13"]
+    assert hardened.old_host_keys["debian11"] not in hardened.fleet.known_hosts.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("network", ["lan", "wan"])
+def test_telnet_and_its_kin_are_closed_from_both_networks(
+    hardened: Hardened, network: str, device: str
+) -> None:
+    assert any(port.startswith(f"{TELNET[device]}/open/tcp") for port in hardened.open_before[device])
+    assert hardened.fleet.scan(device, network) == set()
+
+
+def test_ssh_audit_finds_no_failure_on_openssh_and_the_rest_is_named(hardened: Hardened) -> None:
+    for device in ("debian11", "debian12", "debian13"):
+        done = subprocess.run(
+            [str(TOOLS / "ssh-audit"), "--skip-rate-test", "-j", hardened.fleet.address(device)],
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        report = json.loads(done.stdout)
+        failures = [
+            (kind, entry["algorithm"]) for kind in ("kex", "key", "enc", "mac") for entry in report[kind]
+            if entry["notes"].get("fail")
+        ]  # fmt: skip
+        warned = {
+            entry["algorithm"] for kind in ("kex", "key", "enc", "mac") for entry in report[kind]
+            if entry["notes"].get("warn")
+        }  # fmt: skip
+        assert failures == []
+        named = " ".join(hardened.done.of("ssh")[device]["notes"])
+        assert all(f"kept for openssh-8.4: {name}" in named for name in warned), (warned, named)
+    assert any("compiled in" in note for note in hardened.done.of("ssh")["vendor"]["notes"])
+
+
+def test_the_second_run_changes_nothing_and_costs_one_exchange_a_role(hardened: Hardened) -> None:
+    again = hardened.fleet.play()
+    assert again.status == 0, again.output[-3000:]
+    for role in ("ssh", "legacy_services", "credentials"):
+        for device, result in again.of(role).items():
+            assert not result["changed"] and result["exchanges"] <= 1, (device, role, result)
+
+
+@pytest.mark.parametrize("device", ["debian11", "vendor"])
+def test_what_is_gone_stays_gone_after_a_power_cut(hardened: Hardened, device: str) -> None:
+    hardened.fleet.lab.power_cut(device)
+    assert hardened.fleet.operator_gets_in(device)
+    assert hardened.fleet.scan(device, "lan") == set()
+
+
+@pytest.mark.parametrize(
+    ("variables", "text"),
+    [
+        ({"ssh_permit_root_login": "no"}, "root is the login of this inventory"),
+        ({"ssh_authorized_keys": [], "ssh_authorized_keys_exclusive": True}, "root has no key on this device"),
+        ({"ssh_clients": "putty"}, "ssh_clients: expected the oldest client to admit"),
+    ],
+)  # fmt: skip
+def test_a_change_that_would_lock_out_is_refused_and_nothing_happens(
+    hardened: Hardened, variables: dict[str, Any], text: str
+) -> None:
+    fleet = hardened.fleet
+    before = fleet.snapshot("debian12")
+    run = fleet.play("--tags", "ssh", "--limit", "debian12", "-e", json.dumps(variables))
+    assert run.status == 2 and run.of("ssh")["debian12"]["state"] == "refused"
+    assert text in run.of("ssh")["debian12"]["msg"]
+    assert fleet.snapshot("debian12") == before
+
+
+def test_a_lock_out_that_no_check_sees_takes_itself_back(hardened: Hardened) -> None:
+    fleet = hardened.fleet
+    before = fleet.snapshot("debian12")
+    variables = {"ssh_options": {"DenyUsers": "root"}, "ssh_confirm_seconds": 8}
+    run = fleet.play("--tags", "ssh", "--limit", "debian12", "-e", json.dumps(variables))
+    result = run.of("ssh")["debian12"]
+    assert run.status == 2 and result["state"] == "reverted", result
+    assert "Permission denied" in result["msg"]
+    assert fleet.snapshot("debian12") == before
+    assert fleet.operator_gets_in("debian12")
+
+
+def test_a_default_password_that_returns_is_taken_away_again(hardened: Hardened) -> None:
+    fleet = hardened.fleet
+    fleet.shell("debian13", "echo admin:admin | chpasswd")
+    run = fleet.play("--tags", "credentials", "--limit", "debian13")
+    assert run.status == 0, run.output[-3000:]
+    (dealt,) = run.of("credentials")["debian13"]["accounts"]
+    assert (dealt["account"], dealt["verdict"], dealt["action"]) == ("admin", "default", "locked")
+    assert fleet.shell("debian13", "grep ^admin /etc/shadow").startswith("admin:*:")
+
+
+def test_a_replaced_password_is_kept_encrypted_and_works(hardened: Hardened) -> None:
+    fleet = hardened.fleet
+    hashed = subprocess.run(
+        ["openssl", "passwd", "-1", "admin"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    fleet.shell("vendor", f"sed -i 's|^admin:[^:]*|admin:{hashed}|' /etc/shadow")
+    vault_password = fleet.work / "vault-password"
+    vault_password.write_text("only for this test\n")
+    run = fleet.play(
+        "--tags", "credentials", "--limit", "vendor", "--vault-password-file", str(vault_password),
+        "-e", "credentials_action=replace", "-e", f"credentials_vault_directory={fleet.work}/passwords",
+    )  # fmt: skip
+    assert run.status == 0, run.output[-3000:]
+    kept = Path(run.of("credentials")["vendor"]["kept_in"])
+    assert kept.read_text().startswith("$ANSIBLE_VAULT")
+    shown = subprocess.run(
+        [str(TOOLS / "ansible-vault"), "view", "--vault-password-file", str(vault_password), str(kept)],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    password = re.search(r"admin: (\S{24})", shown)
+    assert password is not None and password[1] not in run.output
+    field = fleet.shell("vendor", "grep ^admin /etc/shadow").split(":")[1]
+    salt = field.split("$")[2]
+    made = subprocess.run(
+        ["openssl", "passwd", "-6", "-salt", salt, "-stdin"],
+        input=password[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert made.stdout.strip() == field
