@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.sallyport.iot.plugins.plugin_utils.access import driver, legacy
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access import driver, legacy, policy_view
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Exchange
 
 
@@ -39,6 +39,12 @@ class ActionModule(ActionBase):
             return {**result, "failed": True, "changed": False, "state": "refused", "msg": f"{host}: {error}"}
         findings = legacy.find(device, allow)
         result["services"] = [finding.report() for finding in findings]
+        policy = policy_view.of(task_vars, device)
+        if policy is not None:
+            named = {f"{port}/{protocol}" for one in findings for protocol, port in one.sockets}
+            result["outside_policy"] = [
+                one for one in policy_view.outside(policy, device) if one["listens"] not in named
+            ]
         plan = legacy.plan(device, findings)
         if plan:
             change = driver.transaction(

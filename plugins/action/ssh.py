@@ -6,6 +6,7 @@ plugins/modules.
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Iterable
 from typing import Any
@@ -19,6 +20,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.access import (
     known_hosts,
     openssh,
     options,
+    policy_view,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.ssh_plan import (
     Plan,
@@ -89,6 +91,11 @@ class ActionModule(ActionBase):
         ssh = device["ssh"]
         shared = host_keys.shared_with(ssh.get("host_keys") or [], driver.fleet_host_keys(task_vars))
         if ssh["server"] == "openssh":
+            policy = policy_view.of(task_vars, device) if openssh.punishes(device) else None
+            if policy is not None:
+                port = int((device.get("connection") or {}).get("server_port") or 22)
+                sources = (*wanted.exempt_sources, *policy_view.management_sources(policy, port))
+                wanted = dataclasses.replace(wanted, exempt_sources=sources)
             chosen = algorithms.choose(
                 ssh.get("supported") or {}, oldest_client=wanted.clients, profile=wanted.profile
             )

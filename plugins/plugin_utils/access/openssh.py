@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,11 @@ def version(text: str) -> tuple[int, int]:
     if not found:
         raise Refused(f"the version of this device's OpenSSH could not be read; its sshd says {text!r}")
     return int(found[1]), int(found[2])
+
+
+def punishes(device: Mapping[str, Any]) -> bool:
+    """Whether this release holds failed logins against their source, and can exempt some."""
+    return version(str(device["ssh"]["version"])) >= (9, 8)
 
 
 def settings(device: Mapping[str, Any], options: SshOptions, algorithms: Algorithms) -> list[tuple[str, str]]:
@@ -80,7 +86,7 @@ def settings(device: Mapping[str, Any], options: SshOptions, algorithms: Algorit
         result.append(("AllowUsers", " ".join(options.allow_users)))
     if has >= (9, 1):
         result.append(("RequiredRSASize", str(host_keys.MIN_RSA_BITS)))
-    if has >= (9, 8):
+    if punishes(device):
         exempt = exemptions(device, options)
         if exempt:
             result.append(("PerSourcePenaltyExemptList", ",".join(exempt)))
@@ -101,12 +107,18 @@ def algorithm_settings(has: tuple[int, int], algorithms: Algorithms) -> list[tup
 
 
 def exemptions(device: Mapping[str, Any], options: SshOptions) -> list[str]:
-    """Whom failed logins must never be held against: this controller as the device sees it, and what the site
-    adds.
+    """Whom failed logins must never be held against: what the site says, and this controller as the device sees it.
+
+    The controller's own address is left out where a network holds it already: it may be another one tomorrow, and
+    that must not be a change.
     """
-    client = str((device.get("connection") or {}).get("client") or "")
-    own = [client.partition("%")[0]] if client else []
-    return list(dict.fromkeys([*own, *options.exempt_sources]))
+    client = str((device.get("connection") or {}).get("client") or "").partition("%")[0]
+    sources = list(dict.fromkeys(options.exempt_sources))
+    if not client:
+        return sources
+    own = ipaddress.ip_address(client)
+    held = any(own in ipaddress.ip_network(source) for source in sources)
+    return sources if held else [client, *sources]
 
 
 def plan(

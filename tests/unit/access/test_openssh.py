@@ -120,3 +120,9 @@ def test_the_daemon_is_restarted_never_reloaded() -> None:
 def test_wrong_variables_are_named_with_what_was_expected(values: dict[str, Any], text: str) -> None:
     with pytest.raises(OptionError, match=text):
         options.parse(values)
+
+
+def test_a_controller_within_a_management_zone_is_not_named_by_itself() -> None:
+    one = {**device("10.0p2"), "connection": {"client": "10.1.2.3"}}
+    assert openssh.exemptions(one, SshOptions(exempt_sources=("10.1.0.0/16",))) == ["10.1.0.0/16"]
+    assert openssh.exemptions(one, SshOptions(exempt_sources=("fd00::/8",))) == ["10.1.2.3", "fd00::/8"]

@@ -1,0 +1,69 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""What the access roles take from the CIDR policy, so that there is one source of truth with the firewall.
+
+A site may use a role alone, without any policy: then there is nothing to take, and that is no error.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import cidrs, fleet, intervals, layers
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import Addresses, HostPolicy, Rule
+
+# sshd reads its list in one line; a site that names more prefixes than this is served by the controller's own address.
+_MOST_PREFIXES = 200
+
+
+def of(task_vars: Mapping[str, Any], device: Mapping[str, Any]) -> HostPolicy | None:
+    """This host's policy; None where the site has none, or one with errors (the firewall role says which)."""
+    written = os.path.isfile(os.path.join(fleet.folder_of(task_vars), "fleet.yml"))
+    if not written and not any(name.startswith(layers.PREFIX) for name in task_vars):
+        return None
+    return fleet.resolve_host(task_vars, str(task_vars["inventory_hostname"]), None, device).policy
+
+
+def management_sources(policy: HostPolicy, port: int) -> list[str]:
+    """CIDRs that the policy admits to this TCP port by name; what is open to everybody is no management zone."""
+    found = Addresses()
+    for rule in policy.inbound:
+        if rule.verdict == "allow" and _covers(rule, "tcp", port):
+            for source in rule.sources:
+                if not intervals.has_all_of_a_family(source.addresses):
+                    found = intervals.join(found, source.addresses)
+    texts = cidrs.texts(found)
+    return texts if len(texts) <= _MOST_PREFIXES else []
+
+
+def outside(policy: HostPolicy, device: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What listens beyond loopback although the policy admits nobody to it: process, unit and socket."""
+    if policy.defaults.inbound == "allow":
+        return []
+    allowed = [rule for rule in policy.inbound if rule.verdict == "allow"]
+    found: dict[tuple[str, int, str, str], dict[str, str]] = {}
+    for listener in device.get("listening") or []:
+        protocol, port = str(listener["protocol"]), int(listener["port"])
+        try:
+            if ipaddress.ip_address(str(listener["address"]).partition("%")[0]).is_loopback:
+                continue
+        except ValueError:
+            pass
+        if any(_covers(rule, protocol, port) for rule in allowed):
+            continue
+        process, unit = str(listener.get("process", "")), str(listener.get("unit", ""))
+        found[protocol, port, process, unit] = {
+            "listens": f"{port}/{protocol}",
+            "process": process,
+            "unit": unit,
+        }
+    return [found[key] for key in sorted(found)]
+
+
+def _covers(rule: Rule, protocol: str, port: int) -> bool:
+    services = rule.services
+    ports = services.tcp if protocol == "tcp" else services.udp
+    return services.any or intervals.holds(ports, port)
