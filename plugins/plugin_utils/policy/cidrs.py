@@ -71,6 +71,25 @@ def parse(texts: Sequence[str]) -> Addresses:
     return addresses
 
 
+def normalise(text: str) -> str:
+    """``text`` in the form that is taken everywhere: host bits cleared, a netmask as a length, IPv6 shortened.
+
+    Raises ``NotACidr`` for what can be read in more than one way.
+    """
+    address, slash, length = text.strip().partition("/")
+    if slash and "." in length:
+        _family, mask, last = parse_one(length)
+        host = mask ^ V4_MAX
+        if mask != last or host & (host + 1):
+            raise NotACidr(text, "not-a-cidr", "has no netmask of leading ones", "write the prefix length")
+        length = str(32 - host.bit_length())
+    family, number, _last = parse_one(address)
+    bits = 32 if family == "ipv4" else 128
+    size = _prefix_length(text, slash, length, bits)
+    network = number >> (bits - size) << (bits - size)
+    return address_text(family, network) if size == bits else prefix_text(family, network, size)
+
+
 def collect(lines: Sequence[str], ranges: bool = False, limit: int = 100) -> tuple[Addresses, list[NotACidr]]:
     """Read many CIDRs, keep the good ones and report the others, at most ``limit`` of them.
 

@@ -156,6 +156,8 @@ class Opening:
     to: Intervals
     rate: Rate | None
     until: date | None
+    by: str
+    """The rule's name, ``ping`` or ``default``."""
 
 
 def openings(
@@ -188,6 +190,7 @@ def openings(
                     flow.fixed,
                     outcome.rate,
                     outcome.until,
+                    f"`{outcome.name}`" if outcome.step == "rule" else outcome.step,
                 )
             )
     return found

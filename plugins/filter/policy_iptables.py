@@ -1,0 +1,1 @@
+../../filter_plugins/policy_iptables.py

@@ -1,0 +1,1 @@
+../../filter_plugins/policy_nftables.py
