@@ -241,7 +241,7 @@ def judge_firewall(result: Mapping[str, Any]) -> list[Finding]:
     """What the firewall role, in check mode, would change. ``result`` is empty or skipped where it was not asked."""
     if result.get("skipped") or not result:
         return []
-    if result.get("failed") or result.get("unreachable") or "changed" not in result:
+    if result.get("failed") or result.get("unreachable") or "state" not in result:
         why = str(result.get("msg", "no answer")).strip()
         return [
             Finding(
@@ -252,18 +252,16 @@ def judge_firewall(result: Mapping[str, Any]) -> list[Finding]:
                 "run harden.yml --tags firewall --check and mend what it says",
             )
         ]
-    if not result["changed"]:
+    what = [str(entry["dest"]) for entry in result.get("files", ()) if entry["change"] != "none"]
+    what += [] if result.get("live", "same") == "same" else ["the live rules"]
+    if result["state"] == "unchanged":
         return []
-    files = [
-        str(entry["dest"]) for entry in result.get("files", ()) if entry.get("change") not in (None, "none")
-    ]
-    what = f"files {', '.join(files)}" if files else "the live rules"
     return [
         Finding(
             "drift",
             FIREWALL,
             "difference",
-            f"{what} on the device are not what the policy compiles to",
+            f"not what the policy compiles to: {', '.join(what) or 'the state of the firewall'}",
             "run harden.yml; --check --diff shows what differs",
         )
     ]

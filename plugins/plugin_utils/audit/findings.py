@@ -10,7 +10,7 @@ from datetime import date
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from ansible_collections.sallyport.iot.plugins.module_utils.ports import parse_ports
+from ansible_collections.sallyport.iot.plugins.module_utils.ports import format_ports, parse_ports
 
 Weight = Literal["difference", "not_assessed", "note"]
 """A difference contradicts the policy; not_assessed could not be judged (and so is not green); a note is neither."""
@@ -39,17 +39,23 @@ class Finding:
         return {**asdict(self), "seen_from": list(self.seen_from)}
 
 
+ONE_HOLE = frozenset({"let_through"})
+"""Kinds whose ports differ a little by vantage (a device limits its own refusals) and still are one finding."""
+
+
 def merge(findings: Iterable[Finding]) -> list[Finding]:
     """One finding for what several vantages saw alike, in the order of first appearance."""
     merged: dict[tuple[str, ...], Finding] = {}
     for finding in findings:
-        key = (finding.kind, finding.control, finding.protocol, finding.ports, finding.message)
+        ports = "" if finding.kind in ONE_HOLE else finding.ports
+        key = (finding.kind, finding.control, finding.protocol, ports, finding.message)
         before = merged.get(key)
         if before is None:
             merged[key] = finding
         else:
             seen = before.seen_from + tuple(s for s in finding.seen_from if s not in before.seen_from)
-            merged[key] = replace(before, seen_from=seen)
+            both = format_ports(parse_ports(before.ports) | parse_ports(finding.ports))
+            merged[key] = replace(before, seen_from=seen, ports=both)
     return list(merged.values())
 
 
