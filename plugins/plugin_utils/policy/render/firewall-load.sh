@@ -270,7 +270,8 @@ bans() {
 	for family in 4 6; do
 		name=$(ban_set "$family")
 		case $name in
-		bans*) nft list set inet sallyport "$name" | tr '{,}' '\n\n\n' | sed -n 's/^ *\([0-9a-f.:]*\) .*expires \([^ ]*\).*/\1 \2/p' ;;
+		bans*) nft list set inet sallyport "$name" | sed 's/[{,}]/\
+/g' | sed -n 's/^ *\([0-9a-f.:]*\) .*expires \([^ ]*\).*/\1 \2/p' ;;
 		sallyport-*) ipset list "$name" | sed -n 's/^\([0-9a-f.:]*\) timeout \([0-9]*\).*/\1 \2s/p' ;;
 		*) [ ! -e "$name" ] || sed -n 's/^src=\([^ ]*\) .*/\1/p' "$name" ;;
 		esac

@@ -199,6 +199,10 @@ class _Writer:
             # The answers of "reject": for connection tracking they belong to a flow that never came to be.
             lines.append("ct state related tcp flags & (syn|rst) == rst accept")
         lines += essential
+        traps = self.policy.traps
+        if outbound and traps and traps.proof == "handshake":
+            # The SYN proxy's own half of the handshake, which connection tracking knows nothing of.
+            lines.append(f"tcp sport {_ports(traps.tcp)} tcp flags & (fin|syn|rst|ack) == (syn|ack) accept")
         lines += [
             "tcp flags & syn != syn jump adopt_running",
             f"ct state invalid {self.drop}",

@@ -205,6 +205,11 @@ class Writer:
             # The answers of "reject": for connection tracking they belong to a flow that never came to be.
             lines.append("-p tcp --tcp-flags SYN,RST RST -m conntrack --ctstate RELATED -j RETURN")
         lines += essential
+        traps = self.policy.traps
+        if outbound and traps and traps.proof == "handshake":
+            # The SYN proxy's own half of the handshake, which connection tracking knows nothing of.
+            for ports in _ports(traps.tcp, "sport"):
+                lines.append(f"-p tcp --tcp-flags FIN,SYN,RST,ACK SYN,ACK {ports} -j RETURN")
         lines += [
             f"-p tcp --tcp-flags SYN NONE -g {OWN}RUNNING",
             f"-m conntrack --ctstate INVALID {self.drop}",
@@ -465,10 +470,10 @@ def _range(port: Interval) -> str:
     return str(port[0]) if port[0] == port[1] else f"{port[0]}:{port[1]}"
 
 
-def _ports(intervals: Intervals) -> list[str]:
+def _ports(intervals: Intervals, side: str = "dport") -> list[str]:
     """Options that match the ports, as many as one line takes in each."""
     if len(intervals) == 1:
-        return [f"--dport {_range(intervals[0])}"]
+        return [f"--{side} {_range(intervals[0])}"]
     lines: list[list[str]] = [[]]
     room = _PORTS_A_LINE
     for port in intervals:
@@ -478,7 +483,7 @@ def _ports(intervals: Intervals) -> list[str]:
             room = _PORTS_A_LINE
         lines[-1].append(_range(port))
         room -= cost
-    return [f"-m multiport --dports {','.join(line)}" for line in lines]
+    return [f"-m multiport --{side}s {','.join(line)}" for line in lines]
 
 
 def _limit(rate: Rate, what: str) -> str:
