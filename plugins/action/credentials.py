@@ -74,7 +74,7 @@ class ActionModule(ActionBase):
         )
         host = str(task_vars.get("inventory_hostname"))
         try:
-            result.update(self._run(host, driver.device_of(self, task_vars), arguments, task_vars))
+            result.update(self._run(host, driver.device_of(self, task_vars, result), arguments, task_vars))
         except (Refused, judge.ListError, hashing.NoLibrary, HandoverError, OSError) as error:
             message = f"{host}: credentials was refused, nothing was changed: {error}"
             result.update(failed=True, changed=False, state="refused", msg=message)

@@ -32,7 +32,7 @@ class ActionModule(ActionBase):
                 **driver.SETTINGS,
             }
         )
-        device = driver.device_of(self, task_vars)
+        device = driver.device_of(self, task_vars, result)
         try:
             allow = legacy.allow_list(arguments["allow"])
         except legacy.AllowListError as error:

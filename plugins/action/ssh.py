@@ -63,7 +63,7 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         del tmp
         task_vars = task_vars or {}
-        device = driver.device_of(self, task_vars)
+        device = driver.device_of(self, task_vars, result)
         _, arguments = self.validate_argument_spec(argument_spec={**_SPEC, **driver.SETTINGS})
         settings = {name: arguments.pop(name) for name in driver.SETTINGS}
         try:

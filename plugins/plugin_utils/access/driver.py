@@ -26,10 +26,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """Arguments that every access action has, and hands to ``commit``."""
 
 
-def device_of(action: Any, task_vars: dict[str, Any]) -> dict[str, Any]:
-    """The device as ``probe`` found it in this run; asked now if nobody has."""
+def device_of(action: Any, task_vars: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """The device as ``probe`` found it in this run; where nobody has asked yet it is asked now, for later tasks too."""
     device = inquiry.recall(task_vars)
-    return device if device else inquiry.ask(action)
+    if device is None:
+        device = inquiry.ask(action)
+        result["ansible_facts"] = {inquiry.FACT: device}
+    return device
 
 
 def with_fresh_facts(

@@ -446,8 +446,13 @@ def _commands(
         ]
         result.revert.append("systemctl daemon-reload")
         if was_active:
-            started = " ".join(shlex.quote(unit) for unit in was_active)
-            result.revert.append(f"systemctl start {started}")
+            # A busy device may refuse the first start (no watch left for a PID file, seen); the way back must not
+            # fail for that.
+            result.revert += [
+                f"tries=3\nuntil systemctl start {shlex.quote(unit)}; do\n"
+                f'  tries=$((tries - 1)); [ "$tries" -gt 0 ] || exit 1; sleep 1\ndone'
+                for unit in was_active
+            ]
     if "inittab" in kinds:
         result.activate.append("kill -HUP 1")
         result.revert.append("kill -HUP 1")
