@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lab import images, inventory
+from lab import images, inventory, machine
 from lab.fleet import (
     CHECKOUT,
     NETWORKS,
@@ -117,6 +117,8 @@ class Lab:
             podman("rm", "--force", "--time=0", "--volumes", *names)
         for row in self.networks():
             podman("network", "rm", "--force", row["name"])
+        if not running():
+            machine.restore()
         shutil.rmtree(self.state, ignore_errors=True)
 
     def reset(self, names: list[str]) -> None:
@@ -135,7 +137,7 @@ class Lab:
         podman("wait", self.container(name), check=False)
         self._power_on(device)
         self._join(self.slot())
-        self._wait(device, ["lan"])
+        self.wait(device, ["lan"])
 
     def run(self, name: str, command: list[str]) -> int:
         """Run a command on a device, past its SSH. Its exit status."""
@@ -173,7 +175,8 @@ class Lab:
                 )
 
     def _prepare(self, fresh: bool) -> None:
-        """Networks, keys, and a clean state folder."""
+        """The machine, networks, keys, and a clean state folder."""
+        machine.prepare()
         if fresh:
             shutil.rmtree(self.state, ignore_errors=True)
             self.state.mkdir(parents=True, mode=0o700)
@@ -220,7 +223,7 @@ class Lab:
         self._join(slot)
         self._write_inventory(slot)
         with ThreadPoolExecutor(max_workers=8) as pool:
-            list(pool.map(self._wait, devices))
+            list(pool.map(self.wait, devices))
 
     def _join(self, slot: int) -> None:
         """Give the controller, host 1, its address on each bridge.
@@ -254,10 +257,10 @@ class Lab:
     def _power_on(self, device: Device) -> None:
         if device.own_link:
             podman("init", self.container(device.name))  # everything but its first process
-            self._plug_in(device)
+            self.plug_in(device)
         podman("start", self.container(device.name))
 
-    def _plug_in(self, device: Device) -> None:
+    def plug_in(self, device: Device) -> None:
         """Give a device that brings up its own links cables: interfaces that are down and have no address."""
         slot = self.slot()
         state = "{{.State.Pid}}"
@@ -267,6 +270,15 @@ class Lab:
             link = ["name", f"eth{index}", "address", mac(network, slot, device.number), "netns", process]
             _ip("link", "add", cable, "type", "veth", "peer", *link)
             _ip("link", "set", cable, "master", self._bridge(network), "up")
+
+    def inside(self, process: str, *command: str) -> str:
+        """Run a command of this machine in a device's network: what the device lacks, or before its first process."""
+        done = subprocess.run(
+            ["nsenter", "-t", process, "-n", *command], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise LabError(f"{' '.join(command)} in the network of process {process}: {done.stderr.strip()}")
+        return done.stdout
 
     def _bridge(self, network: str) -> str:
         return str(listing("network", "inspect", f"{self.prefix}-{network}")[0]["network_interface"])
@@ -326,7 +338,7 @@ class Lab:
                 subprocess.run(command, capture_output=True, check=False, timeout=10)
         shutil.rmtree(folder, ignore_errors=True)
 
-    def _wait(self, device: Device, networks: Sequence[str] = ()) -> None:
+    def wait(self, device: Device, networks: Sequence[str] = ()) -> None:
         """Until the device answers SSH and has booted. LabError when it does not.
 
         ``networks`` says where it must answer, all of its own by default. A hardened one answers on lan only.
