@@ -56,7 +56,7 @@ class Change:
         source, target = (fixed, open_side) if self.hook == "outbound" else (open_side, fixed)
         numbered = self.protocol in ("tcp", "udp", "sctp")
         port = (
-            f" port {self.ports[0]}"
+            f" port {self.ports[0] or min(1, self.ports[1])}"
             if numbered
             else f" type {self.ports[0]}"
             if "icmp" in self.protocol
@@ -109,6 +109,8 @@ def compare(
                     key = (
                         flow.hook, flow.family, flow.in_interface, flow.out_interface, flow.protocol,
                         common, flow.fixed, outcome, other,
+                        # Outcomes are equal whoever decides, but the reader wants to know.
+                        outcome.step, outcome.name, other.step, other.name,
                     )  # fmt: skip
                     spans.setdefault(key, []).append(flow.ports)
     changes = [
@@ -126,7 +128,18 @@ def compare(
             before=outcome,
             after=other,
         )
-        for (hook, family, into, out, protocol, addresses, fixed, outcome, other), found in spans.items()
+        for (
+            hook,
+            family,
+            into,
+            out,
+            protocol,
+            addresses,
+            fixed,
+            outcome,
+            other,
+            *_by,
+        ), found in spans.items()
         for ports in intervals.merge(found)
     ]
     return Comparison(after.host, tuple(changes), tuple(_lists(before, after)))
@@ -187,47 +200,89 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+@dataclass(slots=True)
+class Line:
+    """Changes that a reader takes for one: the same addresses fare the same way on these interfaces."""
+
+    change: Change
+    services: list[str]
+    ways: list[str]
+
+
+def lines(comparison: Comparison) -> list[Line]:
+    """The changes as a reader wants them: gained first, services and interfaces with the same change together."""
+    by_service: dict[tuple[Any, ...], tuple[Change, list[str]]] = {}
+    for one in comparison.changes:
+        texts = (outcome_text(one.before), outcome_text(one.after))
+        key = (one.kind, one.hook, one.family, one.service, one.addresses, one.fixed, *texts)
+        by_service.setdefault(key, (one, []))[1].append(_way(one))
+    merged: dict[tuple[Any, ...], Line] = {}
+    for key, (one, ways) in by_service.items():
+        # Without its service; the other side matters only where it is not any.
+        rest = (*key[:3], *key[4:], tuple(ways))
+        line = merged.setdefault(rest, Line(one, [], ways))
+        line.services.append(one.service)
+        if one.protocol == "tcp" != line.change.protocol:
+            # The example that readers know best.
+            line.change = one
+    for line in merged.values():
+        named = [name for name in line.services if not name.startswith("protocol ")]
+        others = ["other protocols"] if len(named) < len(line.services) else []
+        whole = {"tcp", "udp", "sctp"} <= set(named) and bool(others)
+        ports = [name for name in named if name not in ("tcp", "udp", "sctp") and "icmp" not in name]
+        line.services = ["any", *ports] if whole else [*named, *others]
+    weight = {"gained": 0, "lost": 1, "changed": 2}
+    return sorted(
+        merged.values(), key=lambda line: (weight[line.change.kind], line.change.hook, line.change.family)
+    )
+
+
 def as_text(comparison: Comparison) -> str:
     """The comparison for a terminal."""
     if not comparison:
         return f"{comparison.host}: no difference\n"
-    lines = [f"{comparison.host}:"]
-    for one in _ordered(comparison):
-        lines.append(f"  {one.kind:7} {_place(one):24} {one.service:16} {_addresses(one)}")
-        lines.append(f"          {outcome_text(one.before)} -> {outcome_text(one.after)}; e.g. {one.example}")
+    found = [f"{comparison.host}:"]
+    for line in lines(comparison):
+        one = line.change
+        found.append(f"  {one.kind:7} {', '.join(line.services)}: {_addresses(one)}")
+        found.append(f"          {one.hook} {one.family}{_on(line)}")
+        found.append(f"          {outcome_text(one.before)} -> {outcome_text(one.after)}; e.g. {one.example}")
     for name, sign, addresses in _list_lines(comparison):
-        lines.append(f"  list {name}: {sign}{_size(addresses)} addresses: {_first(cidrs.texts(addresses))}")
-    return "\n".join(lines) + "\n"
+        found.append(f"  list {name}: {sign}{_size(addresses)} addresses: {_first(cidrs.texts(addresses))}")
+    return "\n".join(found) + "\n"
 
 
 def as_markdown(comparison: Comparison) -> str:
     """The comparison for a review comment."""
     if not comparison:
         return f"### {_escape(comparison.host)}\n\nNo difference.\n"
-    lines = [f"### {_escape(comparison.host)}", ""]
+    found = [f"### {_escape(comparison.host)}", ""]
     if comparison.changes:
-        lines += [
-            "| | where | service | addresses | before | after | example |",
+        found += [
+            "| | service | addresses | where | before | after | example |",
             "|---|---|---|---|---|---|---|",
         ]
-        for one in _ordered(comparison):
+        for line in lines(comparison):
+            one = line.change
             cells = (
-                one.kind, _place(one), one.service, _addresses(one),
+                one.kind, ", ".join(line.services), _addresses(one), f"{one.hook} {one.family}{_on(line)}",
                 outcome_text(one.before), outcome_text(one.after), one.example,
             )  # fmt: skip
-            lines.append("| " + " | ".join(_escape(cell) for cell in cells) + " |")
-        lines.append("")
+            found.append("| " + " | ".join(_escape(cell) for cell in cells) + " |")
+        found.append("")
     for name, sign, addresses in _list_lines(comparison):
         first = ", ".join(f"`{text}`" for text in cidrs.texts(addresses)[:SHOWN])
-        lines.append(f"- list `{name}`: {sign}{_size(addresses)} addresses ({first})")
-    return "\n".join(lines).rstrip("\n") + "\n"
+        found.append(f"- list `{name}`: {sign}{_size(addresses)} addresses ({first})")
+    return "\n".join(found).rstrip("\n") + "\n"
 
 
-def _ordered(comparison: Comparison) -> list[Change]:
-    weight = {"gained": 0, "lost": 1, "changed": 2}
-    return sorted(
-        comparison.changes, key=lambda one: (weight[one.kind], one.hook, one.in_interface, one.family)
-    )
+def _way(one: Change) -> str:
+    return " to ".join(name for name in (one.in_interface, one.out_interface) if name)
+
+
+def _on(line: Line) -> str:
+    ways = list(dict.fromkeys(line.ways))
+    return f" on {', '.join(ways[:SHOWN])}" + (" and more" if len(ways) > SHOWN else "")
 
 
 def _list_lines(comparison: Comparison) -> Iterable[tuple[str, str, Addresses]]:
@@ -237,23 +292,11 @@ def _list_lines(comparison: Comparison) -> Iterable[tuple[str, str, Addresses]]:
                 yield one.name, sign, addresses
 
 
-def _place(one: Change) -> str:
-    ways = [
-        way
-        for way in (
-            one.in_interface and f"in {one.in_interface}",
-            one.out_interface and f"out {one.out_interface}",
-        )
-        if way
-    ]
-    return " ".join([one.hook, one.family, *ways])
-
-
 def _addresses(one: Change) -> str:
     whom = "to" if one.hook == "outbound" else "from"
-    text = f"{whom} {_first(cidr_texts(one.family, one.addresses))}"
+    text = f"{whom} {people_text(one.family, one.addresses)}"
     if one.fixed != flows.everything(one.family):
-        text += f" {'from' if one.hook == 'outbound' else 'to'} {_first(cidr_texts(one.family, one.fixed))}"
+        text += f" {'from' if one.hook == 'outbound' else 'to'} {people_text(one.family, one.fixed)}"
     return text
 
 
@@ -262,6 +305,16 @@ def cidr_texts(family: Family, addresses: Intervals) -> list[str]:
     if addresses == flows.everything(family):
         return ["any"]
     return cidrs.texts(Addresses(addresses) if family == "ipv4" else Addresses((), addresses))
+
+
+def people_text(family: Family, addresses: Intervals) -> str:
+    """Addresses as a reader says it: ``any but 198.51.100.0/24`` where that is shorter."""
+    texts = cidr_texts(family, addresses)
+    every = flows.everything(family)
+    without = cidr_texts(family, intervals.subtract(every, addresses)) if addresses != every else []
+    if without and len(without) < len(texts):
+        return f"any but {_first(without)}"
+    return _first(texts)
 
 
 def _first(texts: list[str]) -> str:
@@ -273,13 +326,24 @@ def _size(addresses: Addresses) -> int:
     return intervals.count(family_of(addresses, "ipv4")) + intervals.count(family_of(addresses, "ipv6"))
 
 
+_STEPS = {
+    "default": "default",
+    "ping": "defaults.ping",
+    "spoofed": "anti-spoofing",
+    "containers": "what holds for containers",
+    "redirect": "what holds for redirects and neighbour discovery",
+    "bridge": "being inside one bridge",
+    "trap": "a trap",
+}
+
+
 def outcome_text(outcome: Outcome) -> str:
     """An outcome in words."""
     text = {"allow": "allowed", "deny": "dropped", "reject": "rejected"}[outcome.verdict]
     if outcome.step in ("rule", "blocklist"):
         text += f" by {'rule' if outcome.step == 'rule' else 'list'} `{outcome.name}`"
     elif outcome.step:
-        text += f" by {outcome.step}"
+        text += f" by {_STEPS.get(outcome.step, outcome.step)}"
     if outcome.rate:
         text += f" at {rate_text(outcome.rate)}"
     if outcome.until:

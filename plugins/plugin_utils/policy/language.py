@@ -17,7 +17,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.source import Node, describe, short
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
-INTERFACE = r"(?=.{1,15}$)(?!\.{1,2}$)[^\s/:*\"'\\]*[^\s/:\"'\\]"
+INTERFACE = r"(?!\.{1,2}$)[A-Za-z0-9_.@=-]{1,15}|[A-Za-z0-9_.@=-]{1,14}\*"
 RATE = r"([1-9][0-9]{0,6})/(second|minute|hour|day)( burst ([1-9][0-9]{0,4}))?"
 _ADDRESS_LIKE = re.compile(r"[0-9.]+|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*", re.ASCII)
 
@@ -478,7 +478,8 @@ def _nearest(text: str, known: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(short(text), known, 1)
     if near:
         return f"did you mean `{near[0]}`?"
-    return f"known are {', '.join(known)}"
+    shown = ", ".join(sorted(known)[:12] if len(known) > 12 else known)
+    return f"known are {shown}" + (f" and {len(known) - 12} more" if len(known) > 12 else "")
 
 
 nearest = _nearest

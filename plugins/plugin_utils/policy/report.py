@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import cidrs
-from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.compare import cidr_texts
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.compare import cidr_texts, people_text
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.exposure import (
     Exposed,
     Opening,
@@ -87,6 +87,17 @@ def exposed_data(exposed: Exposed) -> dict[str, Any]:
     }
 
 
+def exposed_text(host: str, source: str, data: Mapping[str, Any]) -> str:
+    """``exposed_data`` for a terminal."""
+    lines = [f"{host}, from {source}:"]
+    for key in ("tcp", "udp", "sctp", "icmp", "icmpv6"):
+        if data[key]:
+            lines.append(f"  {key:7} {', '.join(data[key])}")
+    if len(lines) == 1:
+        lines.append("  nothing passes")
+    return "\n".join([*lines, *(f"  note: {note}" for note in data["footnotes"])]) + "\n"
+
+
 def opening_data(openings: Iterable[Opening]) -> list[dict[str, Any]]:
     """Everything that is exposed, as plain data; interfaces with the same answer share an entry."""
     merged: dict[tuple[Any, ...], list[str]] = {}
@@ -103,6 +114,7 @@ def opening_data(openings: Iterable[Opening]) -> list[dict[str, Any]]:
             "protocol": protocol,
             "ports": span(ports),
             "service": service,
+            "who": people_text(family, sources),
             "sources": cidr_texts(family, sources),
             "to": cidr_texts(family, to),
             "rate": rate_text(rate) if rate else "",
@@ -117,15 +129,13 @@ def openings_text(host: str, entries: Sequence[Mapping[str, Any]]) -> str:
     """``opening_data`` for a terminal."""
     lines = [f"{host}:" if entries else f"{host}: nothing is exposed"]
     for one in entries:
-        more = f" and {len(one['sources']) - _SHOWN} more" if len(one["sources"]) > _SHOWN else ""
         notes = [f"at {one['rate']}"] if one["rate"] else []
         notes += [f"until {one['until']}"] if one["until"] else []
         notes += [f"to {', '.join(one['to'][:_SHOWN])}"] if one["to"] != ["any"] else []
         lines.append(
             f"  {one['service']:14} {one['protocol'] + '/' + one['ports']:16} {one['family']}"
             f" {'published ' if one['hook'] == 'published' else ''}by {one['by']}"
-            f" on {', '.join(one['interfaces'])}: {', '.join(one['sources'][:_SHOWN])}{more}"
-            + (f" ({', '.join(notes)})" if notes else "")
+            f" on {', '.join(one['interfaces'])}: {one['who']}" + (f" ({', '.join(notes)})" if notes else "")
         )
     return "\n".join(lines) + "\n"
 
@@ -139,10 +149,9 @@ def openings_markdown(host: str, entries: Sequence[Mapping[str, Any]]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for one in entries:
-        more = [f"and {len(one['sources']) - _SHOWN} more"] if len(one["sources"]) > _SHOWN else []
         cells = (
             one["service"], f"{one['protocol']}/{one['ports']}", one["family"], ", ".join(one["interfaces"]),
-            ", ".join([*one["sources"][:_SHOWN], *more]), one["by"],
+            one["who"], one["by"],
         )  # fmt: skip
         head.append("| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |")
     return "\n".join(head) + "\n"

@@ -1,0 +1,202 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Action for sallyport.iot.policy_report; documented in plugins/modules/policy_report.py."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from datetime import date, datetime, timezone
+from typing import Any, cast
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import (
+    cidrs,
+    compare,
+    explain,
+    exposure,
+    fleet,
+    flows,
+    load,
+    report,
+    versions,
+)
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.load import Resolved
+
+_FORMS = ("text", "json", "markdown")
+Answer = tuple[str, Any, bool]
+"""Text or Markdown, the same as plain data, and whether to fail."""
+
+
+class ActionModule(ActionBase):
+    """Answers a question about the policies of all hosts of the play, on the controller."""
+
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        del tmp
+        self.variables = task_vars or {}
+        self.form = self._choice("form", _FORMS, "text")
+        self.day = self._day()
+        self.hosts = [str(host) for host in self.variables.get("ansible_play_hosts") or ()]
+        work: dict[str, Callable[[], Answer]] = {
+            "check": self._check,
+            "exposure": self._exposure,
+            "explain": self._explain,
+            "compare": self._compare,
+        }
+        what = self._choice("what", tuple(work), "check")
+        try:
+            text, data, failed = work[what]()
+        except (explain.BadQuestion, cidrs.NotACidr, flows.TooManyPieces, versions.NoSuchVersion) as error:
+            raise AnsibleActionFail(f"policy {what}: {error}") from None
+        if self.form == "json":
+            text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+        path = self._text("path")
+        if path:
+            try:
+                with open(path, "w", encoding="utf-8") as file:
+                    file.write(text)
+            except OSError as error:
+                raise AnsibleActionFail(
+                    f"policy {what}: {path} cannot be written: {error.strerror}"
+                ) from None
+        result.update(changed=False, data=data, text=text)
+        if failed:
+            result.update(failed=True, msg=f"policy {what}: see above" if path else text)
+        else:
+            result["msg"] = f"written to {path}" if path else text
+        return result
+
+    # The questions
+
+    def _check(self) -> Answer:
+        findings = load.gather([self._resolve(host) for host in self.hosts])
+        errors = sum(one.severity == "error" for one in findings)
+        warnings = len(findings) - errors
+        counted = f"{len(self.hosts)} hosts, {errors} errors, {warnings} warnings"
+        lines = [report.finding_text(one) for one in findings]
+        text = "\n".join([*lines, counted]) + "\n"
+        if self.form == "markdown":
+            text = f"{report.findings_markdown(findings)}\n{counted}\n"
+        strict = bool(self._task.args.get("strict"))
+        return text, [report.finding_data(one) for one in findings], bool(errors or (strict and warnings))
+
+    def _exposure(self) -> Answer:
+        source = self._text("source")
+        texts: list[str] = []
+        data: dict[str, Any] = {}
+        for found in self._sound():
+            if source:
+                seen = exposure.for_vantage(
+                    found.tentative, source, self._text("interface"), self._text("destination"), self.day
+                )
+                data[found.host] = report.exposed_data(seen)
+                texts.append(report.exposed_text(found.host, source, data[found.host]))
+                continue
+            entries = report.opening_data(exposure.openings(found.tentative, found.services, on=self.day))
+            data[found.host] = entries
+            write = report.openings_markdown if self.form == "markdown" else report.openings_text
+            texts.append(write(found.host, entries))
+        return "\n".join(texts), data, False
+
+    def _explain(self) -> Answer:
+        source, service = self._text("source"), self._text("service")
+        if not source or not service:
+            raise AnsibleActionFail(
+                "policy explain: needs `source` (an address) and `service` (ssh, tcp/22, icmp/8)"
+            )
+        hook = self._choice("hook", ("inbound", "outbound", "forward"), "inbound")
+        question = explain.Question(
+            source,
+            service,
+            self._text("destination"),
+            self._text("interface"),
+            self._text("out_interface"),
+            cast(Any, hook),
+        )
+        texts: list[str] = []
+        data: dict[str, Any] = {}
+        for found in self._sound():
+            answers = explain.ask(found.tentative, found.services, found.zones, question, self.day)
+            data[found.host] = explain.as_data(answers)
+            texts.append(f"{found.host}: {explain.as_text(question, answers)}")
+        return "\n".join(texts), data, False
+
+    def _compare(self) -> Answer:
+        old, new = self._text("old"), self._text("new")
+        if not old:
+            raise AnsibleActionFail("policy compare: needs `old`, a folder or git revision")
+        texts: list[str] = []
+        data: list[Any] = []
+        worst: set[str] = set()
+        with ExitStack() as stack:
+            folders: dict[tuple[str, str], str] = {}
+
+            def folder(version: str, home: str) -> str:
+                # Hosts of one inventory share a folder, and so its parsing.
+                if (version, home) not in folders:
+                    folders[version, home] = stack.enter_context(versions.folder_of(version, home))
+                return folders[version, home]
+
+            for host in self.hosts:
+                home = self._home(host)
+                before = self._sound_in(host, folder(old, home))
+                after = self._sound_in(host, folder(new, home) if new else home)
+                names = {**before.services, **after.services}
+                found = compare.compare(before.tentative, after.tentative, names, on=self.day)
+                worst.update(one.kind for one in found.changes)
+                worst.update("lists" for _one in found.lists)
+                data.append(compare.as_data(found))
+                texts.append((compare.as_markdown if self.form == "markdown" else compare.as_text)(found))
+        forbidden = self._choice("fail_on", ("nothing", "gained", "any"), "nothing")
+        return "\n".join(texts), data, bool(worst) if forbidden == "any" else forbidden in worst
+
+    # What they need
+
+    def _resolve(self, host: str, policy_dir: str | None = None) -> Resolved:
+        return fleet.resolve_host(self.variables, host, policy_dir or self._text("policy_dir") or None, None)
+
+    def _sound(self) -> list[Resolved]:
+        found = [self._resolve(host) for host in self.hosts]
+        self._refuse([one for one in found if one.policy is None])
+        return found
+
+    def _sound_in(self, host: str, folder: str) -> Resolved:
+        found = self._resolve(host, folder)
+        if found.policy is None:
+            self._refuse([found])
+        return found
+
+    def _refuse(self, broken: list[Resolved]) -> None:
+        if broken:
+            lines = [report.finding_text(one) for one in load.gather(broken) if one.severity == "error"]
+            raise AnsibleActionFail("the policy has errors:\n" + "\n".join(lines))
+
+    def _home(self, host: str) -> str:
+        own: Mapping[str, Any] = self.variables["hostvars"][host]
+        return os.path.abspath(self._text("policy_dir") or fleet.folder_of(own))
+
+    def _text(self, key: str) -> str:
+        return str(self._task.args.get(key) or "")
+
+    def _choice(self, key: str, known: tuple[str, ...], default: str) -> str:
+        said = self._text(key) or default
+        if said not in known:
+            raise AnsibleActionFail(f"`{key}` must be one of {', '.join(known)}; found `{said}`")
+        return said
+
+    def _day(self) -> date:
+        said = self._text("now")
+        if not said:
+            return datetime.now(timezone.utc).date()
+        try:
+            return date.fromisoformat(said)
+        except ValueError:
+            raise AnsibleActionFail(f'`now` must be a day such as "2027-01-31"; found `{said}`') from None
