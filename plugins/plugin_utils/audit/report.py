@@ -98,7 +98,7 @@ def as_text(document: Mapping[str, Any]) -> str:
         for finding in shown_findings if document["enforced"] else ():
             lines += _finding_lines(finding)
     lines += ["", verdict_line(document)]
-    return "\n".join(lines)
+    return _printable("\n".join(lines))
 
 
 def _finding_lines(finding: Mapping[str, Any]) -> list[str]:
@@ -146,8 +146,8 @@ def as_junit(document: Mapping[str, Any]) -> str:
             }.get(result, ("", ""))
             if tag:
                 counts[count] += 1
-                element = ElementTree.SubElement(case, tag, message=own[0]["message"])
-                element.text = _xml_text(text)
+                element = ElementTree.SubElement(case, tag, message=_printable(own[0]["message"]))
+                element.text = _printable(text)
         suite.set("tests", str(len(device["controls"])))
         for count, number in counts.items():
             suite.set(count, str(number))
@@ -155,8 +155,8 @@ def as_junit(document: Mapping[str, Any]) -> str:
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _xml_text(text: str) -> str:
-    """Text without the control characters that XML cannot hold; a device chooses how it greets."""
+def _printable(text: str) -> str:
+    """Text without control characters, which XML cannot hold and terminals obey; a device chooses what it says."""
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
@@ -207,7 +207,7 @@ def as_html(document: Mapping[str, Any]) -> str:
                 f"<td>{e(todo)}"
             )
         page.append("</table>" if device["findings"] else "<p>As the policy says.</p>")
-    return "\n".join(page) + "</html>\n"
+    return _printable("\n".join(page)) + "</html>\n"
 
 
 def _css(result: str) -> str:
