@@ -35,6 +35,8 @@ class ActionModule(ActionBase):
         if not wanted:
             return {**result, "changed": False, "msg": _table(known)}
         if not known and wanted == "factory":
+            if not self._task.check_mode:
+                exchange.run(generations.clear(state_dir))
             return {**result, "changed": False, "msg": "the device is as it was found: it has no generations"}
         try:
             number = generations.resolve(known, wanted)

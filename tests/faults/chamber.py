@@ -178,6 +178,12 @@ class Chamber:
         found += [str(path) for path in state.glob("generation/*/new")]
         return [name.removeprefix(str(self.root)) for name in found]
 
+    def traces(self) -> list[str]:
+        """What must not be there after the way back to factory: anything of Sallyport's."""
+        state = self.root / STATE.lstrip("/")
+        found = [*self.leftovers(), *([STATE] if state.exists() else [])]
+        return found + (["/etc/inittab: the boot line"] if STATE in (self.root / "etc/inittab").read_text() else [])
+
     def pending(self) -> bool:
         return (self.root / STATE.lstrip("/") / "armed").exists()
 

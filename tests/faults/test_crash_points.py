@@ -22,7 +22,7 @@ from tests.faults.chamber import MEDIA, SHELLS, isolate, make_tools
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="crash points need root: loop mounts and namespaces")
 _JOBS = int(os.environ.get("SALLYPORT_FAULT_JOBS", "4"))  # trials mostly wait for the device's guards
-_SAMPLE = 12
+_SAMPLE = int(os.environ.get("SALLYPORT_FAULT_SAMPLE", "8"))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device import generations, payload
@@ -209,7 +209,7 @@ def _transaction(chamber: Chamber, setting: Setting) -> Transaction:
     if setting.scenario != "factory":
         return CHANGE
     known = generations.parse(ChamberExchange(chamber).run(generations.listing(STATE)))
-    return replace(generations.way_back(known, 0, state_dir=STATE, seconds=3))
+    return generations.way_back(known, 0, state_dir=STATE, seconds=3)
 
 
 def _start_services(chamber: Chamber) -> None:
@@ -332,6 +332,8 @@ def _run_again(chamber: Chamber, setting: Setting) -> list[str]:
     if setting.scenario == "factory":
         known = generations.parse(ChamberExchange(chamber).run(generations.listing(STATE)))
         transaction = _transaction(chamber, setting) if known else None
+        if not known:
+            ChamberExchange(chamber).run(generations.clear(STATE))
     else:
         transaction = CHANGE
     if transaction is not None:
@@ -343,6 +345,7 @@ def _run_again(chamber: Chamber, setting: Setting) -> list[str]:
             return [f"the next run ended as {result}"]
     if not wait_until(lambda: not _running(chamber)):
         return [f"still running: {_running(chamber)}"]
-    problems = [f"left over after the next run: {name}" for name in chamber.leftovers()]
+    left = chamber.leftovers() if setting.scenario != "factory" else chamber.traces()
+    problems = [f"left over after the next run: {name}" for name in left]
     found = _judge(chamber, setting, may_be_old=False, may_be_new=True)
     return problems + [f"after the next run: {problem}" for problem in found]

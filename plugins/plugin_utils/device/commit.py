@@ -458,6 +458,8 @@ class _Driver:
                     return int(reply.get("confirmed"))
                 if "reverted" in reply:
                     raise self._reverted(self._scrub(reply.get("reason").strip()), tried, result)
+                if reply.get("unknown") == "no_program" and self.wanted.factory:
+                    return generations.FACTORY  # the way back to factory removes the program as its last step
                 if "unknown" in reply:
                     raise self._refused(
                         "the device does not know of this change: it did not begin, and nothing was changed. "

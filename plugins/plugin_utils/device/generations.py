@@ -194,6 +194,12 @@ def way_back(
     )
 
 
+def clear(state_dir: str) -> bytes:
+    """sh that removes what a way back to factory, killed in its last step, left: a folder that nothing refers to."""
+    state = quote(state_dir)
+    return b"[ -d " + state + b"/armed ] || [ -d " + state + b"/generation ] || rm -rf " + state + b"\n"
+
+
 def prune(generations: Sequence[Generation], keep: int, state_dir: str) -> bytes:
     """sh that forgets what lies behind the newest ``keep`` generations, but never the way back to factory."""
     full = [generation for generation in generations if not generation.pruned]

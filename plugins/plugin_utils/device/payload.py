@@ -170,6 +170,8 @@ def stage(
         # mkdir -p under this umask would close /var/lib too if it had to make it.
         b'(umask 022; mkdir -p "${STATE%/*}")\n[ -d "$STATE" ] || mkdir "$STATE"\nchmod 700 "$STATE" 2>/dev/null || :\n',
         b'mkdir "$S" "$S/new"\n',
+        # The same mark as `sign` makes: whose program is gone, his stage may be swept away.
+        b'read -r line </proc/$$/stat\n(set -- ${line##*) }; shift 19; printf \'%s %s\\n\' $$ "$1" >"$S/program")\n',
         b"trap 'rm -rf \"$S\"' EXIT\n",
     ]
     for number, item in changed:
@@ -208,11 +210,11 @@ def stage(
             parts.append(b'cat "$STATE/"' + quote(source) + b' >>"$S/' + name.encode() + b'"\n')
     parts.append(_checks(transaction, changed))
     if install:
-        parts.append(write(device_program(), b'"$STATE/device.$ID"'))
-        parts.append(b'sync\nmv -f "$STATE/device.$ID" "$STATE/device"\n')
+        parts.append(write(device_program(), b'"$S/device"'))
+        parts.append(b'sync\nmv -f "$S/device" "$STATE/device"\n')
     if arm:
         parts.append(
-            b'say staged\nsh "$STATE/device" hook\ntrap - EXIT\nsh "$STATE/device" arm "$ID" || { rm -rf "$S"; exit 1; }\nsay armed\n'
+            b'say staged\ntrap - EXIT\nsh "$STATE/device" arm "$ID" || { rm -rf "$S"; exit 1; }\nsay armed\n'
         )
     else:
         parts.append(b"trap - EXIT\nsay staged\n")
@@ -223,7 +225,8 @@ def arm(transaction: Transaction, identity: str) -> bytes:
     """Set a change going that was staged before."""
     return (
         b"STATE=" + quote(transaction.state_dir) + b" ID=" + quote(identity) + b"\n"
-        b'sh "$STATE/device" hook\nsh "$STATE/device" arm "$ID" || { rm -rf "$STATE/stage.$ID"; exit 1; }\nsay armed\n'
+        b'[ -d "$STATE/stage.$ID" ] || { say refused "what was staged is gone: another run has begun on this device"; exit 1; }\n'
+        b'sh "$STATE/device" arm "$ID" || { rm -rf "$STATE/stage.$ID"; exit 1; }\nsay armed\n'
     )
 
 
@@ -233,7 +236,7 @@ def call(state_dir: str, command: str, *arguments: str) -> bytes:
     return (
         b"STATE="
         + quote(state_dir)
-        + b'\n[ -f "$STATE/device" ] || { say unknown; exit 0; }\nsh "$STATE/device" '
+        + b'\n[ -f "$STATE/device" ] || { say unknown no_program; exit 0; }\nsh "$STATE/device" '
         + words
         + b"\n"
     )

@@ -13,7 +13,7 @@
 #   live/<name>     digest of the live state right after a confirmation
 #
 # Marks inside armed/tx, in the order in which they appear:
-#   program worker guard1 guard2 confirmer   "<pid> <start time>" of who did that part
+#   program worker guard1 guard2 confirmer   "<pid> <start time>" of who does that part; `program` while still staging
 #   open        the swap may have begun; from here on the old state must come back, or a confirm must come
 #   failed      the worker gave up; the guards take the change back
 #   live        activated and verified; may be confirmed
@@ -39,7 +39,7 @@ digest() { if command -v sha256sum >/dev/null; then sha256sum; elif command -v m
 
 # Everything written so far, directory entries included, is on the medium when this returns. Every call below
 # stands between two writes that must not change places when the power fails.
-flush() { with_folders sync -f "$STATE" 2>/dev/null || sync; }
+flush() { with_folders sync -f "$STATE" /etc 2>/dev/null || sync; }
 
 # --- processes -------------------------------------------------------------------------------------------------
 
@@ -51,9 +51,9 @@ stat_of() { # PID: sets $status, $parent and $started (ticks since boot: with th
   status=$1 parent=$2 started=${20}
 }
 sign() { stat_of "$$"; printf '%s %s\n' "$$" "$started" >"$TX/$1"; }
-alive() { # MARK: is the process that signed it still there?
+alive() { # MARK [FOLDER]: is the process that signed it still there?
   pid='' began=''
-  { read -r pid began <"$TX/$1"; } 2>/dev/null || return 1
+  { read -r pid began <"${2:-$TX}/$1"; } 2>/dev/null || return 1
   stat_of "$pid"
   [ -n "$started" ] && [ "$started" = "$began" ] && [ "$status" != Z ]
 }
@@ -61,6 +61,8 @@ kill_tree() { # PID: with all that it started and that has not become a daemon o
   victims=" $1 " before=''
   while [ "$victims" != "$before" ]; do
     before=$victims
+    # shellcheck disable=SC2086 # a list of process ids; stopped, none can start another one unseen
+    kill -STOP $victims 2>/dev/null || :
     for proc in /proc/[0-9]*; do
       proc=${proc#/proc/}
       case $victims in *" $proc "*) continue ;; esac
@@ -119,59 +121,65 @@ entry() { # INDEX KIND DEST MODE OWNER GROUP [TARGET]
 }
 folder() { # INDEX PATH: a folder that a file of the change needs
   if [ "$step" = save ]; then
-    [ -d "$2" ] || { mkdir -m 755 "$2"; : >"$TX/made.$1"; }
+    [ -d "$2" ] || { : >"$TX/made.$1"; mkdir -m 755 "$2"; }
   else
     [ ! -e "$TX/made.$1" ] || rmdir "$2" 2>/dev/null || : # somebody else may use it by now
   fi
 }
 # Both copies that a swap or a restore needs are made before either: then neither needs space, only renames.
 save() {
-  if [ -L "$3" ] || [ -e "$3" ]; then
-    [ ! -d "$3" ] || refuse "$3 is a directory; a file was expected there"
-    if [ ! -L "$3" ]; then
-      [ -f "$3" ] || refuse "$3 is neither a regular file nor a link"
-      # Opening for append changes nothing, and fails on an immutable file.
-      (: >>"$3") 2>"$TX/output" || refuse "$3 cannot be replaced: it is immutable or on a read-only file system"
-    fi
+  if [ -L "$3" ]; then
     cp -pP "$3" "$TX/old/$1"
     cp -pP "$3" "$temp.old"
+  elif [ -e "$3" ]; then
+    [ ! -d "$3" ] || refuse "$3 is a directory; a file was expected there"
+    [ -f "$3" ] || refuse "$3 is neither a regular file nor a link"
+    # Opening for append changes nothing, and fails on an immutable file.
+    (: >>"$3") 2>/dev/null || refuse "$3 cannot be replaced: it is immutable or on a read-only file system"
+    cp -pP "$3" "$TX/old/$1"
+    # A second name for the very file keeps all its attributes and needs no space; not every file system has them.
+    ln "$3" "$temp.old" 2>/dev/null || cp -pP "$3" "$temp.old"
   else
     : >"$TX/old/$1.absent"
   fi
   case $2 in
     file)
-      cp "$TX/new/$1" "$temp.new"
-      [ "$5:$6" = root:root ] || chown "$5:$6" "$temp.new"
+      (set -C; cat "$TX/new/$1" >"$temp.new") # never through a link: the folder may be a user's own
+      { [ "$5:$6" = root:root ] && [ ! -g "$dir" ]; } || chown -h "$5:$6" "$temp.new"
       [ "$4" = 0600 ] || chmod "$4" "$temp.new" ;;
     keep) cp -pP "$TX/new/$1" "$temp.new" ;;
     link) ln -s "$7" "$temp.new" ;;
   esac
 }
 swap() { if [ "$2" = absent ]; then rm -f "$3"; else mv -f "$temp.new" "$3"; fi; }
-restore() {
-  if [ -e "$TX/old/$1.absent" ]; then rm -f "$3"
-  elif [ -L "$temp.old" ] || [ -e "$temp.old" ]; then mv -f "$temp.old" "$3"; fi
+restore() { # may be done again; one file that resists must not keep the others
+  if [ -e "$TX/old/$1.absent" ]; then rm -f "$3" "$temp.new"
+  elif [ -L "$temp.old" ] || [ -e "$temp.old" ]; then
+    # Two names of one file are not renamed: some mv say nothing, others fail.
+    { mv -f "$temp.old" "$3" || [ "$temp.old" -ef "$3" ]; } 2>/dev/null && rm -f "$temp.new" "$temp.old"
+  else rm -f "$temp.new"
+  fi || printf 'and %s could not be restored\n' "$3" >>"$TX/reason" || :
 }
 forget() { rm -f "$temp.new" "$temp.old"; }
 
 # --- commands of the role ----------------------------------------------------------------------------------------
 
-run() { # SNIPPET, from the lists activate, verify and settle; the first failure ends the list
+run() { # SNIPPET, from the lists activate and verify; the first failure ends the list, the guards bound its time
   code=0
   (trap - HUP INT TERM; umask 022; exec sh -eu -c "$1" sallyport) </dev/null >"$TX/output" 2>&1 3>&- || code=$?
   [ "$code" -ne 0 ] || return 0
   { printf '%s: status %s from: %s\n' "$phase" "$code" "$1"; cat "$TX/output"; } >"$TX/reason"
   return 1
 }
-run_bounded() { # SNIPPET, from the list revert: all are run, none may hang the way back
-  (trap - HUP INT TERM; umask 022; exec sh -eu -c "$1" sallyport) </dev/null >>"$TX/output" 2>&1 3>&- &
+run_bounded() { # SNIPPET, from the lists revert and settle: all are run, and none may hang the way out
+  (trap - HUP INT TERM; umask 022; exec sh -eu -c "$1" sallyport) </dev/null >"$TX/output" 2>&1 3>&- &
   child=$! count=0
   while stat_of "$child" && [ -n "$started" ] && [ "$status" != Z ]; do
     count=$((count + 1))
     if [ "$count" -gt 600 ]; then kill_tree "$child"; break; fi
     pause
   done
-  wait "$child" || printf 'and on the way back: status %s from: %s\n' "$?" "$1" >>"$TX/reason" || :
+  wait "$child" || { printf '%s: status %s from: %s\n' "$phase" "$?" "$1"; cat "$TX/output"; } >>"$TX/$complaints" || :
 }
 list() { # LIST
   phase=$1
@@ -199,18 +207,20 @@ drop() { # nothing live was touched yet
   rm -rf "$TX"
   rmdir "$ARMED" 2>/dev/null || :
 }
-revert() { # REASON
+revert() { # REASON; may be done again from the start
   [ -s "$TX/reason" ] || printf '%s\n' "$1" >"$TX/reason" || : # a full disk must not stop the way back
   mv "$TX/open" "$TX/reverted" 2>/dev/null || [ -e "$TX/reverted" ] || return 0
-  if alive worker; then kill_tree "$pid"; while alive worker; do pause; done; fi
+  if alive worker; then kill_tree "$pid"; fi
+  count=0
+  while alive worker && [ "$count" -lt 50 ]; do count=$((count + 1)); pause; done
   each restore
   unfolders
   flush
   if [ "$LIVE" = yes ]; then
     run() { run_bounded "$1"; }
+    complaints=reason
     list revert
   fi
-  each forget
   rm -rf "$TX/new" "$TX/old" "$STATE/reverted"
   mv "$TX" "$STATE/reverted"
   rmdir "$ARMED"
@@ -219,8 +229,11 @@ revert() { # REASON
 finish() { # after the verdict `confirmed`; may be done again from the start
   each forget
   if [ "$LIVE" = yes ]; then
-    list settle || mv "$TX/reason" "$TX/settle_failed"
-    mkdir -p "$STATE/live"
+    run() { run_bounded "$1"; }
+    complaints=settle_failed
+    list settle
+    [ ! -e "$TX/settle_failed" ] || { rm "$TX/settle_failed"; list settle; } # once more: it may have been killed
+    [ -d "$STATE/live" ] || mkdir "$STATE/live"
     # shellcheck disable=SC2086 # names hold letters, digits and underscores only
     for other in $UNDONE; do rm -f "$STATE/live/$other"; done
     live_digest "$TX/live_state" >"$STATE/live/$NAME.new"
@@ -229,15 +242,14 @@ finish() { # after the verdict `confirmed`; may be done again from the start
     rm -f "$STATE/live/$NAME" # what runs after a boot is judged anew by the next run
   fi
   if [ -n "$FACTORY" ]; then forget_all; return 0; fi
-  mkdir -p "$STATE/generation"
+  [ -d "$STATE/generation" ] || mkdir "$STATE/generation"
   number=0
   for other in "$STATE/generation"/*; do
     other=${other##*/}
     [ "$other" = '*' ] || [ "$other" -le "$number" ] || number=$other
   done
-  number=$((number + 1))
-  rm -rf "$TX/new" "$TX/output"
-  mv "$TX" "$STATE/generation/$number"
+  rm -rf "$TX/new" "$TX/output" "$TX/connected"
+  mv "$TX" "$STATE/generation/$((number + 1))"
   rmdir "$ARMED"
   flush
 }
@@ -248,20 +260,21 @@ recover() { # whoever held the lock is gone: end the transaction the way that it
   else rmdir "$ARMED" 2>/dev/null || :; fi
 }
 
+attended() { alive program || alive guard1 || alive guard2 || alive confirmer; }
 pending() { # for a controller that comes new: what stands in the way, and does somebody look after it?
   [ -d "$ARMED" ] || return 0
   NAME='' who=nobody
   { read -r ID <"$TX/id" && read -r NAME <"$TX/name"; } 2>/dev/null || ID=empty
-  for mark in program guard1 guard2 confirmer; do
-    if alive "$mark"; then who=somebody; fi
-  done
+  ! attended || who=somebody
   say pending "$ID" "$who" "$NAME"
 }
 
 # --- arming ------------------------------------------------------------------------------------------------------
 
 arm() { # ID: from stage.<id> to a running worker with two guards
-  count=0
+  TX=$STATE/stage.$1
+  sign program # before it is a transaction: a transaction of nobody is taken back by the next controller
+  TX=$ARMED/tx count=0
   until mkdir "$ARMED" 2>/dev/null; do
     count=$((count + 1))
     [ ! -d "$TX" ] || refuse "another change is pending on this device"
@@ -274,10 +287,13 @@ arm() { # ID: from stage.<id> to a running worker with two guards
   current "$1" || { rm -rf "$TX/stage.$1"; refuse "another change took the lock at the same moment"; }
   load "$TX"
   trap 'drop' EXIT # until the guards are there, leaving means that nothing has happened
-  sign program
+  for other in "$STATE"/stage.*; do # what dead controllers left; a live one has signed its own
+    [ ! -d "$other" ] || alive program "$other" || rm -rf "$other"
+  done
   : >"$TX/output"
   mkdir "$TX/old"
   flush # the manifest names the temporary files: it must outlive them
+  hook
   step=save; folders
   each save
   session
@@ -300,9 +316,10 @@ arm() { # ID: from stage.<id> to a running worker with two guards
   : >"$TX/go"
 }
 guards() { # ID: two of them, so that no single process can take the way back with it
+  # The worker first: a shell that was started with signals ignored cannot give them back to what it starts.
+  sh "$STATE/device" worker "$1" &
   trap '' HUP INT TERM
   sh "$STATE/device" guard "$1" 2 &
-  sh "$STATE/device" worker "$1" &
   guard "$1" 1
 }
 worker() { # ID
@@ -322,7 +339,12 @@ worker() { # ID
   (set -e; each swap; flush; list activate; list verify) 2>"$TX/errors"
   code=$?
   set -e
-  if [ "$code" -eq 0 ]; then : >"$TX/live"; return 0; fi
+  if [ "$code" -eq 0 ]; then
+    # Whoever is connected by now came in before the change was live: that proves nothing, see was_connected.
+    cat /proc/net/tcp /proc/net/tcp6 >"$TX/connected" 2>/dev/null || :
+    : >"$TX/live"
+    return 0
+  fi
   [ -s "$TX/reason" ] || { printf 'the change was not finished: '; cat "$TX/errors"; } >"$TX/reason"
   : >"$TX/failed"
 }
@@ -330,26 +352,27 @@ guard() { # ID WHICH
   trap '' HUP INT TERM
   load "$TX"
   sign "guard$2"
-  count=0 late=0 was=starting
+  now=0 since=0 was=''
   while current "$1"; do
-    now=starting
-    [ ! -e "$TX/open" ] || now=open
-    [ ! -e "$TX/live" ] || now=live
-    [ "$now" = "$was" ] || { count=0 was=$now; }
-    count=$((count + 1))
-    if [ "$2" = 2 ] && alive guard1; then : # it counts too, and takes over if the first is killed
-    elif [ -e "$TX/reverted" ]; then revert ''
-    elif [ -e "$TX/confirmed" ]; then
-      late=$((late + 1))
-      if [ "$late" -gt 3 ] && ! alive confirmer; then finish; fi
-    elif [ "$now" = starting ]; then
-      if ! alive program && ! alive worker && [ ! -e "$TX/open" ]; then drop; fi
-    elif [ -e "$TX/failed" ]; then revert 'the worker failed'
-    elif [ "$now" = open ] && ! alive worker && [ ! -e "$TX/live" ]; then revert 'the program was killed while it made the change'
-    elif [ "$count" -gt "$LIMIT" ]; then
-      if [ "$now" = open ]; then revert "activate: not finished after $LIMIT seconds"
-      else revert "no confirmation came within $LIMIT seconds"; fi
-    fi
+    state=starting
+    for mark in open live reverted confirmed; do [ ! -e "$TX/$mark" ] || state=$mark; done
+    # Time since boot, which nobody can set.
+    { read -r now _ </proc/uptime && now=${now%%.*}; } || now=$((now + 1))
+    [ "$state" = "$was" ] || { since=$now was=$state; }
+    spent=$((now - since))
+    if [ "$2" = 2 ] && alive guard1; then : # it watches too, and takes over if the first is killed
+    else case $state in
+      reverted) revert '' ;;
+      confirmed) [ "$spent" -lt 3 ] || alive confirmer || finish ;;
+      starting) alive program || alive worker || [ -e "$TX/open" ] || drop ;;
+      *)
+        if [ -e "$TX/failed" ]; then revert 'the worker failed'
+        elif [ "$state" = live ]; then
+          [ "$spent" -lt "$LIMIT" ] || revert "no confirmation came within $LIMIT seconds"
+        elif [ "$spent" -ge "$LIMIT" ]; then revert "activate: not finished after $LIMIT seconds"
+        elif ! alive worker && [ ! -e "$TX/live" ]; then revert 'the program was killed while it made the change'
+        fi ;;
+    esac; fi
     sleep 1
   done
 }
@@ -371,9 +394,17 @@ outcome() { # ID: what became of it
   [ ! -e "$STATE/reverted/reason" ] || blob reason "$STATE/reverted/reason"
   say reverted
 }
+was_connected() { # did the old daemon, or the old firewall, let this connection in? It may be newer than the arming one
+  port=$(printf '%04X' "${peer#* }")
+  while read -r _ _ remote _; do
+    case $remote in *":$port") return 0 ;; esac
+  done <"$TX/connected"
+  return 1
+}
 confirm() { # ID NEW_DAEMON OVER
   count=0
   while current "$1" && [ ! -e "$TX/live" ]; do # the guards end it in any case; the controller asks again
+    attended || { recover 'the program that made the change was killed, and its guards too'; break; }
     count=$((count + 1))
     [ "$count" -lt 100 ] || { say waiting; return 0; }
     pause
@@ -385,6 +416,7 @@ confirm() { # ID NEW_DAEMON OVER
     read -r armed_by <"$TX/session" || armed_by=''
     if [ -z "$peer" ]; then say denied no_session; return 0; fi
     if [ "$peer" = "$armed_by" ]; then say denied same_connection; return 0; fi
+    if was_connected; then say waiting; return 0; fi
     if [ "$2" = yes ] && ! daemon_is_new; then say denied old_daemon; return 0; fi
   fi
   sign confirmer
@@ -426,7 +458,7 @@ EOF
     mv -f "$UNIT.new" "$UNIT"
     [ -L "$WANT" ] || ln -s "$UNIT" "$WANT"
   else
-    read -r line </etc/inittab
+    { read -r line </etc/inittab; } || :
     [ "$line" != "$INITLINE" ] || return 0
     cp -p /etc/inittab /etc/.sallyport-inittab
     { printf '%s\n' "$INITLINE"; cat /etc/inittab; } >/etc/.sallyport-inittab
@@ -446,10 +478,13 @@ unhook() {
   sync
   mv -f /etc/.sallyport-inittab /etc/inittab
 }
-forget_all() { # factory: nothing of Sallyport stays; the transaction goes last, so that a cut is found and ended
+forget_all() { # factory: nothing of Sallyport stays
   rm -rf "$STATE/generation" "$STATE/live" "$STATE/reverted"
   unhook
   sync
+  # Until here a crash is found by its transaction and ended. One rename takes that away; the rest is rubbish, which
+  # the next `rollback` to factory clears away.
+  mv "$ARMED" "$STATE/stage.done"
   rm -rf "$STATE"
 }
 boot() { # before the network: files only, the services start from them
