@@ -117,8 +117,9 @@ class Lab:
             podman("rm", "--force", "--time=0", "--volumes", *names)
         for row in self.networks():
             podman("network", "rm", "--force", row["name"])
-        if not running():
-            machine.restore()
+        with _register():
+            if not running():
+                machine.restore()
         shutil.rmtree(self.state, ignore_errors=True)
 
     def reset(self, names: list[str]) -> None:
@@ -175,12 +176,13 @@ class Lab:
                 )
 
     def _prepare(self, fresh: bool) -> None:
-        """The machine, networks, keys, and a clean state folder."""
-        machine.prepare()
-        if fresh:
-            shutil.rmtree(self.state, ignore_errors=True)
-            self.state.mkdir(parents=True, mode=0o700)
-            self._create_networks()
+        """Networks, the machine, keys, and a clean state folder."""
+        with _register():
+            if fresh:
+                shutil.rmtree(self.state, ignore_errors=True)
+                self.state.mkdir(parents=True, mode=0o700)
+                self._create_networks()
+            machine.prepare()
         key = self.state / "operator"
         if not key.exists():
             _keygen(
@@ -188,30 +190,20 @@ class Lab:
             )
 
     def _create_networks(self) -> None:
-        """Take the first free slot by creating its networks; podman's list of networks is the register."""
-        with Path("/run/lock/sallyport-lab").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            taken = {
-                row["labels"].get("sallyport.slot")
-                for row in listing("network", "ls", "--filter", f"label={LABEL}")
-            }
-            free = [slot for slot in range(SLOTS) if str(slot) not in taken]
-            if not free:
-                raise LabError(
-                    f"all {SLOTS} slots for labs are taken: stop one (podman network ls shows them)"
-                )
-            labels = {LABEL: self.prefix, OWNER: str(CHECKOUT), "sallyport.slot": str(free[0])}
-            options = [f"--label={name}={value}" for name, value in labels.items()]
-            for network in NETWORKS:
-                ipv4, ipv6 = subnets(network, free[0])
-                options_here = [
-                    "--internal",
-                    "--ipv6",
-                    "--disable-dns",
-                    f"--subnet={ipv4}",
-                    f"--subnet={ipv6}",
-                ]
-                podman("network", "create", *options, *options_here, f"{self.prefix}-{network}")
+        """Take the first free slot by creating its networks."""
+        rows = listing("network", "ls", "--filter", f"label={LABEL}")
+        taken = {row["labels"].get("sallyport.slot") for row in rows}
+        free = [slot for slot in range(SLOTS) if str(slot) not in taken]
+        if not free:
+            raise LabError(
+                f"all {SLOTS} slots for labs are taken by {', '.join(running())}: stop one of them"
+            )
+        labels = {LABEL: self.prefix, OWNER: str(CHECKOUT), "sallyport.slot": str(free[0])}
+        options = [f"--label={name}={value}" for name, value in labels.items()]
+        options += ["--internal", "--ipv6", "--disable-dns"]
+        for network in NETWORKS:
+            ranges = [f"--subnet={subnet}" for subnet in subnets(network, free[0])]
+            podman("network", "create", *options, *ranges, f"{self.prefix}-{network}")
 
     def _start(self, devices: list[Device]) -> None:
         slot = self.slot()
@@ -317,11 +309,12 @@ class Lab:
                 _keygen("-A", "-f", str(folder))
 
     def _write_inventory(self, slot: int) -> None:
-        """The inventory of what runs, with a fresh folder for ssh's masters: an old one would hang."""
-        control = Path(
-            tempfile.mkdtemp(prefix=f"sallyport-{self.prefix}-")
-        )  # short: a socket's path is limited
-        (self.state / "control").write_text(f"{control}\n", encoding="utf-8")
+        """The inventory of what runs, and the folder for ssh's masters: a fresh one after each start and reset."""
+        note = self.state / "control"
+        if not note.exists():
+            # Short, because a socket's path is limited.
+            note.write_text(tempfile.mkdtemp(prefix=f"sallyport-{self.prefix}-"), encoding="utf-8")
+        control = Path(note.read_text(encoding="utf-8"))
         devices = [self.fleet.devices[name] for name in sorted(self.containers())]
         inventory.write(self.state, self.prefix, slot, devices, control)
         _give_to_caller(self.state, control)
@@ -331,7 +324,8 @@ class Lab:
         note = self.state / "control"
         if not note.exists():
             return
-        folder = Path(note.read_text(encoding="utf-8").strip())
+        folder = Path(note.read_text(encoding="utf-8"))
+        note.unlink()
         for path in folder.glob("*") if folder.is_dir() else ():
             if path.is_socket():
                 command = ["ssh", "-o", f"ControlPath={path}", "-O", "exit", "lab"]
@@ -368,6 +362,14 @@ class Lab:
                 )
                 self.say(f"{device.name}: systemd is {state.strip()}: {failed.strip()}")
         self.say(f"{device.name}: up after {time.monotonic() - started:.1f} s")
+
+
+@contextlib.contextmanager
+def _register() -> Iterator[None]:
+    """Podman's list of networks is the register of labs; one lab at a time enters or leaves it."""
+    with Path("/run/lock/sallyport-lab").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _ip(*arguments: str) -> None:

@@ -120,7 +120,7 @@ def test_down_leaves_nothing_behind_and_other_labs_alone(lab: Lab) -> None:
     before = {row["name"] for row in lab.networks()}
     extra = Lab(lab.fleet, "zz" + lab.prefix[:12], print)
     extra.up(["vendor"])
-    control = (extra.state / "control").read_text(encoding="utf-8").strip()
+    control = (extra.state / "control").read_text(encoding="utf-8")
     extra.down()
     assert not extra.networks() and not extra.containers() and not extra.state.exists()
     assert not os.path.exists(control)
