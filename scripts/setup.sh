@@ -6,7 +6,7 @@ set -eu
 cd -- "$(dirname -- "$0")/.."
 
 packages="podman netavark mmdebstrap debian-archive-keyring nftables iptables ipset iproute2 conntrack nmap sshpass \
-openssh-client python3-venv shellcheck busybox gcc libc6-dev e2fsprogs"
+openssh-client python3-venv procps git shellcheck busybox gcc libc6-dev e2fsprogs"
 # Where cgroups are v1 or hybrid, crun cannot start systemd in a container.
 [ -e /sys/fs/cgroup/cgroup.controllers ] || packages="$packages runc"
 images=yes
