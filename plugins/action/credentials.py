@@ -31,8 +31,12 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction i
 # The accounts with their hashes, and what a factory might have made passwords from. Read in one exchange
 # whose reply never leaves this process.
 _READ = r"""
-blob passwd </etc/passwd
-if [ -r /etc/shadow ]; then blob shadow </etc/shadow; fi
+digest() {
+  if command -v sha256sum >/dev/null; then sha256sum; elif command -v md5sum >/dev/null; then md5sum; else cksum; fi
+}
+for file in /etc/passwd /etc/shadow; do
+  if [ -r "$file" ]; then say "digest $file $(digest <"$file")"; blob "$file" <"$file"; fi
+done
 for file in /sys/class/net/*/address; do
   line=
   if [ -r "$file" ] && IFS= read -r line <"$file"; then say mac "$line"; fi
@@ -86,7 +90,9 @@ class ActionModule(ActionBase):
         exchange = Exchange(self)
         with quiet(self):
             reply = exchange.run(_READ)
-        texts = {shadow.PASSWD: reply.get("passwd"), shadow.SHADOW: reply.get("shadow")}
+        texts = {path: reply.get(path) for path in (shadow.PASSWD, shadow.SHADOW)}
+        # The form that this device's own tool gives, so that commit can compare with it.
+        digests = {path: value for path, _, value in (d.partition(" ") for d in reply.all("digest"))}
         accounts = shadow.parse(texts[shadow.PASSWD], texts[shadow.SHADOW])
         if not accounts:
             raise Refused("/etc/passwd could not be read on this device; is become set?")
@@ -126,7 +132,7 @@ class ActionModule(ActionBase):
         vault = self._vault(host, arguments) if arguments["action"] == "replace" else None
         if vault is not None and not self._task.check_mode:
             vault.prepare({name: password for name, (_, password) in new.items() if password})
-        outcome = self._commit(accounts, texts, new, arguments, task_vars, exchange)
+        outcome = self._commit(accounts, texts, digests, new, arguments, task_vars, exchange)
         result.update(driver.with_fresh_facts(self, outcome, device, ()))
         result["exchanges"] = exchange.count
         if vault is not None:
@@ -218,6 +224,7 @@ class ActionModule(ActionBase):
         self,
         accounts: Sequence[Account],
         texts: Mapping[str, str],
+        digests: Mapping[str, str],
         new: Mapping[str, tuple[str, str]],
         arguments: Mapping[str, Any],
         task_vars: dict[str, Any],
@@ -229,7 +236,7 @@ class ActionModule(ActionBase):
             if not fields:
                 continue
             content = shadow.replaced(text, fields).encode("utf-8", "surrogateescape")
-            before = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+            before = digests[path].split()[0]
             # Somebody may set a password while this runs: theirs must not be undone by a file that was read
             # before.
             files.append(File(path, content=content, mode="keep", secret=True, replaces=before))

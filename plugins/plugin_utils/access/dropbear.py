@@ -213,8 +213,9 @@ def plan(
                     keys_before, options.authorized_keys, options.authorized_keys_exclusive
                 ),
                 "mode": "0600",
-                "owner": str(account["uid"]),
-                "group": str(account["gid"]),
+                # By name: devices without stat show names only. A group's name is not known but for root's.
+                "owner": str(account["name"]),
+                "group": "root" if int(account["gid"]) == 0 else str(account["gid"]),
             }
         )
     ports = [("tcp", int(port)) for port in ssh.get("ports") or [22]]
