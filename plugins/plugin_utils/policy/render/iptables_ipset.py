@@ -22,6 +22,9 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base i
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.xtables import Vocabulary, Writer
 
+FEW = 2
+"""So many prefixes are rules of their own; more are a set. The kernel holds some hundred sets."""
+
 _INET = {"ipv4": "inet", "ipv6": "inet6"}
 
 
@@ -58,9 +61,10 @@ class _Sets(Vocabulary):
         return "\n".join((*lines, ""))
 
     def addresses(self, family: Family, intervals: Intervals, side: str) -> list[str]:
-        found = list(zip(range(2), prefixes(intervals, BITS[family]), strict=False))
-        if len(found) == 1:
-            return [f"{'-s' if side == 'src' else '-d'} {prefix_texts(family, intervals)[0]}"]
+        few = [prefix for _, prefix in zip(range(FEW + 1), prefixes(intervals, BITS[family]), strict=False)]
+        if len(few) <= FEW:
+            option = "-s" if side == "src" else "-d"
+            return [f"{option} {text}" for text in prefix_texts(family, intervals)]
         return [f"-m set --match-set {self._set(family, intervals)} {side}"]
 
     def blocked(self, writer: Writer, intervals: Intervals, side: str) -> list[str]:
