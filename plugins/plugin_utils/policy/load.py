@@ -84,7 +84,7 @@ def load_host(
     policy = check.finish(draft, around, reader, previous_rules)
     findings = tuple(
         Finding(one.id, one.severity, one.message, one.remedy, one.where, (host,))
-        for one in dict.fromkeys(reader.findings)
+        for one in sorted(dict.fromkeys(reader.findings), key=_order)
     )
     failed = any(one.severity == "error" for one in findings)
     return Resolved(
@@ -109,4 +109,8 @@ def gather(results: Sequence[Resolved]) -> list[Finding]:
         Finding(one.id, one.severity, one.message, one.remedy, one.where, tuple(names))
         for one, names in hosts.items()
     ]
-    return sorted(merged, key=lambda one: (one.severity, one.where.source, one.where.line))
+    return sorted(merged, key=_order)
+
+
+def _order(one: Finding) -> tuple[str, str, int]:
+    return one.severity, one.where.source, one.where.line

@@ -1,0 +1,509 @@
+"""Loading, merging, resolving and checking: each mistake gives its one finding, at its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import cidrs, layers, load
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import Endpoint, Rate
+
+TODAY = date(2026, 11, 22)
+SOUND = """\
+zones:
+  mgmt: {cidrs: [198.18.10.0/24, "2001:db8:10::/64"]}
+inbound:
+  - {name: operators, allow: [ssh], from: [mgmt]}
+"""
+DEVICE: dict[str, Any] = {
+    "connection": {"client": "198.18.10.7", "client_port": 50000, "server": "10.20.0.1", "server_port": 22},
+    "interfaces": [
+        {"name": "lo", "kind": "loopback", "addresses": ["127.0.0.1/8"]},
+        {"name": "eth0", "kind": "physical", "addresses": ["10.20.0.1/24"]},
+    ],
+    "firewall": {},
+    "routers": ["10.20.0.254"],
+    "resolvers": ["10.20.0.53", "fe80::1%eth0"],
+    "dhcp_servers": [],
+    "ntp_servers": [],
+}
+
+Loader = Callable[..., load.Resolved]
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Loader:
+    """Loads a policy from texts by file name; ``fleet`` is fleet.yml."""
+
+    def run(fleet: str | bytes | None, files: dict[str, str] | None = None, **more: Any) -> load.Resolved:
+        texts: dict[str, str | bytes] = dict(files or {})
+        if fleet is not None:
+            texts["fleet.yml"] = fleet
+        for name, text in texts.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        more.setdefault("now", TODAY)
+        return load.load_host(str(tmp_path), "gw1", **more)
+
+    return run
+
+
+def found(resolved: load.Resolved) -> list[tuple[str, int]]:
+    return [(one.id, one.where.line) for one in resolved.findings]
+
+
+def test_the_reference_example_is_sound(loaded: Loader) -> None:
+    resolved = loaded(
+        """\
+zones:
+  mgmt:   {cidrs: [198.18.10.0/24, "2001:db8:10::/64"]}
+  plant:  {cidrs: [10.20.0.0/16], except: [10.20.99.0/24], interfaces: [eth1]}
+  guests: {cidrs: [10.66.0.0/16]}
+  broker: {hosts: [mqtt_servers]}
+  cameras: {cidrs: [10.30.0.0/24]}
+  recorder: {cidrs: [10.20.0.9]}
+  cell:   {interfaces: ["wwan*"]}
+services:
+  panel:  {tcp: [8443], udp: ["5000-5010"]}
+inbound:
+  - {name: no guests, deny: [any], from: [guests]}
+  - {name: operators, allow: [ssh], from: [mgmt]}
+  - {name: wall panels, allow: [https, panel], from: [plant], rate: 50/second}
+  - {name: vendor support, allow: [ssh], from: [198.51.100.7], until: "2027-01-31", reason: OPS-311}
+outbound:
+  - {name: telemetry, allow: [mqtts], to: [broker]}
+forward:
+  - {name: cameras to recorder, allow: [rtsp], from: [cameras], to: [recorder]}
+nat: {masquerade: [eth0], publish: [{name: hmi, from: [plant], port: 8443, to: "10.20.0.9:443"}], clamp_mss: true}
+containers: {outbound: allow}
+defaults: {inbound: drop, outbound: drop, forward: drop, ping: {from: any, rate: 5/second}}
+traps: {tcp: [23, 2323, 5555, 7547], ban: 1h}
+log: {drops: 10/minute, prefix: sallyport}
+assert:
+  - {service: ssh, only_from: [mgmt, 198.51.100.7]}
+  - {defaults: {inbound: drop}}
+""",
+        inventory={"m1": ["10.9.0.1"], "m2": ["fd00::2"]},
+        group_members={"mqtt_servers": ["m1", "m2"]},
+    )
+    assert [one.id for one in resolved.findings] == ["outbound-blind"]
+    policy = resolved.policy
+    assert policy is not None
+    assert policy.outbound[0].destinations[0].addresses == cidrs.parse(["10.9.0.1", "fd00::2"])
+    panels = policy.inbound[2]
+    assert (panels.rate, panels.services.tcp, panels.services.udp) == (
+        Rate(50, 1, 5),
+        ((443, 443), (8443, 8443)),
+        ((5000, 5010),),
+    )
+    assert cidrs.texts(panels.sources[0].addresses)[-1] == "10.20.128.0/17"
+    assert policy.antispoof == (panels.sources[0],)
+    assert resolved.zones["cell"] == Endpoint(interfaces=("wwan*",), zone="cell")
+
+
+# One mistake each: what is appended to a sound policy, and where the finding stands.
+MISTAKES = [
+    ("  bad: {cidrs: [198.18.10.5/24]}", "host-bits", 3),
+    ("  bad: {cidrs: [198.18.10.0/255.255.255.0]}", "not-a-cidr", 3),
+    ("  bad: {cidrs: [198.18]}", "quote-it", 3),
+    ('  bad: {cidrs: ["198.18.10"]}', "not-a-cidr", 3),
+    ('  bad: {cidrs: ["198.18.10.1-198.18.10.9"]}', "not-a-cidr", 3),
+    ('  bad: {cidrs: ["198.18.010.0/24"]}', "not-a-cidr", 3),
+    ('  bad: {cidrs: ["fe80::1%eth0"]}', "not-a-cidr", 3),
+    ('  bad: {cidrs: ["::ffff:198.18.10.0/120"]}', "not-a-cidr", 3),
+    ('  bad: {cidrs: ["\u0661.1.1.1"]}', "not-a-cidr", 3),
+    ("  bad: {cidrs: [fd00::]}", "quote-it", 3),
+    ("  bad: {cidrs: [1:2:3:4:5:6:7:8]}", "quote-it", 3),
+    ("  bad: {cidrs: []}", "empty-list", 3),
+    ("  bad: {cidrs: null}", "wrong-type", 3),
+    ("  bad: {cidrs: any}", "wrong-type", 3),
+    ("  bad: {}", "empty-zone", 3),
+    ("  bad:", "wrong-type", 3),
+    ("  bad: {cidrs: [10.0.0.0/8], except: [11.0.0.0/24]}", "except-outside", 3),
+    ("  bad: {cidrs: [10.0.0.0/8], except: [10.0.0.0/8]}", "empty-zone", 3),
+    ("  bad: {cdirs: [10.0.0.0/8]}", "unknown-key", 3),
+    ("  bad: {hosts: [nobody]}", "unknown-host", 3),
+    ("  bad: {interfaces: ['eth0 ']}", "bad-interface", 3),
+    ("  bad: {interfaces: ['*eth0']}", "bad-interface", 3),
+    ("  any: {cidrs: [10.0.0.0/8]}", "bad-name", 3),
+    ("  10.0.0.1: {cidrs: [10.0.0.0/8]}", "bad-name", 3),
+    ("  on: {cidrs: [10.0.0.0/8]}", "quote-it", 3),
+    ("  'a;b': {cidrs: [10.0.0.0/8]}", "bad-name", 3),
+    ("  mgmt: {cidrs: [10.0.0.0/8]}", "duplicate-key", 3),
+    ("  bad: !!str x", "tag", 3),
+    ("  bad: &x {cidrs: [10.0.0.0/8]}", "anchor", 3),
+    ("  bad: {cidrs: [10.0.0.0/8]", "not-yaml", 4),
+    ("inbund: []", "unknown-key", 3),
+    ("services: {x: {tcp: [70000]}}", "bad-port", 3),
+    ('services: {x: {tcp: ["9-5"]}}', "bad-port", 3),
+    ("services: {x: {tcp: [22:22]}}", "quote-it", 3),
+    ("services: {x: {tcp: [0777]}}", "quote-it", 3),
+    ("services: {x: {tcp: [yes]}}", "quote-it", 3),
+    ("services: {x: {}}", "empty-service", 3),
+    ("services: {ssh: {tcp: [2222]}}", "no-override", 3),
+    ("defaults: {inbound: deny}", "bad-value", 3),
+    ("defaults: {inbound: allow}", "management-open", 3),
+    ("containers: {outbound: maybe}", "bad-value", 3),
+    ("log: {prefix: 'a b'}", "bad-prefix", 3),
+    ("log: {drops: 10}", "wrong-type", 3),
+    ("log: {drops: 10/week}", "bad-rate", 3),
+    ("traps: {tcp: [23], ban: 2h}", "bad-ban", 3),
+    ("traps: {tcp: [23], size: 5000}", "bad-size", 3),
+    ("traps: {tcp: [23], udp: [53]}", "unknown-key", 3),
+    ("blocklists: [{name: a, file: nowhere.netset}]", "blocklist-file", 3),
+    ("nat: {publish: [{name: a, port: 80, to: nowhere}]}", "bad-target", 3),
+    ("assert: [{service: ssh, only_from: [10.0.0.0/8]}]", "assert-failed", 3),
+    ("assert: [{service: nothing, only_from: [mgmt]}]", "unknown-service", 3),
+    ("assert: [{defaults: {outbound: drop}}]", "assert-failed", 3),
+    ("outbound: [{name: a, allow: [nothing]}]", "unknown-service", 3),
+    ("outbound: [{name: a, allow: [ssh], to: [nowhere]}]", "unknown-zone", 3),
+    ("outbound: [{name: a, allow: [ssh], deny: [any]}]", "one-verdict", 3),
+    ("outbound: [{name: a, alow: [ssh]}]", "unknown-key", 3),
+    ("outbound: [{allow: [ssh]}]", "missing-key", 3),
+    ("outbound: [{name: a, deny: [ssh], rate: 5/second}]", "rate-on-deny", 3),
+    ("outbound: [{name: a, allow: [ssh], rate: 5}]", "wrong-type", 3),
+    ("outbound: [{name: a, allow: [ssh], rate: five/second}]", "bad-rate", 3),
+    ("outbound: [{name: a, allow: [ssh], until: 2027-01-31}]", "quote-it", 3),
+    ('outbound: [{name: a, allow: [ssh], until: "2027-02-30"}]', "bad-date", 3),
+    ("outbound: [{name: a, allow: []}]", "empty-list", 3),
+    ("outbound: [{name: a, allow: [ssh], to: []}]", "empty-list", 3),
+    ("outbound: [{name: a, allow: [ssh], to: null}]", "wrong-type", 3),
+    ('outbound: [{name: "a\\nb", allow: [ssh]}]', "bad-name", 3),
+    ("outbound: [{name: a, allow: [ssh]}, {name: a, allow: [dns]}]", "no-override", 3),
+    ("outbound: [{name: a, allow: [ssh], on_device: true}]", "missing-key", 3),
+    ("outbound: {name: a, allow: [ssh]}", "wrong-type", 3),
+]
+
+
+@pytest.mark.parametrize(("text", "identity", "line"), MISTAKES, ids=[one[0].strip() for one in MISTAKES])
+def test_one_mistake_gives_one_finding_at_its_line(
+    loaded: Loader, text: str, identity: str, line: int
+) -> None:
+    head, tail = SOUND.split("inbound:\n")
+    resolved = loaded(f"{head}{text}\ninbound:\n{tail}")
+    errors = [(one.id, one.where.line) for one in resolved.errors]
+    assert errors == [(identity, line)], resolved.findings
+    assert resolved.policy is None
+    assert all(one.remedy for one in resolved.findings)
+
+
+def test_a_broken_zone_or_service_is_not_reported_again_where_it_is_used(loaded: Loader) -> None:
+    text = """\
+zones: {a: {cidrs: [nonsense]}}
+services: {s: {tcp: [0]}}
+inbound:
+  - {name: one, allow: [s], from: [a]}
+  - {name: two, allow: [ssh], from: [a]}
+assert: [{service: s, only_from: [a]}]
+"""
+    resolved = loaded(text, device=DEVICE)
+    assert found(resolved) == [("not-a-cidr", 1), ("bad-port", 2)]
+
+
+def test_many_mistakes_are_found_in_one_go(loaded: Loader) -> None:
+    text = """\
+zones: {a: {cidrs: [10.0.0.1/8]}, b: {}}
+inbound:
+  - {name: open, allow: [ssh]}
+outbound:
+  - {name: x, allow: [nope]}
+"""
+    ids = {one.id for one in loaded(text).findings}
+    assert ids == {"host-bits", "empty-zone", "management-open", "unknown-service"}
+
+
+def test_a_missing_fleet_file_is_an_error_and_an_empty_one_is_not(loaded: Loader) -> None:
+    assert found(loaded(None)) == [("no-fleet", 0)]
+    assert found(loaded("")) == []
+    assert found(loaded("# nothing yet\n")) == []
+
+
+def test_files_that_no_host_would_read_are_errors(loaded: Loader) -> None:
+    files = {"groups/camera.yml": "", "groups/x.yaml": "", "hosts/gw1.yml": "", "hosts/gw9.yml": ""}
+    resolved = loaded(SOUND, files, known_hosts=["gw1"], known_groups=["cameras"])
+    assert [one.id for one in resolved.findings] == ["unknown-file"] * 3
+    assert "did you mean `cameras`" in resolved.findings[0].remedy
+
+
+def test_layers_merge_in_order_and_an_override_keeps_its_place(loaded: Loader) -> None:
+    files = {
+        "groups/cameras.yml": "outbound: [{name: b, allow: [ntp]}]\ndefaults: {outbound: reject}\n",
+        "hosts/gw1.yml": "outbound: [{name: a, allow: [dns], to: [10.0.0.53], override: true}]\n",
+    }
+    fleet = SOUND + "outbound: [{name: a, allow: [any], to: [10.0.0.0/8]}]\ndefaults: {outbound: drop}\n"
+    resolved = loaded(
+        fleet,
+        files,
+        groups=["all", "cameras"],
+        variables={"sallyport_policy__10_late": {"outbound": [{"name": "c", "allow": ["https"]}]}},
+    )
+    policy = resolved.policy
+    assert policy is not None
+    assert [(rule.name, rule.services.names) for rule in policy.outbound] == [
+        ("a", ("dns",)),
+        ("b", ("ntp",)),
+        ("c", ("https",)),
+    ]
+    assert policy.defaults.outbound == "reject"
+
+
+def test_what_is_locked_cannot_be_changed_even_with_override(loaded: Loader) -> None:
+    fleet = SOUND.replace('64"]}', '64"], locked: true}') + "defaults: {inbound: drop, locked: true}\n"
+    host = "zones: {mgmt: {cidrs: [10.0.0.0/8], override: true}}\ndefaults:\n  inbound: allow\n  outbound: drop\n"
+    resolved = loaded(fleet, {"hosts/gw1.yml": host})
+    assert [(one.id, one.where.line) for one in resolved.errors] == [("locked", 1), ("locked", 3)]
+
+
+def test_a_variable_of_the_wrong_form_is_an_error_not_ignored(loaded: Loader) -> None:
+    resolved = loaded(SOUND, variables={"sallyport_policy__site": {}})
+    assert found(resolved) == [("bad-variable", 0)]
+
+
+@pytest.mark.parametrize(
+    ("value", "identity", "place"),
+    [
+        ({"zones": {"a": {"cidrs": [1.5]}}}, "quote-it", ".zones.a.cidrs[0]"),
+        ({"zones": {"a": {"cidrs": [True]}}}, "quote-it", ".zones.a.cidrs[0]"),
+        ({"zones": {"a": {"cidrs": [{"fd00:": None}]}}}, "quote-it", ".zones.a.cidrs[0]"),
+        ({"zones": {"a": {"cidrs": [date(2027, 1, 1)]}}}, "quote-it", ".zones.a.cidrs[0]"),
+        ({"zones": {True: {}}}, "bad-name", ".zones.True"),
+        ({"zones": {"a": {"cidrs": [object()]}}}, "quote-it", ".zones.a.cidrs[0]"),
+        ([], "wrong-type", ""),
+        (7, "wrong-type", ""),
+        (
+            {"inbound": [{"name": "x", "allow": ["ssh"], "until": datetime(2027, 1, 1)}]},
+            "quote-it",
+            ".inbound[0].until",
+        ),
+    ],
+)
+def test_a_variable_that_lost_its_type_names_its_path(value: Any, identity: str, place: str) -> None:
+    resolved = load.load_host(None, "gw1", variables={"sallyport_policy__10_x": value})
+    assert [(one.id, one.where.source) for one in resolved.errors] == [
+        (identity, f"sallyport_policy__10_x{place}")
+    ]
+
+
+# Meeting the device
+
+
+def test_a_policy_that_shuts_the_running_controller_out_is_an_error(loaded: Loader) -> None:
+    device = DEVICE | {"connection": DEVICE["connection"] | {"client": "198.18.11.7"}}
+    resolved = loaded(SOUND, device=device)
+    assert [one.id for one in resolved.errors] == ["lock-out"]
+    assert "198.18.11.7" in resolved.errors[0].message and "no rule admits it" in resolved.errors[0].message
+    assert found(loaded(SOUND, device=DEVICE)) == []
+
+
+def test_the_port_that_the_controller_connects_to_counts_whatever_it_is_called(loaded: Loader) -> None:
+    device = DEVICE | {"connection": DEVICE["connection"] | {"server_port": 2222}}
+    assert [one.id for one in loaded(SOUND, device=device).errors] == ["lock-out"]
+    odd = SOUND.replace("[ssh]", "[odd]") + "services: {odd: {tcp: ['2000-3000']}}\n"
+    assert loaded(odd, device=device).errors == ()
+
+
+def test_every_execution_node_must_get_in(loaded: Loader) -> None:
+    resolved = loaded(SOUND, device=DEVICE, controller=["198.18.10.9", "203.0.113.5"])
+    assert [one.id for one in resolved.errors] == ["lock-out"]
+    assert "203.0.113.5" in resolved.errors[0].message
+
+
+def test_a_zone_bound_to_another_interface_locks_out_by_anti_spoofing(loaded: Loader) -> None:
+    text = SOUND.replace('64"]}', '64"], interfaces: [eth7]}')
+    resolved = loaded(text, device=DEVICE)
+    assert [one.id for one in resolved.findings] == ["lock-out", "interface-absent"]
+    assert "other interfaces" in resolved.errors[0].message
+
+
+def test_management_open_to_any_needs_a_reason(loaded: Loader) -> None:
+    text = "inbound: [{name: all, allow: [any], from: [0.0.0.0/0]}]\n"
+    assert [one.id for one in loaded(text).errors] == ["management-open"]
+    assert loaded("inbound: [{name: all, allow: [any], reason: lab}]\n").errors == ()
+    by_interface = (
+        "zones: {cell: {interfaces: [wwan0]}}\ninbound: [{name: all, allow: [ssh], from: [cell]}]\n"
+    )
+    assert loaded(by_interface).errors == ()
+
+
+LIST = "blocklists: [{name: level1, file: lists/level1.netset%s}]\n"
+
+
+def test_protected_addresses_are_taken_from_blocklists_and_counted(loaded: Loader) -> None:
+    files = {"lists/level1.netset": "198.18.0.0/15\n10.20.0.254\n10.20.0.53\n0.0.0.0/8\nfe80::/10\n"}
+    resolved = loaded(SOUND + LIST % "", files, device=DEVICE)
+    assert [one.id for one in resolved.findings] == ["blocklist-protected"]
+    assert "259 addresses" in resolved.findings[0].message
+    policy = resolved.policy
+    assert policy is not None
+    left = policy.blocklists[0].addresses
+    assert not left.v6
+    for text in ("198.18.10.7", "10.20.0.254", "10.20.0.53", "0.0.0.0"):
+        family, address, _last = cidrs.parse_one(text)
+        assert family == "ipv4" and not any(low <= address <= high for low, high in left.v4)
+    assert any(low <= cidrs.parse_one("198.18.11.1")[1] <= high for low, high in left.v4)
+
+
+def test_an_overlap_with_an_admitted_zone_is_an_error_unless_accepted_or_elsewhere(loaded: Loader) -> None:
+    rule = "  - {name: plant, allow: [https], from: [plant]}\n"
+    text = SOUND.replace("zones:\n", "zones:\n  plant: {cidrs: [10.20.0.0/16], interfaces: [eth1]}\n") + rule
+    files = {"lists/level1.netset": "10.0.0.0/8\n"}
+    resolved = loaded(text + LIST % "", files)
+    assert [one.id for one in resolved.errors] == ["blocklist-overlap"]
+    assert "65536 addresses of zone `plant`" in resolved.errors[0].message
+    assert loaded(text + LIST % ", overlap: accept", files).errors == ()
+    assert loaded(text + LIST % ", interfaces: [eth0]", files).errors == ()
+
+
+def test_a_blocklist_takes_comments_ranges_crlf_and_both_families(loaded: Loader) -> None:
+    content = "# FireHOL\r\n; old style\r\n203.0.113.0/24 # note\r\n203.0.113.7\r\n192.0.2.1-192.0.2.6\r\n\r\n2001:db8:bad::/48\r\n"
+    resolved = loaded(SOUND + LIST % "", {"lists/level1.netset": content})
+    assert resolved.policy is not None
+    assert cidrs.texts(resolved.policy.blocklists[0].addresses) == [
+        "192.0.2.1/32", "192.0.2.2/31", "192.0.2.4/31", "192.0.2.6/32", "203.0.113.0/24", "2001:db8:bad::/48",
+    ]  # fmt: skip
+
+
+def test_a_bad_line_of_a_blocklist_is_named_by_file_and_line(loaded: Loader) -> None:
+    resolved = loaded(
+        SOUND + LIST % "", {"lists/level1.netset": "203.0.113.0/24\n\nnonsense # x\n203.0.113.1/24\n"}
+    )
+    assert [(one.id, one.where.source.split("/")[-1], one.where.line) for one in resolved.findings] == [
+        ("not-a-cidr", "level1.netset", 3),
+        ("host-bits", "level1.netset", 4),
+    ]
+
+
+def test_an_expired_rule_is_left_out_with_a_warning_and_an_error_only_where_new(loaded: Loader) -> None:
+    rule = '  - {name: vendor, allow: [https], from: [198.51.100.7], until: "2026-11-21"}\n'
+    known = loaded(SOUND + rule)
+    assert [one.id for one in known.findings] == ["expired"]
+    assert known.policy is not None and [one.name for one in known.policy.inbound] == ["operators"]
+    assert [one.id for one in loaded(SOUND + rule, previous_rules=()).errors] == ["expired-new"]
+    assert loaded(SOUND + rule, previous_rules=known.fingerprints).errors == ()
+    last_day = loaded(SOUND + rule, now=date(2026, 11, 21))
+    assert [one.id for one in last_day.findings] == ["expires-soon"]
+    assert last_day.policy is not None and len(last_day.policy.inbound) == 2
+
+
+def test_outbound_drop_without_the_needed_services_names_them(loaded: Loader) -> None:
+    resolved = loaded(SOUND + "defaults: {outbound: drop}\noutbound: [{name: a, allow: [dns, syslog-tls]}]\n")
+    assert [one.id for one in resolved.findings] == ["outbound-blind"]
+    assert "NTP, updates" in resolved.findings[0].message
+
+
+def test_an_assert_sees_rules_that_other_layers_append(loaded: Loader) -> None:
+    fleet = SOUND + "assert: [{service: ssh, only_from: [mgmt]}]\n"
+    assert loaded(fleet).errors == ()
+    host = "inbound: [{name: backdoor, allow: [any], from: [10.66.0.0/16]}]\n"
+    resolved = loaded(fleet, {"hosts/gw1.yml": host})
+    assert [one.id for one in resolved.errors] == ["assert-failed"]
+    assert "`backdoor` admits 10.66.0.0/16" in resolved.errors[0].message
+
+
+def test_shadowed_rules_are_warnings_with_the_rule_that_covers_them(loaded: Loader) -> None:
+    resolved = loaded(SOUND + "  - {name: again, allow: [ssh], from: [198.18.10.128/25]}\n")
+    assert found(resolved) == [("shadowed", 5)]
+    assert "by `operators`" in resolved.findings[0].message
+
+
+def test_probed_bridges_reach_the_policy(loaded: Loader) -> None:
+    docker = {"name": "docker0", "kind": "container_bridge", "addresses": ["172.17.0.1/16"]}
+    device = DEVICE | {
+        "interfaces": [*DEVICE["interfaces"], docker, {"name": "br0", "kind": "bridge", "addresses": []}]
+    }
+    policy = loaded(SOUND, device=device).policy
+    assert policy is not None
+    assert (policy.bridges, policy.container_bridges) == (("br0", "docker0"), ("docker0",))
+    assert policy.container_addresses == (Endpoint(cidrs.parse(["172.17.0.1"]), ("docker0",)),)
+
+
+def test_hosts_share_the_parsing_of_files_until_they_change(loaded: Loader, tmp_path: Path) -> None:
+    loaded(SOUND)
+    path = str(tmp_path / "fleet.yml")
+    assert layers.file_layer(path) is layers.file_layer(path)
+    before = layers.file_layer(path)
+    (tmp_path / "fleet.yml").write_text(SOUND + "# changed\n")
+    assert layers.file_layer(path) is not before
+
+
+# Hostile input
+
+
+HOSTILE: list[tuple[str, str | bytes]] = [
+    ("brackets", "[" * 200_000),
+    ("braces", "{a: " * 50_000),
+    ("indentation", "\n".join(" " * n + "- a:" for n in range(300))),
+    ("billion laughs", "a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b]\n"),
+    ("ten megabytes", "zones: {" + "a" * 10_000_000 + ": {cidrs: [10.0.0.0/8]}}"),
+    ("huge file", b"#" + b"x" * (17 << 20)),
+    ("many keys", "zones:\n" + "".join(f"  z{n}: 7\n" for n in range(2000))),
+    ("binary", bytes(range(256))),
+    ("latin-1", "zones: {\xe9: 1}".encode("latin-1")),
+    ("nul", "zones: \0"),
+    ("python tag", "!!python/object/apply:os.system [id]"),
+    ("jinja", "zones: {a: {cidrs: [\"{{ lookup('pipe', 'id') }}\"]}}"),
+    ("merge key", "zones: {a: {<<: {cidrs: [10.0.0.0/8]}}}"),
+    ("two documents", "---\nzones: {}\n---\nzones: {}\n"),
+    ("list", "- zones\n"),
+    ("text", "zones"),
+    ("number", "7"),
+    ("complex key", "? [a, b]\n: c\n"),
+    ("huge number", "services: {a: {tcp: [" + "9" * 5000 + "]}}"),
+    ("unicode digits", 'services: {a: {tcp: ["\u0662\u0662"]}}'),
+    ("nft in a name", 'zones: {"a; flush ruleset": {cidrs: [10.0.0.0/8]}}'),
+    ("shell in a name", 'zones: {"$(reboot)": {cidrs: [10.0.0.0/8]}}'),
+    ("newline in a rule", 'inbound: [{name: "a\\n-A INPUT -j ACCEPT", allow: [http], from: [10.0.0.0/8]}]'),
+    ("shell in an interface", 'zones: {a: {interfaces: ["eth0; reboot"]}}'),
+    ("quote in a prefix", "log: {prefix: 'a\"b'}"),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), HOSTILE, ids=[name for name, _text in HOSTILE])
+def test_hostile_text_gets_findings_and_never_a_policy(loaded: Loader, name: str, text: str | bytes) -> None:
+    resolved = loaded(text)
+    assert resolved.errors
+    assert resolved.policy is None
+    assert all(len(one.message) < 1000 and one.message.isprintable() for one in resolved.findings)
+
+
+def test_names_like_nft_keywords_are_only_names(loaded: Loader) -> None:
+    text = "zones:\n" + "".join(
+        f"  {name}: {{cidrs: [10.0.0.0/8]}}\n" for name in ("log", "ip", "set", "1zone")
+    )
+    assert loaded(text + "inbound: [{name: a, allow: [http], from: [log, ip, set, 1zone]}]\n").errors == ()
+
+
+WRONG: list[Any] = [None, 7, -1, True, "x", "", [], [None], [[]], {}, {"a": None}, 1.5, [7], ["\0"]]
+
+
+@pytest.mark.parametrize("value", WRONG, ids=[repr(value) for value in WRONG])
+def test_any_wrong_type_anywhere_is_a_finding_or_harmless_but_never_a_crash(value: Any) -> None:
+    from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.language import (
+        BLOCKLIST,
+        DEFAULTS,
+        POLICY,
+        PUBLISH,
+        RULE,
+        SERVICE,
+        TRAPS,
+        ZONE,
+    )
+
+    shapes: list[Any] = [{key: value} for key in POLICY.keys]
+    shapes += [{"zones": {"a": {key: value}}} for key in ZONE.keys]
+    shapes += [{"services": {"a": {key: value}}} for key in SERVICE.keys]
+    shapes += [{"inbound": [{"name": "a", "allow": ["http"], key: value}]} for key in RULE.keys]
+    shapes += [
+        {"nat": {"publish": [{"name": "a", "port": 1, "to": "10.0.0.1:1", key: value}]}}
+        for key in PUBLISH.keys
+    ]
+    shapes += [{"blocklists": [{"name": "a", "file": "x", key: value}]} for key in BLOCKLIST.keys]
+    shapes += [{"traps": {"tcp": [23], key: value}} for key in TRAPS.keys]
+    shapes += [{"defaults": {key: value}} for key in DEFAULTS.keys]
+    for shape in shapes:
+        resolved = load.load_host(None, "gw1", variables={"sallyport_policy__10_x": shape}, now=TODAY)
+        assert (resolved.policy is None) == bool(resolved.errors)
