@@ -92,6 +92,11 @@ class Lab:
     def _up(self, names: list[str]) -> None:
         self._refuse_other_checkout()
         devices = self.fleet.choose(names)
+        if self.networks() and not self.state.exists():
+            self.say(
+                f"the lab {self.prefix} has lost its keys with the checkout that started it: starting afresh"
+            )
+            self._down()
         fresh = not self.networks()
         try:
             images.ensure(self.fleet, [device.image for device in devices], self.say)
