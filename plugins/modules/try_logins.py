@@ -309,8 +309,16 @@ def try_ssh(trial: Trial) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- telnet
 
-IAC, DONT, DO, WONT, WILL, SB, SE = 255, 254, 253, 252, 251, 250, 240
-ECHO, SUPPRESS_GO_AHEAD = 1, 3
+# RFC 854: commands, and the two options that make a terminal.
+IAC = 255
+DONT = 254
+DO = 253
+WONT = 252
+WILL = 251
+SB = 250
+SE = 240
+ECHO = 1
+SUPPRESS_GO_AHEAD = 3
 LOGIN_PROMPT = re.compile(rb"(?i)(?<!last )(login|user ?name|user)\s*:\s*$")
 PASSWORD_PROMPT = re.compile(rb"(?i)password[^\r\n]*:\s*$")
 SHELL_PROMPT = re.compile(rb"[#$>%]\s*$")
