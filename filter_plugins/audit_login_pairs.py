@@ -27,7 +27,7 @@ options:
 """
 
 EXAMPLES = r"""
-pairs: "{{ sallyport_device.accounts | map(attribute='name') | sallyport.iot.audit_login_pairs }}"
+pairs: "{{ ansible_facts.sallyport_device.accounts | map(attribute='name') | sallyport.iot.audit_login_pairs }}"
 """
 
 RETURN = r"""

@@ -18,7 +18,7 @@ extends_documentation_fragment: [sallyport.iot.policy_filter]
 EXAMPLES = r"""
 - name: See what would be loaded
   ansible.builtin.debug:
-    msg: "{{ 'policy' | sallyport.iot.policy_nftables(host='gw1', device=sallyport_device) }}"
+    msg: "{{ 'policy' | sallyport.iot.policy_nftables(host='gw1', device=ansible_facts.sallyport_device) }}"
 """
 
 RETURN = r"""

@@ -44,7 +44,7 @@ EXAMPLES = r"""
 
 - name: Say what listens on it
   ansible.builtin.debug:
-    msg: "{{ sallyport_device.listening | map(attribute='process') | unique }}"
+    msg: "{{ ansible_facts.sallyport_device.listening | map(attribute='process') | unique }}"
 
 - name: Ask again after something was changed
   sallyport.iot.probe:

@@ -56,7 +56,7 @@ EXAMPLES = r"""
   sallyport.iot.try_logins:
     services: [{kind: ssh, address: 198.51.100.20, port: 22, software: SSH-2.0-OpenSSH_9.2p1}]
     pairs: [[root, root], [admin, admin]]
-    never_from: ["{{ sallyport_device.connection.client }}"]
+    never_from: ["{{ ansible_facts.sallyport_device.connection.client }}"]
   delegate_to: vantage-wan
   no_log: true
 """
