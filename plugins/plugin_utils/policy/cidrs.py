@@ -11,12 +11,13 @@ integer); only what does not fit is looked at line by line, to say what is wrong
 
 from __future__ import annotations
 
+import re
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from socket import AF_INET6, inet_ntoa, inet_ntop, inet_pton
+from socket import AF_INET6, inet_aton, inet_ntoa, inet_ntop, inet_pton
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.intervals import merge, prefixes, union
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import (
@@ -29,11 +30,17 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
 from netaddr import IPAddress
 
 _OCTETS = {str(number): number for number in range(256)}
+_LENGTHS4 = {str(length): length for length in range(33)}
 _LENGTHS6 = {str(number): bytes((number,)) for number in range(129)}
 _HOST4 = [V4_MAX >> length for length in range(33)]
 _HOST6 = [(1 << 128 - length) - 1 for length in range(129)]
+_LEADING_ZERO = re.compile(rb"(?<![0-9])0[0-9]")
 _SPLIT, _SLASHES = str.partition, repeat("/")
 _SUFFIXES = [f"/{length}" for length in range(129)]
+_SUFFIX_OF_HOST4 = {host: f"/{length}" for length, host in enumerate(_HOST4)}
+_SUFFIX_OF_HOST6 = {host: f"/{length}" for length, host in enumerate(_HOST6)}
+_ODD6 = 1 << 48
+"""Below this the C library may write the last 32 bits as IPv4."""
 _MAPPED = (0xFFFF << 32, (0xFFFF << 32) | V4_MAX)
 _MAPPED6 = bytes(10) + b"\xff\xff"
 
@@ -205,24 +212,27 @@ def _bulk4(lines: Sequence[str]) -> Intervals | None:
     count = len(lines)
     if not count:
         return ()
-    text = "\n".join([line if "/" in line else line + "/32" for line in lines])
+    text = "\n".join(lines)
+    if text.count("/") != count:
+        text = "\n".join([line if "/" in line else line + "/32" for line in lines])
     try:
         raw = text.encode("ascii")
     except UnicodeEncodeError:
         return None
-    # Without its digits a well-formed list is nothing but this pattern, so the pieces are in their places.
-    if raw.translate(None, b"0123456789") + b"\n" != b".../\n" * count:
+    # Without its digits a well-formed list is nothing but this pattern, so the pieces are in their places. The
+    # C library would read 010 as 8, hence the second look.
+    if raw.translate(None, b"0123456789") + b"\n" != b".../\n" * count or _LEADING_ZERO.search(raw):
         return None
+    pieces = text.replace("/", "\n").split("\n")
     try:
-        # The table knows neither "01" nor "256", nor a missing number.
-        octets = bytes(map(_OCTETS.__getitem__, text.replace("/", ".").replace("\n", ".").split(".")))
-    except KeyError:
-        return None
-    if max(octets[4::5]) > 32:
+        addresses = b"".join(map(inet_aton, pieces[0::2]))
+        lengths = bytes(map(_LENGTHS4.__getitem__, pieces[1::2]))
+    except (OSError, KeyError):
         return None
     cells = bytearray(8 * count)
-    for place in range(5):
-        cells[3 + place :: 8] = octets[place::5]
+    for place in range(4):
+        cells[3 + place :: 8] = addresses[place::4]
+    cells[7::8] = lengths
     merged: list[Interval] = []
     add = merged.append
     low, high = 0, -2
@@ -284,26 +294,30 @@ def _texts4(intervals: Intervals) -> list[str]:
     result: list[str] = []
     add = result.append
     pack = struct.Struct(">I").pack
+    suffix_of = _SUFFIX_OF_HOST4.get
     for first, last in intervals:
         host = first ^ last
-        if first & host or host & (host + 1):
+        suffix = suffix_of(host)
+        if suffix is None or first & host:
             for network, length in prefixes(((first, last),), 32):
                 add(inet_ntoa(pack(network)) + _SUFFIXES[length])
         else:
-            add(inet_ntoa(pack(first)) + _SUFFIXES[32 - host.bit_length()])
+            add(inet_ntoa(pack(first)) + suffix)
     return result
 
 
 def _texts6(intervals: Intervals) -> list[str]:
     result: list[str] = []
     add = result.append
+    suffix_of = _SUFFIX_OF_HOST6.get
     for first, last in intervals:
         host = first ^ last
-        if first & host or host & (host + 1) or not first >> 48:
+        suffix = suffix_of(host)
+        if suffix is None or first & host or first < _ODD6:
             for network, length in prefixes(((first, last),), 128):
                 add(prefix_text("ipv6", network, length))
         else:
-            add(inet_ntop(AF_INET6, first.to_bytes(16, "big")) + _SUFFIXES[128 - host.bit_length()])
+            add(inet_ntop(AF_INET6, first.to_bytes(16, "big")) + suffix)
     return result
 
 

@@ -71,6 +71,8 @@ def describe(node: Node) -> str:
 
 def short(text: str, limit: int = 80) -> str:
     """``text`` on one line, printable, cut to ``limit``, as messages show it."""
+    if len(text) <= limit and text.isprintable():
+        return text
     line = text.split("\n", 1)[0]
     if len(line) < len(text) or len(line) > limit:
         line = line[: limit - 3] + "..."
