@@ -30,7 +30,7 @@ finish() {
     as_root lab/lab down --prefix demo >/dev/null || :
   fi
   if [ "$status" -eq 0 ]; then
-    printf '\nDEMO PASSED. The report: %s/index.html\n' "$report"
+    printf '\nDEMO PASSED. The report: %s/audit.html\n' "$report"
   else
     printf '\nDEMO FAILED (status %s). What was said: %s/*.log\n' "$status" "$logs"
   fi
