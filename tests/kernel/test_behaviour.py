@@ -21,9 +21,11 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import 
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import (
     Addresses,
+    Blocklist,
     Defaults,
     Endpoint,
     HostPolicy,
+    Log,
     Nat,
     Ping,
     Publish,
@@ -35,6 +37,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
 
 from tests.kernel.device import BRIDGES, Device
 from tests.kernel.equivalence import BACKENDS
+from tests.kernel.nflog import Nflog
 from tests.kernel.packets import ACK, FIN, RST, SYN, fragments, ip_packet
 
 DEVICE4 = int(ip_address("10.77.0.1"))
@@ -519,3 +522,74 @@ def test_a_changed_backend_replaces_the_other_one(device: Device) -> None:
     finally:
         device.load({})
     assert seen == [(False, True), (True, False), (False, True), (True, False), (False, True)]
+
+
+def test_an_accept_of_others_does_not_overrule_a_refusal(firewall: Firewall) -> None:
+    inside = firewall.device.inside
+    firewall.load(replace(CLOSED, defaults=Defaults(inbound="deny", forward="deny", outbound="allow")))
+    table = "iptables-legacy" if firewall.legacy else "iptables-nft"
+    through = incoming(
+        "ipv4", UDP, 9, hook="forward", destination=int(ip_address("10.0.0.9")), out_interface="wan0"
+    )
+    inside.run(
+        "nft", "add table inet other; add chain inet other everything { type filter hook input priority -20; }"
+    )
+    inside.run("nft", "add rule inet other everything accept")
+    for chain in ("INPUT", "FORWARD"):
+        inside.run(table, "-I", chain, "-j", "ACCEPT")
+    try:
+        assert not firewall.passes(incoming("ipv4", UDP, 9))
+        assert not firewall.passes(through)
+    finally:
+        inside.run("nft", "delete table inet other")
+        for chain in ("INPUT", "FORWARD"):
+            inside.run(table, "-D", chain, "-j", "ACCEPT")
+
+
+def test_a_permission_does_not_overrule_a_drop_of_others(firewall: Firewall) -> None:
+    inside = firewall.device.inside
+    firewall.load(allowing(udp=((9, 9),)))
+    table = "iptables-legacy" if firewall.legacy else "iptables-nft"
+    assert firewall.passes(incoming("ipv4", UDP, 9))
+    inside.run(table, "-A", "INPUT", "-p", "udp", "--dport", "9", "-j", "DROP")
+    try:
+        assert not firewall.passes(incoming("ipv4", UDP, 9))
+    finally:
+        inside.run(table, "-D", "INPUT", "-p", "udp", "--dport", "9", "-j", "DROP")
+
+
+def test_a_long_blocklist_is_exact_at_its_edges(firewall: Firewall) -> None:
+    count = 20000 if firewall.name != "iptables" else 1000
+    base = int(ip_address("100.64.0.0"))
+    v4 = tuple((base + 8 * i, base + 8 * i + 2) for i in range(count))
+    v6 = tuple(((0xFD64 << 112) + (i << 64), (0xFD64 << 112) + (i << 64) + 2) for i in range(count))
+    policy = replace(allowing(udp=((9, 9),)), blocklists=(Blocklist("long", Addresses(v4, v6), ("lan0",)),))
+    firewall.load(policy)
+    clean = firewall.loader("live")
+    assert len(clean) < 60000 or firewall.name == "iptables", "the live state lists the set"
+    for family, intervals in (("ipv4", v4), ("ipv6", v6)):
+        for first, last in (intervals[0], intervals[count // 2], intervals[-1]):
+            assert not firewall.passes(incoming(family, UDP, 9, source=first))
+            assert not firewall.passes(incoming(family, UDP, 9, source=last))
+            assert firewall.passes(incoming(family, UDP, 9, source=last + 1))
+            assert firewall.passes(incoming(family, UDP, 9, source=first, in_interface="wan0"))
+    firewall.load(policy)
+    assert firewall.loader("live") == clean
+
+
+def test_drops_are_logged_under_the_prefix_and_no_faster_than_the_limit(firewall: Firewall) -> None:
+    device = firewall.device
+    firewall.load(replace(CLOSED, log=Log(Rate(10, 60, 3), "gate", 9)))
+    log = Nflog(device.inside, 9)
+    try:
+        for port in range(1, 9):
+            assert not firewall.passes(incoming("ipv4", UDP, port))
+        # A packet that no limit holds back marks the end of the log.
+        device.inside.run("nft", 'insert rule inet harness first_in udp dport 99 log group 9 prefix "end"')
+        firewall.passes(incoming("ipv4", UDP, 99))
+        prefixes: list[str] = []
+        while "end" not in prefixes:
+            prefixes += [prefix for prefix, _ in log.receive()]
+        assert prefixes.count("gate drop: ") == 3
+    finally:
+        log.close()
