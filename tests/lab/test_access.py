@@ -349,6 +349,25 @@ def test_a_default_password_that_returns_is_taken_away_again(hardened: Hardened)
     assert fleet.shell("debian13", "grep ^admin /etc/shadow").startswith("admin:*:")
 
 
+def test_second_roots_and_empty_passwords_are_locked_and_good_passwords_stay(hardened: Hardened) -> None:
+    fleet = hardened.fleet
+    fleet.shell(
+        "debian11",
+        "echo 'toor:x:0:0::/root:/bin/sh' >>/etc/passwd; echo 'guest:x:1500:1500::/:/bin/sh' >>/etc/passwd; "
+        "echo 'toor::19000::::::' >>/etc/shadow; echo 'guest::19000::::::' >>/etc/shadow; "
+        "echo toor:Nobody-Guesses-This-7 | chpasswd; echo admin:Nobody-Guesses-This-8 | chpasswd",
+    )
+    run = fleet.play("--tags", "credentials", "--limit", "debian11")
+    assert run.status == 0, run.output[-3000:]
+    found = {
+        one["account"]: (one["verdict"], one["action"])
+        for one in run.of("credentials")["debian11"]["accounts"]
+    }
+    assert found == {"toor": ("unique", "locked"), "guest": ("empty", "locked"), "admin": ("unique", "")}
+    fields = dict(line.split(":")[:2] for line in fleet.shell("debian11", "cat /etc/shadow").splitlines())
+    assert fields["toor"] == fields["guest"] == "*" and fields["admin"].startswith("$")
+
+
 def test_a_replaced_password_is_kept_encrypted_and_works(hardened: Hardened) -> None:
     fleet = hardened.fleet
     hashed = subprocess.run(
