@@ -1,0 +1,285 @@
+"""Exposure, explain, compare and the filters: what an operator reads."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.errors import AnsibleFilterError
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import (
+    cidrs,
+    compare,
+    explain,
+    exposure,
+    load,
+    versions,
+)
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import Packet, judge
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import HostPolicy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.policy import strategies as own
+
+ROOT = Path(__file__).parents[3]
+NOW = "2026-11-22"
+SITE: dict[str, Any] = {
+    "zones": {"mgmt": {"cidrs": ["198.51.100.0/25"], "interfaces": ["eth0"]}},
+    "inbound": [
+        {"name": "operators", "allow": ["ssh"], "from": ["mgmt"]},
+        {"name": "panel", "allow": ["https"], "from": ["mgmt", "10.0.0.0/8"], "rate": "50/second"},
+        {"name": "printer", "reject": ["ssh"], "from": ["10.0.0.0/8"]},
+    ],
+    "defaults": {"ping": {"from": "any"}},
+}
+
+
+def resolved(site: Any = SITE) -> load.Resolved:
+    return load.load_host(None, "gw1", variables={"sallyport_policy__00_x": site}, now=date(2026, 11, 22))
+
+
+def call(name: str, *arguments: Any, **options: Any) -> Any:
+    module = importlib.import_module(f"ansible_collections.sallyport.iot.plugins.filter.{name}")
+    return module.FilterModule().filters()[name](*arguments, **options)
+
+
+def test_exposure_from_one_vantage_names_ports_rates_and_what_is_rejected() -> None:
+    policy = resolved().tentative
+    inside = exposure.for_vantage(policy, "198.51.100.9", "eth0")
+    assert inside["tcp"] == ((22, 22), (443, 443))
+    assert inside["icmp"] == ((8, 8),)
+    assert inside["udp"] == ()
+    assert [(kind, ports, rate.count) for kind, ports, rate in inside["rates"]] == [
+        ("tcp", ((443, 443),), 50)
+    ]
+    assert exposure.for_vantage(policy, "198.51.100.9", "eth1")["tcp"] == ()
+    other = exposure.for_vantage(policy, "10.1.1.1", "eth1")
+    assert other["tcp"] == ((443, 443),)
+    assert other["rejected"] == {"tcp": ((22, 22),)}
+    assert exposure.for_vantage(policy, "2001:db8::1", "eth0")["tcp"] == ()
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(own.policies(), st.sampled_from(own.INTERFACES), st.integers(0, 9))
+def test_exposure_says_what_the_single_packet_says(policy: HostPolicy, interface: str, offset: int) -> None:
+    source, target = own.TENS + offset, own.TENS + 1
+    seen = exposure.for_vantage(
+        policy,
+        cidrs.address_text("ipv4", source),
+        interface,
+        cidrs.address_text("ipv4", target),
+        own.TODAY,
+    )
+    for kind, protocol, ports in (("tcp", 6, own.PORTS), ("udp", 17, own.PORTS), ("icmp", 1, (0, 3, 5, 8))):
+        for port in ports:
+            packet = Packet("inbound", "ipv4", source, target, protocol, port, 40000, interface)
+            passes = any(low <= port <= high for low, high in seen[kind])  # type: ignore[literal-required]
+            assert passes == (judge(policy, packet, own.TODAY).verdict == "allow"), (kind, port)
+
+
+def test_explain_names_the_line_and_why_earlier_rules_did_not_match() -> None:
+    site = resolved()
+    question = explain.Question("10.1.1.1", "ssh", interface="eth1")
+    (answer,) = explain.ask(site.tentative, site.services, site.zones, question)
+    assert (answer.outcome.verdict, answer.outcome.name) == ("reject", "printer")
+    assert [(rule.name, why) for rule, why in answer.passed_over] == [
+        ("operators", "another source"),
+        ("panel", "another service"),
+    ]
+    text = explain.as_text(question, [answer])
+    assert "rejected by rule `printer` (sallyport_policy__00_x.inbound[2].name)" in text
+
+
+def test_explain_answers_for_each_interface_that_matters() -> None:
+    site = resolved()
+    answers = explain.ask(
+        site.tentative, site.services, site.zones, explain.Question("198.51.100.9", "tcp/22")
+    )
+    assert [(one.interfaces, one.outcome.step) for one in answers] == [
+        (("eth0",), "rule"),
+        (("other",), "spoofed"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("question", "says"),
+    [
+        (explain.Question("10.0.0.0/8", "ssh"), "is a network"),
+        (explain.Question("nowhere", "ssh"), "no address"),
+        (explain.Question("10.0.0.1", "shh"), "did you mean `ssh`"),
+        (explain.Question("10.0.0.1", "tcp/70000"), "above 65535"),
+        (explain.Question("10.0.0.1", "ssh", "2001:db8::1"), "one family"),
+    ],
+)
+def test_a_bad_question_says_what_was_expected(question: explain.Question, says: str) -> None:
+    site = resolved()
+    with pytest.raises(explain.BadQuestion, match=says):
+        explain.ask(site.tentative, site.services, site.zones, question)
+
+
+def test_compare_says_who_gains_and_who_loses_in_each_form() -> None:
+    newer = json.loads(json.dumps(SITE))
+    newer["inbound"][0]["from"] = ["mgmt", "192.0.2.0/24"]
+    newer["inbound"][1]["rate"] = "5/second"
+    newer["inbound"].pop()
+    old, new = resolved(), resolved(newer)
+    found = compare.compare(old.tentative, new.tentative, new.services)
+    lines = {(line.change.kind, tuple(line.services)): line for line in compare.lines(found)}
+    gained = lines["gained", ("ssh",)].change
+    assert cidrs.texts(cidrs.parse(["192.0.2.0/24"])) == compare.cidr_texts("ipv4", gained.addresses)
+    assert gained.example == "tcp 192.0.2.0 to any port 22"
+    assert ("changed", ("https",)) in lines
+    assert ("changed", ("ssh",)) in lines, "rejected before, dropped now"
+    assert not any(kind == "lost" for kind, _services in lines)
+    markdown = compare.as_markdown(found)
+    assert "| gained | ssh | from 192.0.2.0/24 | inbound ipv4 on eth0, other |" in markdown
+    assert "gained  ssh: from 192.0.2.0/24" in compare.as_text(found)
+    assert {one["kind"] for one in compare.as_data(found)["changes"]} == {"gained", "changed"}
+    assert not compare.compare(old.tentative, old.tentative, {})
+
+
+def test_compare_of_blocklists_counts_and_shows_the_first(tmp_path: Path) -> None:
+    for name, lines in (("old", "203.0.113.0/24\n"), ("new", "203.0.113.0/25\n192.0.2.1\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "fleet.yml").write_text("blocklists: [{name: bad, file: bad.netset}]\n")
+        (tmp_path / name / "bad.netset").write_text(lines)
+    old, new = (load.load_host(str(tmp_path / name), "gw1").tentative for name in ("old", "new"))
+    text = compare.as_text(compare.compare(old, new, {}))
+    assert "list bad: +1 addresses: 192.0.2.1/32" in text
+    assert "list bad: -128 addresses: 203.0.113.128/25" in text
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True)
+
+
+def test_a_git_revision_is_the_policy_as_it_was(tmp_path: Path) -> None:
+    policy = tmp_path / "site/policy"
+    policy.mkdir(parents=True)
+    git(tmp_path, "init", "-q")
+    (policy / "fleet.yml").write_text("zones: {}\n")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "first")
+    (policy / "fleet.yml").write_text("zones: {a: {cidrs: [10.0.0.0/8]}}\n")
+    with versions.folder_of("HEAD", str(policy)) as folder:
+        assert (Path(folder) / "fleet.yml").read_text() == "zones: {}\n"
+    assert not Path(folder).exists()
+    with versions.folder_of(str(policy), str(policy)) as folder:
+        assert folder == str(policy)
+    for name in ("nope", "--output=/tmp/x", "HEAD;id"):
+        with (
+            pytest.raises(versions.NoSuchVersion, match="neither a folder nor a git revision"),
+            versions.folder_of(name, str(policy)),
+        ):
+            pass
+
+
+# Filters
+
+
+def test_the_cidr_filters_do_everyday_work() -> None:
+    assert call("cidr_merge", ["10.0.1.0/24", "10.0.0.0/24", "2001:db8::/32", "2001:db8:1::1"]) == [
+        "10.0.0.0/23",
+        "2001:db8::/32",
+    ]
+    assert call("cidr_merge", "10.0.0.1") == ["10.0.0.1/32"]
+    assert call("cidr_merge", []) == []
+    assert call("cidr_subtract", ["10.0.0.0/24"], ["10.0.0.128/26"]) == ["10.0.0.0/25", "10.0.0.192/26"]
+    assert call("cidr_intersect", ["10.0.0.0/24"], ["10.0.0.128/25", "10.9.0.0/16"]) == ["10.0.0.128/25"]
+    assert call("cidr_overlaps", ["10.0.0.0/24"], ["10.0.0.7"]) is True
+    assert call("cidr_contains", ["10.0.0.0/24", "10.0.1.0/25"], ["10.0.0.0/23"]) is False
+    assert call("cidr_contains", ["10.0.0.0/24", "10.0.1.0/24"], ["10.0.0.0/23"]) is True
+    assert call("cidr_nearest", ["10.0.0.0/24", "10.0.3.7", "fd00::1"]) == ["10.0.0.0/22", "fd00::1/128"]
+    assert call("cidr_normalise", ["10.0.0.7/24", "2001:DB8:0::1/128"]) == ["10.0.0.0/24", "2001:db8::1"]
+
+
+@pytest.mark.parametrize("value", [7, None, {"a": 1}, [7], ["10.0.0.1/8"], ["x"]], ids=repr)
+@pytest.mark.parametrize("name", ["cidr_merge", "cidr_nearest", "cidr_normalise"])
+def test_cidr_filters_refuse_what_is_no_list_of_cidrs(name: str, value: Any) -> None:
+    if name == "cidr_normalise" and value == ["10.0.0.1/8"]:
+        return
+    with pytest.raises(AnsibleFilterError, match=name):
+        call(name, value)
+
+
+def test_the_policy_filters_take_a_map_layers_or_a_folder(tmp_path: Path) -> None:
+    assert call("policy_findings", SITE, now=NOW) == []
+    more = {"outbound": [{"name": "x", "allow": ["nope"]}]}
+    assert [one["id"] for one in call("policy_findings", [SITE, more], now=NOW)] == ["unknown-service"]
+    (tmp_path / "fleet.yml").write_text(yaml.safe_dump(SITE))
+    assert call("policy_findings", str(tmp_path), now=NOW) == []
+    assert call("policy_resolve", SITE, now=NOW)["zones"]["mgmt"] == {
+        "cidrs": ["198.51.100.0/25"],
+        "interfaces": ["eth0"],
+    }
+    assert call("policy_exposure", SITE, "198.51.100.9", interface="eth0", now=NOW)["tcp"] == ["22", "443"]
+    assert {one["service"] for one in call("policy_exposure", SITE, now=NOW)} == {"ssh", "https", "ping"}
+    assert call("policy_explain", SITE, source="10.1.1.1", service="ssh", now=NOW)[0]["verdict"] == "reject"
+    assert "No difference" in call("policy_compare", SITE, SITE, form="markdown", now=NOW)
+    assert "table inet sallyport" in call("policy_nftables", SITE, now=NOW)
+    assert set(call("policy_iptables", SITE, ipset=False, now=NOW)) == {"v4", "v6"}
+
+
+def test_the_policy_filters_refuse_a_policy_with_errors_by_its_findings() -> None:
+    for name in ("policy_resolve", "policy_nftables", "policy_iptables", "policy_exposure"):
+        with pytest.raises(AnsibleFilterError, match="unknown-zone"):
+            call(name, {"inbound": [{"name": "x", "allow": ["ssh"], "from": ["nowhere"]}]})
+    for options in (
+        {"nonsense": 1},
+        {"groups": 7},
+        {"now": "soon"},
+        {"management_ports": ["x"]},
+        {"device": []},
+    ):
+        with pytest.raises(AnsibleFilterError, match="policy_findings"):
+            call("policy_findings", SITE, **(options | ({"device": [1]} if "device" in options else {})))
+
+
+def test_every_filter_is_documented_for_ansible_doc() -> None:
+    names = sorted(
+        path.stem
+        for path in (ROOT / "plugins/filter").glob("*.py")
+        if path.stem.startswith(("cidr", "policy"))
+    )
+    assert len(names) == 14
+    for name in names:
+        path = ROOT / f"plugins/filter/{name}.py"
+        assert path.is_symlink() and path.resolve() == ROOT / f"filter_plugins/{name}.py"
+    program = str(Path(sys.executable).with_name("ansible-doc"))
+    command = [program, "-t", "filter", "-j", *(f"sallyport.iot.{name}" for name in names)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    documented = json.loads(done.stdout)
+    for name in names:
+        entry = documented[f"sallyport.iot.{name}"]
+        assert (
+            entry["examples"].strip() and entry["return"] and entry["doc"]["options"]["_input"]["description"]
+        )
+
+
+def test_every_finding_of_the_code_stands_in_the_reference() -> None:
+    used: set[str] = set()
+    for path in (ROOT / "plugins/plugin_utils/policy").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            said = [keyword.value for keyword in node.keywords if keyword.arg == "identity"]
+            if called in ("add", "warn", "Finding", "refuse", "Number"):
+                said += node.args[:1] if called != "Number" else node.args[2:3]
+            used.update(
+                one.value for one in said if isinstance(one, ast.Constant) and isinstance(one.value, str)
+            )
+    sections = {"nat", "traps", "defaults", "blocklists"}
+    used = {one for one in used - sections if "_" not in one and len(one) > 2}
+    reference = (ROOT / "docs/policy.md").read_text()
+    assert len(used) > 40
+    assert sorted(one for one in used if f"`{one}`" not in reference) == []
