@@ -53,5 +53,8 @@ def vantages(
 def read_policy(task_vars: Mapping[str, Any], device: Mapping[str, Any]) -> tuple[Resolved, str]:
     """The host's policy, and why it cannot be used (empty when it can)."""
     resolved = resolve_host(task_vars, str(task_vars["inventory_hostname"]), None, device or None)
-    errors = [f"{one.where.source}:{one.where.line}: {one.message}" for one in resolved.errors]
+    errors = [
+        f"{one.where.source}{f':{one.where.line}' if one.where.line else ''}: {one.message}"
+        for one in resolved.errors
+    ]
     return resolved, f"the policy has errors: {'; '.join(errors)}" if errors else ""
