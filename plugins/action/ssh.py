@@ -18,6 +18,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.access import (
     dropbear,
     host_keys,
     known_hosts,
+    offers,
     openssh,
     options,
     policy_view,
@@ -175,6 +176,9 @@ class ActionModule(ActionBase):
                 {"type": key.split()[0], "fingerprint": host_keys.fingerprint(key), "public": key}
                 for key in made
             ]
+        if device["ssh"]["server"] == "dropbear" and outcome.get("state") == "confirmed":
+            for kind, names in offers.weaker(offers.ask(self._ssh_command(device))).items():
+                plan.notes.append(f"dropbear still offers as {kind}, compiled in: {', '.join(names)}")
         for item in plan.renewals:
             plan.notes.append(f"host key {item.path} is made anew: {item.why}")
         return outcome

@@ -17,7 +17,7 @@ from typing import Any
 KINDS = ("kex", "cipher", "mac", "hostkeyalgs")
 
 # First choice first. The order within a kind is also what ssh-audit's policies for Debian expect.
-_PREFERRED: dict[str, tuple[str, ...]] = {
+PREFERRED: dict[str, tuple[str, ...]] = {
     "kex": (
         "mlkem768x25519-sha256",
         "sntrup761x25519-sha512",
@@ -151,7 +151,7 @@ def choose(
         if not has:
             unknown.append(kind)
             continue
-        wanted = _PREFERRED[kind]
+        wanted = PREFERRED[kind]
         if kind == "kex" and profile == "ssh-audit":
             wanted = _AUDIT_KEX_DEBIAN_13 if "mlkem768x25519-sha256" in has else _AUDIT_KEX_DEBIAN_12
         chosen = [name for name in wanted if name in has]

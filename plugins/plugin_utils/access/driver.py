@@ -27,11 +27,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def device_of(action: Any, task_vars: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
-    """The device as ``probe`` found it in this run; where nobody has asked yet it is asked now, for later tasks too."""
+    """The device as ``probe`` found it in this run; where nobody has asked yet it is asked now, for later tasks too.
+
+    Raises:
+        NotRoot: the login has not become root.
+    """
     device = inquiry.recall(task_vars)
     if device is None:
         device = inquiry.ask(action)
         result["ansible_facts"] = {inquiry.FACT: device}
+    inquiry.require_root(device, str(task_vars.get("inventory_hostname")))
     return device
 
 
