@@ -128,16 +128,14 @@ class Model:
     def __init__(self, policy: HostPolicy, on: date | None = None) -> None:
         self.policy = policy
         self.log = policy.log.drops is not None
-        self._rules = {
+        self._rules: dict[Hook, tuple[Rule, ...]] = {
             hook: tuple(rule for rule in rules if on is None or rule.until is None or rule.until >= on)
-            for hook, rules in (
-                ("inbound", policy.inbound),
-                ("published", policy.inbound),
-                ("outbound", policy.outbound),
-                ("forward", policy.forward),
-            )
+            for hook, rules in _sections(policy)
         }
         self._dropped: dict[tuple[bool, Family, str], tuple[list[Part], Intervals]] = {}
+        # Many classes differ in one thing only, so what the others need is worked out once.
+        self._by_service: dict[tuple[str, Family, int, Interval], list[Rule]] = {}
+        self._on: dict[tuple[int, Family, str], Intervals] = {}
 
     def outcomes(self, flow: FlowClass, within: Intervals | None = None) -> list[Part]:
         """Split the open side's addresses (or those ``within``) by outcome; parts do not overlap."""
@@ -218,7 +216,7 @@ class Model:
         if flow.hook == "inbound" and self._container_names(flow):
             split.take_all(Outcome("allow", step="containers"))
             return
-        for rule in self._rules["outbound" if leaves else flow.hook]:
+        for rule in self._speaking_of("outbound" if leaves else flow.hook, flow):
             open_side = self._open_side(rule, flow)
             if open_side:
                 noisy = rule.log or (rule.verdict != "allow" and self.log)
@@ -240,6 +238,24 @@ class Model:
                 split.take(allowed_to, Outcome("allow", policy.defaults.ping.rate, step="ping"))
             split.take_all(self._default(policy.defaults.inbound))
 
+    def _speaking_of(self, section: Hook, flow: FlowClass) -> list[Rule]:
+        """The rules of a section whose services hold the class."""
+        key = (section, flow.family, flow.protocol, flow.ports)
+        if key not in self._by_service:
+            self._by_service[key] = [
+                rule
+                for rule in self._rules[section]
+                if intervals.contains(service_ports(rule.services, flow.family, flow.protocol), (flow.ports,))
+            ]
+        return self._by_service[key]
+
+    def _addresses_on(self, endpoints: tuple[Endpoint, ...], family: Family, interface: str) -> Intervals:
+        """``addresses_on``, remembered; the policy keeps its endpoints, so their identity stays good."""
+        key = (id(endpoints), family, interface)
+        if key not in self._on:
+            self._on[key] = addresses_on(endpoints, family, interface)
+        return self._on[key]
+
     def _container_names(self, flow: FlowClass) -> bool:
         """Whether this is a container asking its bridge for a name."""
         policy = self.policy
@@ -250,8 +266,6 @@ class Model:
 
     def _open_side(self, rule: Rule, flow: FlowClass) -> Intervals:
         """The open side's addresses for which ``rule`` matches; empty where it does not match at all."""
-        if not intervals.contains(service_ports(rule.services, flow.family, flow.protocol), (flow.ports,)):
-            return ()
         targets = rule.destinations
         if (
             flow.hook == "forward"
@@ -259,9 +273,11 @@ class Model:
             and flow.out_interface in self.policy.container_bridges
         ):
             # Only a rule that names a container's address or interface permits direct routing to it.
-            targets = tuple(one for one in targets if not names_nothing(one, flow.family))
-        sources = addresses_on(rule.sources, flow.family, flow.in_interface)
-        wanted = addresses_on(targets, flow.family, flow.out_interface)
+            named = tuple(one for one in targets if not names_nothing(one, flow.family))
+            wanted = addresses_on(named, flow.family, flow.out_interface)
+        else:
+            wanted = self._addresses_on(targets, flow.family, flow.out_interface)
+        sources = self._addresses_on(rule.sources, flow.family, flow.in_interface)
         fixed, open_side = (sources, wanted) if flow.hook == "outbound" else (wanted, sources)
         return open_side if intervals.contains(fixed, flow.fixed) else ()
 
@@ -270,6 +286,15 @@ class Model:
 
     def _default(self, verdict: Verdict) -> Outcome:
         return Outcome(verdict, log=verdict != "allow" and self.log, step="default")
+
+
+def _sections(policy: HostPolicy) -> tuple[tuple[Hook, tuple[Rule, ...]], ...]:
+    return (
+        ("inbound", policy.inbound),
+        ("published", policy.inbound),
+        ("outbound", policy.outbound),
+        ("forward", policy.forward),
+    )
 
 
 class _Split:

@@ -140,9 +140,39 @@ def compile_once(folder: str, backend: str) -> None:
     print(seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
+def aerleon_once(folder: str) -> None:
+    """The same list and ten rules through aerleon: prints seconds and memory. Raises ImportError without it."""
+    from aerleon import api
+    from aerleon.lib import naming
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    listed = [{"address": line} for line in (Path(folder) / "level1.netset").read_text().split()]
+    names = naming.Naming()
+    networks = {"LEVEL1": {"values": listed}, "MGMT": {"values": [{"address": "198.18.0.0/24"}]}}
+    names.ParseDefinitionsObject(
+        {"networks": networks, "services": {"SSH": [{"protocol": "tcp", "port": 22}]}}, ""
+    )
+    rule = {"source-address": "MGMT", "destination-port": "SSH", "protocol": "tcp", "action": "accept"}
+    terms = [{"name": "list", "source-address": "LEVEL1", "action": "deny"}]
+    terms += [{"name": f"t{number}", **rule} for number in range(9)]
+    header = {"targets": {"nftables": "inet input"}}
+    made = api.Generate([{"filename": "x", "filters": [{"header": header, "terms": terms}]}], names)
+    assert len(made["x.nft"]) > 1_000_000
+    print(time.process_time() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
 def compiles() -> None:
     with tempfile.TemporaryDirectory() as folder:
         site(Path(folder))
+        rival: dict[str, float] = {}
+        command = [sys.executable, __file__, "aerleon", folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            seconds, memory = map(float, done.stdout.split()[-2:])
+            rival[f"aerleon, 10 rules, {memory:.0f} MB,"] = seconds
+        else:
+            print("aerleon is not installed: left out (run tests/bench/policy/run.sh)")
         for backend in ("nftables", "iptables_ipset"):
             runs = []
             for _ in range(3):
@@ -155,7 +185,7 @@ def compiles() -> None:
                 runs.append(tuple(map(float, done.stdout.split())))
             seconds, memory = min(runs)
             note = f", {memory:.0f} MB (target 60)"
-            shown(f"files to {backend}: 1000 rules + 100,000 prefixes", {"ours": seconds}, 0.4, note)
+            shown(f"files to {backend}: 1000 rules + 100,000 prefixes", {"ours": seconds, **rival}, 0.4, note)
 
 
 def shadows() -> None:
@@ -184,5 +214,7 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["compile"]:
         compile_once(*sys.argv[2:4])
+    elif sys.argv[1:2] == ["aerleon"]:
+        aerleon_once(sys.argv[2])
     else:
         main()
