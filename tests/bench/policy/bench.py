@@ -206,8 +206,9 @@ def shadows() -> None:
 def main() -> None:
     print(f"Python {sys.version.split()[0]}")
     print("| work | Sallyport | target | others |\n|---|---|---|---|", flush=True)
-    merges()
+    # First, because a child's peak memory starts with its parent's.
     compiles()
+    merges()
     shadows()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from socket import AF_INET6, inet_ntop
+from socket import AF_INET6, inet_ntoa, inet_ntop
 from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.intervals import merge, prefixes, subtract
@@ -110,7 +110,7 @@ def address(family: Family, number: int) -> str:
     """The usual text of an address."""
     if family == "ipv6":
         return inet_ntop(AF_INET6, number.to_bytes(16, "big"))
-    return f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+    return inet_ntoa(number.to_bytes(4, "big"))
 
 
 def prefix_texts(family: Family, intervals: Intervals) -> list[str]:
