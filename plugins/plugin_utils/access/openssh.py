@@ -206,18 +206,18 @@ def _commands(
             "sshd runs without a systemd unit on this device; how it is started at boot is not known, "
             "so it cannot be shown that the new settings would be there after a reboot"
         )
-    quoted = shlex.quote(unit)
-    if ssh.get("socket_activated"):
-        # Each connection gets an sshd of its own that reads the new files; a service may run beside it.
-        result.activate.append(f"systemctl try-restart {quoted}")
+    if unit.endswith(".socket"):
+        # The socket itself stays: its port and addresses are none of ours. With one sshd for all connections its
+        # service runs by now, started by this very connection; with one for each, there is none to restart and every
+        # new one reads the new files.
+        restart = f"systemctl try-restart {shlex.quote(unit.removesuffix('.socket') + '.service')}"
     else:
         # Not reload: only a daemon that started after the swap proves what the next boot will do.
-        result.activate.append(f"systemctl restart {quoted}")
-        result.verify.append(f"systemctl is-active --quiet {quoted}")
+        restart = f"systemctl restart {shlex.quote(unit)}"
+        result.verify.append(f"systemctl is-active --quiet {shlex.quote(unit)}")
+    result.activate.append(restart)
+    result.revert.append(restart)
     result.verify.append(_expect(_effective(sshd, device, user), wanted, user, device))
-    result.revert.append(
-        f"systemctl try-restart {quoted}" if ssh.get("socket_activated") else f"systemctl restart {quoted}"
-    )
 
 
 def _effective(sshd: str, device: Mapping[str, Any], user: str) -> str:

@@ -126,3 +126,9 @@ def test_a_controller_within_a_management_zone_is_not_named_by_itself() -> None:
     one = {**device("10.0p2"), "connection": {"client": "10.1.2.3"}}
     assert openssh.exemptions(one, SshOptions(exempt_sources=("10.1.0.0/16",))) == ["10.1.0.0/16"]
     assert openssh.exemptions(one, SshOptions(exempt_sources=("fd00::/8",))) == ["10.1.2.3", "fd00::/8"]
+
+
+def test_behind_a_socket_only_the_service_is_restarted_and_the_socket_is_left_alone() -> None:
+    one = device(unit="ssh.socket", socket_activated=True)
+    plan = openssh.plan(one, SshOptions(authorized_keys=(KEY,)), LISTS, {}, "ours")
+    assert plan.activate == plan.revert == ["systemctl try-restart ssh.service"]
