@@ -18,6 +18,7 @@ Everything else that a program or its children print goes to standard error.
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 import shlex
 from collections.abc import Iterator
@@ -26,8 +27,15 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 
-# Standard input arrives intact over these. Others (network_cli, winrm, docker's API variants) either have no shell
-# or were seen to drop it; they are told apart by the missing frame, and named in the error.
+_HOST_KEY = ("Host key verification failed", "IDENTIFICATION HAS CHANGED", "Host Key checking is enabled")
+# What stands around the words that matter: Ansible's own introduction, and ssh's notes and drawings.
+_INTRODUCTION = re.compile(
+    r"""^(?:Failed to connect to the host via ssh: |Data could not be sent to remote host "[^"]*"\. """
+    r"""Make sure this host can be reached over ssh: )"""
+)
+_NOISE = re.compile(
+    r"^(?:Warning: Permanently added .*|@+|@ +WARNING: .*@|IT IS POSSIBLE .*|Someone could be .*)$"
+)
 _PREAMBLE = r"""
 exec 3>&1 1>&2
 LC_ALL=C; export LC_ALL
@@ -122,6 +130,12 @@ def parse(stdout: str, nonce: str) -> tuple[list[tuple[str, str]], int] | None:
         else:
             records.append((key, value))
     return None
+
+
+def _said(message: str) -> str:
+    """The words of a failed connection that tell why, on one line."""
+    lines = (line.strip() for line in _INTRODUCTION.sub("", message.strip()).splitlines())
+    return " ".join(line for line in lines if line and not _NOISE.match(line))
 
 
 class Exchange:
@@ -224,11 +238,12 @@ class Exchange:
             self._connection.set_option("pipelining", saved)
 
     def _advise_login(self, message: str) -> str:
-        text = message.strip()
-        if "Host key verification failed" in text or "IDENTIFICATION HAS CHANGED" in text:
+        text = _said(message)
+        if any(sign in message for sign in _HOST_KEY):
+            address = self._connection.get_option("host") or "its address"
             advice = (
-                "the device's host key is not the one that this controller knows. If the device was replaced or reset, "
-                "remove the old line with ssh-keygen -R and connect once by hand"
+                "the device's host key is not one that this controller knows for it, so nothing was sent. If the device "
+                f"was replaced or reset: ssh-keygen -R {address}, then connect once by hand and compare the fingerprint"
             )
         elif (
             "Permission denied" in text
@@ -241,14 +256,16 @@ class Exchange:
             )
         else:
             advice = "the device does not answer: check ansible_host, ansible_port, its power and its network"
-        return f"{text}\n{advice}."
+        return f"{advice}. The connection said: {text}"
 
     def _advise_become(self, message: str) -> str:
-        text = message.strip()
+        text = _said(message)
+        if any(sign in message for sign in _HOST_KEY):  # sshpass gives up before ssh can say so
+            return self._advise_login(message)
         if "password" in text.lower() or "privilege" in text.lower() or "escalation" in text.lower():
             return (
-                f"{text}\nThe login works but root was not gained: check ansible_become_method and "
-                f"ansible_become_password for this host."
+                "the login works but root was not gained: check ansible_become_method and ansible_become_password for "
+                f"this host. The connection said: {text}"
             )
         return text
 

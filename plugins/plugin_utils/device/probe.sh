@@ -413,6 +413,7 @@ texts() {
     if [ -f "$_file" ] && [ -r "$_file" ]; then
       while read -r _key _rest; do
         if [ "$_key" = @reboot ]; then
+          # shellcheck disable=SC2094  # it reads too
           send_file "$_file"
           break
         fi
@@ -594,6 +595,7 @@ firewall_try() {
       case " $* " in *' set '*) _sets=$found ;; esac
       _family=inet
       if [ "$_tool" = ip6tables ]; then _family=inet6; fi
+      # shellcheck disable=SC2016  # the dollars are for the inner shell
       for _word in "$@"; do xtables_feature "$_word"; done |
         $_private /bin/sh -c '
           if [ -n "$1" ]; then "$1" create "$2" hash:net family "$3" || exit 1; fi
