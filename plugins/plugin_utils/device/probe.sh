@@ -411,9 +411,9 @@ texts() {
   # A crontab of root's own may hold secrets in other lines: sent only where it starts something at boot.
   for _file in /var/spool/cron/crontabs/root /var/spool/cron/root /etc/crontabs/root; do
     if [ -f "$_file" ] && [ -r "$_file" ]; then
+      # shellcheck disable=SC2094  # send_file reads too
       while read -r _key _rest; do
         if [ "$_key" = @reboot ]; then
-          # shellcheck disable=SC2094  # it reads too
           send_file "$_file"
           break
         fi
