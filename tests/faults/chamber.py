@@ -187,11 +187,13 @@ class Chamber:
     def pending(self) -> bool:
         return (self.root / STATE.lstrip("/") / "armed").exists()
 
-    def boot(self) -> None:
-        """What BusyBox init would do first: the sysinit lines, as they stand in this device's inittab."""
-        for line in (self.root / "etc/inittab").read_text().splitlines():
-            if line.startswith("::sysinit:/bin/sh "):
-                self.sh(line.removeprefix("::sysinit:"))
+    def boot(self) -> bool:
+        """What BusyBox init does first: Sallyport's boot line, if this device's inittab has it; whether it has."""
+        line = (self.root / "etc/inittab").read_text().split("\n")[0]
+        if not line.startswith("::sysinit:/bin/sh "):
+            return False
+        self.sh(line.removeprefix("::sysinit:"))
+        return True
 
     def commit(self, transaction: Transaction, *, check_mode: bool = False) -> dict[str, Any]:
         """A whole run of the real controller code."""

@@ -104,6 +104,7 @@ static void set_role(struct tracee *tracee) {
     char *word = text + strlen(text) + 1; /* "sh -s ROLE" or "sh .../device ROLE" */
     if (word < text + size) {
         size_t length = strlen(word);
+        if (strlen(text) < 2 || strcmp(text + strlen(text) - 2, "sh")) return;
         if (strcmp(word, "-s") && (length < 7 || strcmp(word + length - 7, "/device"))) return;
         char *name = word + length + 1;
         if (name >= text + size || !*name) return;

@@ -59,6 +59,7 @@ while [ "$tries" -lt 60 ]; do
   sleep 0.2
 done
 """
+_FOLDERS = ("/etc/made", "/etc/made/deep")
 _NONCE = "0" * 24
 _SESSION = "driver,stage,hook,arm,confirm"
 
@@ -155,6 +156,7 @@ def kill(setting: Setting, point: Point, session: bool) -> list[str]:
 
 def cut(setting: Setting, medium: Path, must_be: str) -> list[str]:
     """Power comes back on a device with this medium; ``must_be`` old, new or either."""
+    setting.work.mkdir(parents=True, exist_ok=True)
     image = setting.work / "cut.img"
     shutil.copy(medium, image)
     problem = check_image(image)
@@ -162,10 +164,13 @@ def cut(setting: Setting, medium: Path, must_be: str) -> list[str]:
         return [problem]
     chamber = Chamber(image, setting.shell, setting.medium, setting.tools, setting.work / "cut.root")
     try:
-        chamber.boot()
+        hooked = chamber.boot()
         _start_services(chamber)
-        problems = [f"left over after the boot: {name}" for name in chamber.leftovers()]
-        problems += _judge(chamber, setting, may_be_old=must_be != "new", may_be_new=must_be != "old")
+        # A cut before the first boot line was written leaves the rubbish to the next run.
+        problems = [f"left over after the boot: {name}" for name in chamber.leftovers() if hooked]
+        problems += _judge(
+            chamber, setting, may_be_old=must_be != "new", may_be_new=must_be != "old", settled=hooked
+        )
         return problems + _run_again(chamber, setting)
     finally:
         chamber.close()
@@ -174,15 +179,14 @@ def cut(setting: Setting, medium: Path, must_be: str) -> list[str]:
 
 def must_be(points: list[Point]) -> dict[str, str]:
     """For every medium of a recording what a boot from it must lead to."""
-    verdict = done = len(points)
-    for index, point in enumerate(points):
-        if point.role != "confirm":
-            continue
-        if point.what.endswith("/tx/confirmed") and point.when == "before":
-            verdict = index
-        elif index > verdict and done == len(points) and not _is_flush(point):
-            if not point.what.endswith("/tx/confirmed"):
-                done = index
+    verdict = next(
+        (i for i, point in enumerate(points) if point.what.endswith("/tx/open /var/lib/sallyport/armed/tx/confirmed")),
+        len(points),
+    )
+    # The confirming program goes on with its first other call once the flush of the verdict is over.
+    done = next(
+        (i for i, p in enumerate(points) if i > verdict + 1 and p.role == "confirm" and not _is_flush(p)), len(points)
+    )
     wanted: dict[str, str] = {}
     for index, point in enumerate(points):
         here = "old" if index <= verdict else "new" if index >= done else "either"
@@ -276,7 +280,7 @@ def _states(setting: Setting) -> dict[str, dict[str, tuple[str, ...]]]:
         elif item.kind == "file":
             owner = "0" if item.owner == "root" else item.owner
             new[item.dest] = ("file", item.mode, f"{owner}:{owner}", item.content.decode())
-    for folder in ("/etc/made", "/etc/made/deep"):
+    for folder in _FOLDERS:
         new[folder] = ("folder", "0755", "0:0")
     return {"old": new, "new": old} if setting.scenario == "factory" else {"old": old, "new": new}
 
@@ -286,23 +290,21 @@ def _judge(
 ) -> list[str]:
     """Files and live state are wholly old or wholly new, as far as either is allowed."""
     found = chamber.snapshot()
-    # A killed program's temporary files may wait for the next run; they are told by their name and are no state.
-    visible = {path: what for path, what in found.items() if settled or ".sallyport-" not in path}
-    states = _states(setting)
-    if not settled and not may_be_new or chamber.pending():
-        # So may folders that it had made.
-        visible = {
-            path: what
-            for path, what in visible.items()
-            if what[0] != "folder" or path in states["old"] or states["new"].get(path) != what
-        } | {path: what for path, what in states["old"].items() if visible.get(path) == what}
-        states = {**states, "new": {p: w for p, w in states["new"].items() if w[0] != "folder"} | {
-            p: w for p, w in states["new"].items() if w[0] == "folder" and p in visible}}  # fmt: skip
+    loose = set()
+    if not settled:
+        # A killed program's temporary files, and empty folders for new files, may wait for the next run.
+        loose = {path for path in found if ".sallyport-" in path} | set(_FOLDERS)
+    visible = {path: what for path, what in found.items() if path not in loose}
+    states = {
+        name: {path: what for path, what in state.items() if path not in loose}
+        for name, state in _states(setting).items()
+    }
     is_one = [name for name, state in states.items() if state == visible]
     if not is_one:
         nearest = states["old"] if may_be_old else states["new"]
         differing = sorted(path for path in {*visible, *nearest} if visible.get(path) != nearest.get(path))
-        return [f"a mixture: {[(path, visible.get(path), nearest.get(path)) for path in differing]}"]
+        shown = [f"{path}: {str(visible.get(path))[:80]}, not {str(nearest.get(path))[:80]}" for path in differing]
+        return [f"a mixture: {'; '.join(shown)}"]
     problems = []
     if is_one == ["old"] and not may_be_old:
         problems.append("the old state, though the controller was told that the new one is confirmed")

@@ -183,9 +183,7 @@ def way_back(
         files=tuple(files.values()),
         activate_from=tuple(f"generation/{number}/revert" for number in newest_first),
         revert_from=tuple(f"generation/{generation.number}/activate" for generation in undone),
-        settle=tuple(
-            f"rmdir {quote(path).decode('utf-8', 'surrogateescape')} 2>/dev/null || :" for path in made
-        ),
+        leaves=tuple(made),
         undone=tuple(sorted({generation.name for generation in undone})),
         confirm=Confirm(seconds=seconds, host_keys=host_keys),
         factory=to == FACTORY,
@@ -195,9 +193,12 @@ def way_back(
 
 
 def clear(state_dir: str) -> bytes:
-    """sh that removes what a way back to factory, killed in its last step, left: a folder that nothing refers to."""
-    state = quote(state_dir)
-    return b"[ -d " + state + b"/armed ] || [ -d " + state + b"/generation ] || rm -rf " + state + b"\n"
+    """sh that ends a way back to factory that was killed in its last steps, where there are no generations any more."""
+    return (
+        b"STATE=" + quote(state_dir) + b"\n"
+        b'[ ! -d "$STATE/armed" ] || sh "$STATE/device" recover "the way back was killed"\n'
+        b'[ -d "$STATE/armed" ] || [ -d "$STATE/generation" ] || rm -rf "$STATE"\n'
+    )
 
 
 def prune(generations: Sequence[Generation], keep: int, state_dir: str) -> bytes:

@@ -281,6 +281,8 @@ def manifest(
     lines.extend(
         b"folder %d %s" % (index, quote(path)) for index, path in reversed(list(enumerate(ancestors)))
     )
+    lines.append(b"}\nleave() { :")
+    lines.extend(b"rmdir " + quote(path) + b" 2>/dev/null || :" for path in transaction.leaves)
     lines.append(b'}\nwith_folders() { "$@" ' + b" ".join(quote(path) for path in folders) + b"; }\n")
     return b"\n".join(lines)
 

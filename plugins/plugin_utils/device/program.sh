@@ -98,7 +98,7 @@ daemon_is_new() { # did the daemon that answered this session start after the wo
 
 # --- the manifest: sh functions that the controller wrote, every word quoted -------------------------------------
 
-load() { # TRANSACTION: defines entries, folders, unfolders, with_folders; sets ID, NAME, LIMIT, FACTORY, UNDONE and SALLYPORT_FIRST
+load() { # TRANSACTION: defines entries, folders, unfolders, with_folders, leave; sets ID, NAME, LIMIT, FACTORY, UNDONE and SALLYPORT_FIRST
   TX=$1
   # shellcheck disable=SC1091
   . "$TX/manifest"
@@ -228,6 +228,7 @@ revert() { # REASON; may be done again from the start
 }
 finish() { # after the verdict `confirmed`; may be done again from the start
   each forget
+  leave
   if [ "$LIVE" = yes ]; then
     run() { run_bounded "$1"; }
     complaints=settle_failed
@@ -253,7 +254,10 @@ finish() { # after the verdict `confirmed`; may be done again from the start
   rmdir "$ARMED"
   flush
 }
-recover() { # whoever held the lock is gone: end the transaction the way that its marks say
+recover() { # REASON: for a controller that found a transaction of nobody
+  attended || end "$1"
+}
+end() { # REASON: whoever held the lock is gone: end the transaction the way that its marks say
   if [ -e "$TX/confirmed" ]; then load "$TX"; finish
   elif [ -e "$TX/open" ] || [ -e "$TX/reverted" ]; then load "$TX"; revert "$1"
   elif [ -d "$TX" ]; then ID=''; entries() { :; }; unfolders() { :; }; (load "$TX"; drop) || drop
@@ -482,8 +486,8 @@ forget_all() { # factory: nothing of Sallyport stays
   rm -rf "$STATE/generation" "$STATE/live" "$STATE/reverted"
   unhook
   sync
-  # Until here a crash is found by its transaction and ended. One rename takes that away; the rest is rubbish, which
-  # the next `rollback` to factory clears away.
+  # Until here a crash is found by its transaction and ended, at boot or, without a hook, by the next controller. One
+  # rename takes that away; the rest is rubbish, which the next way back to factory sweeps up.
   mv "$ARMED" "$STATE/stage.done"
   rm -rf "$STATE"
 }
@@ -493,7 +497,7 @@ boot() { # before the network: files only, the services start from them
     # The first sysinit line of BusyBox runs before anybody has made the root writable.
     (: >"$ARMED/.w") 2>/dev/null || mount -o remount,rw / 2>/dev/null || :
     rm -f "$ARMED/.w"
-    recover 'the device lost power, or was restarted, before the change was confirmed'
+    end 'the device lost power, or was restarted, before the change was confirmed'
     if [ -d /run/systemd/system ]; then
       systemctl daemon-reload
       systemctl --no-block start default.target

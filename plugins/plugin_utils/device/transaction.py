@@ -76,6 +76,8 @@ class Transaction:
     keep: int = 10
     state_dir: str = DEFAULT_STATE_DIR
     factory: bool = False
+    leaves: tuple[str, ...] = ()
+    """Folders to remove after the confirmation where they are empty, deepest first."""
     undone: tuple[str, ...] = ()
     """Names whose generations this transaction takes back."""
     activate_from: tuple[str, ...] = ()
