@@ -32,7 +32,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.filters import mapping, sound
-from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render import BACKENDS, Unsupported
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render import Unsupported, nftables
 
 
 def policy_nftables(source: Any, **given: Any) -> str:
@@ -41,7 +41,7 @@ def policy_nftables(source: Any, **given: Any) -> str:
     assert found.policy is not None
     device = mapping(given.get("device"), "policy_nftables", "device")
     try:
-        return BACKENDS["nftables"](found.policy, device)["nft"]
+        return nftables.ruleset(found.policy, device)
     except Unsupported as error:
         raise AnsibleFilterError(f"policy_nftables: {error}") from None
 

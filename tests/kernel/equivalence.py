@@ -25,7 +25,7 @@ from tests.kernel.policies import Author
 Files = Callable[[HostPolicy], dict[str, str]]
 
 BACKENDS: Mapping[str, Files] = {
-    "nftables": lambda policy: {"nft": nftables.ruleset(policy)},
+    "nftables": nftables.rulesets,
     "iptables_ipset": iptables_ipset.rulesets,
     "iptables": iptables.rulesets,
 }

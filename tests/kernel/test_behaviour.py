@@ -532,7 +532,8 @@ def test_an_accept_of_others_does_not_overrule_a_refusal(firewall: Firewall) -> 
         "ipv4", UDP, 9, hook="forward", destination=int(ip_address("10.0.0.9")), out_interface="wan0"
     )
     inside.run(
-        "nft", "add table inet other; add chain inet other everything { type filter hook input priority -20; }"
+        "nft",
+        "add table inet other; add chain inet other everything { type filter hook input priority -20; }",
     )
     inside.run("nft", "add rule inet other everything accept")
     for chain in ("INPUT", "FORWARD"):

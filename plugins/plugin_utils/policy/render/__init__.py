@@ -29,7 +29,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base i
 __all__ = ["BACKENDS", "Rendered", "RenderedFile", "Unsupported", "choose", "render"]
 
 BACKENDS: Mapping[str, Callable[[HostPolicy, Mapping[str, Any]], dict[str, str]]] = {
-    "nftables": lambda policy, device: {"nft": nftables.ruleset(policy, device)},
+    "nftables": nftables.rulesets,
     "iptables_ipset": iptables_ipset.rulesets,
     "iptables": iptables.rulesets,
 }
@@ -40,7 +40,8 @@ _TOOLS = {
     "iptables_ipset": ("iptables", "ip6tables", "ipset"),
     "iptables": ("iptables", "ip6tables"),
 }
-_FILES = ("nft", "sets", "v4", "v6")
+_FILES = ("nft-lists", "nft", "set-lists", "sets", "v4", "v6")
+"""In the order in which they are checked and loaded."""
 
 # Measured on nft 1.0.6 and ipset 7.17: what a prefix and an empty list cost while they are loaded, in kB. During a
 # change the old set is still there.

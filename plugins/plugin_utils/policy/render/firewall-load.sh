@@ -4,7 +4,8 @@
 #
 #   firewall-load load            make the files live; without files, remove what is ours
 #   firewall-load adopt           the same, and let TCP flows go on that began before connection tracking did
-#   firewall-load check KIND FILE ...   would the kernel take these files? KIND is nft, sets, v4 or v6
+#   firewall-load check KIND FILE ...   would the kernel take these files? KIND is nft-lists, nft,
+#                                 set-lists, sets, v4 or v6, in this order
 #   firewall-load verify          is what the files say in force, in the kernel's own words?
 #   firewall-load live            print the live state, without the content of large sets, bans and rate buckets
 #   firewall-load remove          remove what is ours and nothing else
@@ -36,9 +37,8 @@ nft_table() {
 	printf '%s\n' "$nft_all" | sed -n '/^table inet sallyport {$/,/^}$/p'
 }
 
-nft_program() {
+nft_program() { # FILE LISTS ADOPT
 	nft_old=$(nft_table)
-	# Not "add table" before the file's own table block: nft 0.9.8 crashes on that.
 	[ -z "$nft_old" ] || echo 'flush table inet sallyport'
 	printf '%s\n' "$nft_old" | while read -r kind name rest; do
 		[ "$rest" = '{' ] || continue
@@ -48,17 +48,18 @@ nft_program() {
 			grep -q "^	chain $name {\$" "$1" || echo "delete chain inet sallyport $name"
 			;;
 		set:bans* | set:rate*)
-			grep -q "^	set $name {\$" "$1" || echo "delete set inet sallyport $name"
+			grep -q "^add set inet sallyport $name {\$" "$1" || echo "delete set inet sallyport $name"
 			;;
 		set:*) echo "delete set inet sallyport $name" ;;
 		esac
 	done
+	[ ! -e "$2" ] || echo "include \"$2\""
 	echo "include \"$1\""
-	[ "$2" = no ] || echo 'add rule inet sallyport adopt_running accept comment "until the change is confirmed"'
+	[ "$3" = no ] || echo 'add rule inet sallyport adopt_running accept comment "until the change is confirmed"'
 }
 
 nft_load() {
-	program=$(nft_program "$DIR/nft" "$1")
+	program=$(nft_program "$DIR/nft" "$DIR/nft-lists" "$1")
 	# As an argument: it is short, and not every device has a /dev/stdin.
 	nft "$program"
 }
@@ -125,20 +126,23 @@ xt_sets() { # FILE: load every set; one that exists is swapped, so that it holds
 	done | ipset restore
 }
 
-xt_old_sets() { # [FILE]: destroy our sets that no rule uses and FILE does not name
+xt_old_sets() { # FILE...: destroy our sets that no file names; no rule uses them any more
 	command -v ipset >/dev/null 2>&1 || return 0
-	named=
-	[ -z "${1-}" ] || named=$(sed -n -e 's/^create \(sallyport-.*\)-n .*/\1/p' -e 's/^create \([^ ]*\) .*/\1/p' "$1")
+	named=$(for file; do
+		[ ! -e "$file" ] || sed -n -e 's/^create \(sallyport-.*\)-n .*/\1/p' -e 's/^create \([^ ]*\) .*/\1/p' "$file"
+	done)
 	ipset list -n | sed -n '/^sallyport-/p' | while read -r name; do
 		case $LF$named$LF in *"$LF$name$LF"*) ;; *) echo "destroy $name" ;; esac
 	done | ipset restore
 }
 
 xt_load() {
-	[ ! -e "$DIR/sets" ] || xt_sets "$DIR/sets"
+	for file in "$DIR/set-lists" "$DIR/sets"; do
+		[ ! -e "$file" ] || xt_sets "$file"
+	done
 	xt_apply ip6tables "$DIR/v6" "$1"
 	xt_apply iptables "$DIR/v4" "$1"
-	if [ -e "$DIR/sets" ]; then xt_old_sets "$DIR/sets"; else xt_old_sets; fi
+	xt_old_sets "$DIR/set-lists" "$DIR/sets"
 }
 
 xt_remove() {
@@ -182,20 +186,22 @@ xt_live() {
 }
 
 check() {
+	lists=
 	while [ $# -gt 1 ]; do
 		case $1 in
+		nft-lists) lists=$2 ;;
 		nft)
-			program=$(nft_program "$2" no)
+			program=$(nft_program "$2" "$lists" no)
 			nft -c "$program" || die "nft refused $2"
 			;;
-		sets) xt_sets "$2" ;;
+		set-lists | sets) xt_sets "$2" ;;
 		v4 | v6)
 			command=iptables
 			[ "$1" = v4 ] || command=ip6tables
 			program=$(xt_program "$command" "$2" no)
 			printf '%s\n' "$program" | "$command-restore" -w --noflush --test || die "$command-restore refused $2"
 			;;
-		*) die "expected nft, sets, v4 or v6, got '$1'" ;;
+		*) die "expected nft-lists, nft, set-lists, sets, v4 or v6, got '$1'" ;;
 		esac
 		shift 2
 	done
@@ -216,8 +222,9 @@ load() { # What another tool held is removed only after the new rules stand.
 verify() { # Every chain of the files is there, and the hooks lead to them.
 	if [ -e "$DIR/nft" ]; then
 		have=$(nft_table)
-		sed -n -e '/^	chain /p' -e '/^	set /p' "$DIR/nft" | while read -r kind name rest; do
-			[ "$rest" = '{' ] || continue
+		for file in "$DIR/nft-lists" "$DIR/nft"; do
+			[ ! -e "$file" ] || sed -n -e 's/^	chain \(.*\) {$/chain \1/p' -e 's/^add set inet sallyport \(.*\) {$/set \1/p' "$file"
+		done | while read -r kind name; do
 			case $have in
 			*"	$kind $name {"*) ;;
 			*) die "the kernel has no $kind $name" ;;
@@ -246,7 +253,7 @@ verify() { # Every chain of the files is there, and the hooks lead to them.
 
 ban_set() { # FAMILY: the name of the set that bans of this family lie in, in the file that is loaded
 	if [ -e "$DIR/nft" ]; then
-		sed -n "s/^	set \(bans${1}_[0-9]*\) {\$/\1/p" "$DIR/nft"
+		sed -n "s/^add set inet sallyport \(bans${1}_[0-9]*\) {\$/\1/p" "$DIR/nft"
 	elif [ -e "$DIR/sets" ]; then
 		sed -n "s/^create \(sallyport-bans$1-[0-9]*\) .*/\1/p" "$DIR/sets"
 	else

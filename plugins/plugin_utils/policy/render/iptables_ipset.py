@@ -25,15 +25,22 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.xtable
 FEW = 2
 """So many prefixes are rules of their own; more are a set. The kernel holds some hundred sets."""
 
+LONG = 1000
+"""A set of more intervals than this lies in the file of lists."""
+
 _INET = {"ipv4": "inet", "ipv6": "inet6"}
 
 
 def rulesets(policy: HostPolicy, device: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """The files ``sets``, ``v4`` and ``v6``. Raises Unsupported for what these tools cannot say."""
+    """The files ``sets``, ``v4``, ``v6`` and, where there are long lists, ``set-lists``.
+
+    Long lists lie in a file of their own so that a changed rule does not send them again. Raises Unsupported for
+    what these tools cannot say.
+    """
     words = _Sets(policy)
     clock = clock_plausible(device)
     v4, v6 = (Writer(policy, family, words, clock).text() for family in FAMILIES)
-    return {"sets": words.text(), "v4": v4, "v6": v6}
+    return {**words.files(), "v4": v4, "v6": v6}
 
 
 class _Sets(Vocabulary):
@@ -42,15 +49,17 @@ class _Sets(Vocabulary):
         self.size = policy.traps.size if policy.traps else BANS_SIZE
         self.sets: dict[str, tuple[Family, Intervals]] = {}
 
-    def text(self) -> str:
+    def files(self) -> dict[str, str]:
         """For ``ipset restore``. Sets of addresses are filled under a name that ends in ``-n``, then renamed."""
-        lines = []
+        short: list[str] = []
+        long: list[str] = []
         for family in FAMILIES:
             mask = " netmask 64" if family == "ipv6" else ""
-            lines.append(
+            short.append(
                 f"create {self._bans(family)} hash:ip family {_INET[family]}{mask} maxelem {self.size} timeout 0"
             )
         for name, (family, intervals) in self.sets.items():
+            lines = long if len(intervals) > LONG else short
             texts = prefix_texts(family, _without_all(family, intervals))
             size = 1 << max(6, (len(texts) - 1).bit_length())
             lines.append(
@@ -58,7 +67,8 @@ class _Sets(Vocabulary):
             )
             start = f"add {name}-n "
             lines += [start + text for text in texts]
-        return "\n".join((*lines, ""))
+        files = {"set-lists": "\n".join((*long, ""))} if long else {}
+        return {**files, "sets": "\n".join((*short, ""))}
 
     def addresses(self, family: Family, intervals: Intervals, side: str) -> list[str]:
         few = [prefix for _, prefix in zip(range(FEW + 1), prefixes(intervals, BITS[family]), strict=False)]

@@ -58,6 +58,9 @@ TABLE = "inet sallyport"
 INLINE = 64
 """An address set of up to this many intervals stands in its rule; a larger one is a named set."""
 
+LONG = 1000
+"""A set of more intervals than this lies in the file of lists."""
+
 _IP = {"ipv4": "ip", "ipv6": "ip6"}
 _TYPE = {"ipv4": "ipv4_addr", "ipv6": "ipv6_addr"}
 _TRANSPORT = {
@@ -71,9 +74,19 @@ _BANNED_AS = {"ipv4": "ip saddr", "ipv6": "ip6 saddr & ffff:ffff:ffff:ffff::"}
 _NEW_TCP = "tcp flags & (fin|syn|rst|ack) == syn"
 
 
+def rulesets(policy: HostPolicy, device: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """The files ``nft`` and, where there are long lists, ``nft-lists``, which goes before it.
+
+    Long lists lie in a file of their own so that a changed rule does not send them again. Raises Unsupported for
+    what nftables cannot say.
+    """
+    return _Writer(policy, clock_plausible(device)).files()
+
+
 def ruleset(policy: HostPolicy, device: Mapping[str, Any] | None = None) -> str:
-    """The text of the file that boot loads. Raises Unsupported for what nftables cannot say."""
-    return _Writer(policy, clock_plausible(device)).text()
+    """All of it as one text for ``nft -f``."""
+    files = rulesets(policy, device)
+    return files.get("nft-lists", "") + files["nft"]
 
 
 class _Writer:
@@ -81,6 +94,7 @@ class _Writer:
         self.policy = policy
         self.clock = clock
         self.sets: dict[str, list[str]] = {}
+        self.lists: dict[str, list[str]] = {}
         self.chains: dict[str, list[str]] = {}
         self.drop = "drop"
         size = policy.traps.size if policy.traps else BANS_SIZE
@@ -88,7 +102,7 @@ class _Writer:
         for family, name in self.bans.items():
             self.sets[name] = [f"type {_TYPE[family]}", f"size {size}", "flags dynamic,timeout"]
 
-    def text(self) -> str:
+    def files(self) -> dict[str, str]:
         policy = self.policy
         if policy.log.drops:
             self.drop = "goto do_drop"
@@ -112,12 +126,11 @@ class _Writer:
         self._forward()
         self._traps()
         self._nat()
-        lines = ["# Written by Sallyport; changes here are undone by its next run.", f"table {TABLE} {{"]
-        for name, body in self.sets.items():
-            lines += [f"\tset {name} {{", *(f"\t\t{line}" for line in body), "\t}"]
+        lines = [f"table {TABLE} {{"]
         for name, body in self.chains.items():
             lines += [f"\tchain {name} {{", *(f"\t\t{line}" for line in body), "\t}"]
-        return "\n".join((*lines, "}", ""))
+        files = {"nft-lists": _declared(self.lists)} if self.lists else {}
+        return {**files, "nft": "\n".join((_declared(self.sets), *lines, "}", ""))}
 
     # The hooks
 
@@ -462,15 +475,22 @@ class _Writer:
     def _named_set(self, family: Family, intervals: Intervals, kind: str) -> str:
         digest = content_hash(intervals)
         name = f"{kind}{family[-1]}_{digest[:10]}"
-        self.sets[name] = [
+        sets = self.lists if len(intervals) > LONG else self.sets
+        sets[name] = [
             f"type {_TYPE[family]}",
             "flags interval",
             f'comment "sha256:{digest}"',
-            "elements = {",
-            ",\n\t\t".join(range_texts(family, intervals)),
-            "}",
+            "elements = {\n" + ",\n".join(range_texts(family, intervals)) + "\n}",
         ]
         return name
+
+
+def _declared(sets: Mapping[str, list[str]]) -> str:
+    """Sets as commands of their own: nft 0.9.8 crashes on a second table block that holds a set."""
+    lines = ["# Written by Sallyport; changes here are undone by its next run.", f"add table {TABLE}"]
+    for name, body in sets.items():
+        lines += [f"add set {TABLE} {name} {{", *body, "}"]
+    return "\n".join((*lines, ""))
 
 
 def _essential(outbound: bool) -> tuple[str, ...]:
