@@ -379,6 +379,15 @@ class _Resolver:
             self.reader.add(
                 "missing-key", entry.at("on_device"), message, "add `until`, or remove `on_device`"
             )
+        tools = (self.around.device or {}).get("tools") or {}
+        if entry.get("cut") is True and self.around.device is not None and not tools.get("conntrack"):
+            good = False
+            self.reader.add(
+                "no-conntrack",
+                entry.at("cut"),
+                f"{said} must end running connections, but {self.around.host} has no conntrack tool",
+                "install it there, or leave `cut` out",
+            )
         if not good or services is None or ends[0] is None or ends[1] is None:
             return None
         return Rule(
@@ -510,9 +519,7 @@ class _Resolver:
         if entry.broken or never is None:
             self.tainted.add("traps")
             return None
-        device = self.around.device
-        firewall = device.get("firewall", {}) if device else {}
-        can_prove = device is None or bool(firewall.get("synproxy"))
+        can_prove = self.around.device is None or _has_synproxy(self.around.device)
         proof = entry.get("proof")
         if proof == "handshake" and not can_prove:
             self.tainted.add("traps")
@@ -568,6 +575,19 @@ class _Resolver:
             self.reader.add("missing-key", entry.where, message, "write service and only_from, or defaults")
             return None
         return result
+
+
+def _has_synproxy(device: Mapping[str, Any]) -> bool:
+    """Whether the firewall that this device takes can prove a TCP handshake."""
+    firewall = device.get("firewall") or {}
+
+    def offers(tool: str) -> bool:
+        seen = firewall.get(tool) or {}
+        return bool(seen.get("works")) and "synproxy" in (seen.get("features") or ())
+
+    if (firewall.get("nft") or {}).get("works"):
+        return offers("nft")
+    return offers("iptables") and offers("ip6tables")
 
 
 def _said(entry: Entry, key: str) -> list[Said]:

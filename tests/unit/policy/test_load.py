@@ -421,6 +421,36 @@ def test_probed_bridges_reach_the_policy(loaded: Loader) -> None:
     assert policy.container_addresses == (Endpoint(cidrs.parse(["172.17.0.1"]), ("docker0",)),)
 
 
+def with_firewall(**tools: dict[str, Any]) -> dict[str, Any]:
+    return DEVICE | {"firewall": tools}
+
+
+def test_a_trap_asks_for_a_handshake_where_the_kernel_can_prove_one(loaded: Loader) -> None:
+    text = SOUND + "traps: {tcp: [23]}\n"
+    can = {"works": True, "features": ["synproxy"]}
+    for device in (
+        None,
+        with_firewall(nft=can),
+        with_firewall(nft={"works": False}, iptables=can, ip6tables=can),
+    ):
+        resolved = loaded(text, device=device)
+        assert resolved.policy is not None and resolved.policy.traps is not None
+        assert (resolved.policy.traps.proof, resolved.findings) == ("handshake", ())
+    for device in (with_firewall(nft={"works": True, "features": []}), with_firewall(iptables=can)):
+        resolved = loaded(text, device=device)
+        assert resolved.policy is not None and resolved.policy.traps is not None
+        assert (resolved.policy.traps.proof, found(resolved)) == ("syn", [("trap-proof-syn", 5)])
+    forced = loaded(text.replace("[23]", "[23], proof: handshake"), device=with_firewall())
+    assert found(forced) == [("no-synproxy", 5)]
+
+
+def test_cut_needs_the_conntrack_tool_on_the_device(loaded: Loader) -> None:
+    text = SOUND.replace("from: [mgmt]", "from: [mgmt], cut: true")
+    assert loaded(text).errors == ()
+    assert loaded(text, device=DEVICE | {"tools": {"conntrack": "/usr/sbin/conntrack"}}).errors == ()
+    assert found(loaded(text, device=DEVICE)) == [("no-conntrack", 4)]
+
+
 def test_hosts_share_the_parsing_of_files_until_they_change(loaded: Loader, tmp_path: Path) -> None:
     loaded(SOUND)
     path = str(tmp_path / "fleet.yml")
