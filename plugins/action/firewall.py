@@ -7,14 +7,29 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.sallyport.iot.plugins.action.policy_check import describe
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device import inquiry
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.commit import CommitError, run
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import (
+    DEFAULT_STATE_DIR,
     Confirm,
     File,
     Transaction,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import fleet, render
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.report import finding_text
+
+_SPEC: dict[str, Any] = {
+    "policy_dir": {"type": "path", "required": True},
+    "backend": {
+        "type": "str",
+        "choices": ["auto", "nftables", "iptables_ipset", "iptables"],
+        "default": "auto",
+    },
+    "memory_kb": {"type": "int", "default": 0},
+    "confirm_seconds": {"type": "int", "default": 60},
+    "keep": {"type": "int", "default": 10},
+    "state_dir": {"type": "path", "default": DEFAULT_STATE_DIR},
+}
 
 
 class ActionModule(ActionBase):
@@ -29,19 +44,17 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         del tmp
         variables = task_vars or {}
-        arguments = self._task.args
+        _, arguments = self.validate_argument_spec(argument_spec=_SPEC)
         host = variables["inventory_hostname"]
         device = fleet.device_of(variables)
         if device is None:
-            return {
-                **result,
-                "failed": True,
-                "msg": f"{host}: nothing is known of the device; run sallyport.iot.probe first.",
-            }
-        resolved = fleet.resolve_host(variables, host, arguments.get("policy_dir"), device)
-        result["findings"] = [describe(finding) for finding in resolved.findings]
+            device = inquiry.ask(self)
+            result["ansible_facts"] = {inquiry.FACT: device}
+        inquiry.require_root(device, host)
+        resolved = fleet.resolve_host(variables, host, arguments["policy_dir"], device)
+        result["findings"] = [finding_text(finding) for finding in resolved.findings]
         if resolved.policy is None:
-            errors = "\n".join(describe(finding) for finding in resolved.errors)
+            errors = "\n".join(finding_text(finding) for finding in resolved.errors)
             return {
                 **result,
                 "failed": True,
@@ -52,8 +65,8 @@ class ActionModule(ActionBase):
             rendered = render.render(
                 resolved.policy,
                 device,
-                backend=arguments.get("backend") or "auto",
-                memory_kb=int(arguments.get("memory_kb") or 0),
+                backend=arguments["backend"],
+                memory_kb=arguments["memory_kb"],
             )
         except render.Unsupported as error:
             message = f"{host}: the firewall was refused, nothing was changed: {error.message} {error.remedy}"
@@ -69,9 +82,9 @@ class ActionModule(ActionBase):
             revert=rendered.revert,
             settle=rendered.settle,
             live=rendered.live,
-            confirm=Confirm(seconds=int(arguments.get("confirm_seconds") or 60)),
-            keep=int(arguments.get("keep") or 10),
-            state_dir=arguments.get("state_dir") or Transaction(name="firewall").state_dir,
+            confirm=Confirm(seconds=arguments["confirm_seconds"]),
+            keep=arguments["keep"],
+            state_dir=arguments["state_dir"],
             note=rendered.backend,
         )
         try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import fleet, load
-from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import Finding
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.report import finding_text
 
 
 class ActionModule(ActionBase):
@@ -24,33 +24,21 @@ class ActionModule(ActionBase):
         variables = task_vars or {}
         resolved = []
         for host in variables.get("ansible_play_hosts") or ():
+            # Without a device the policy is checked all the same, for what it says of itself.
             device = fleet.device_of(variables["hostvars"][host])
-            if device is None:
-                continue
             resolved.append(fleet.resolve_host(variables, host, self._task.args.get("policy_dir"), device))
         findings = load.gather(resolved)
         result["changed"] = False
-        result["findings"] = [describe(finding) for finding in findings]
+        result["findings"] = [finding_text(finding) for finding in findings]
         errors = [finding for finding in findings if finding.severity == "error"]
         if errors:
             count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
-            lines = "\n".join(describe(finding) for finding in findings)
+            lines = "\n".join(finding_text(finding) for finding in findings)
             result.update(
                 failed=True,
+                concerns="run",
                 msg=f"the policy has {count}; no device was touched. Correct the policy and run again.\n{lines}",
             )
         else:
             result["msg"] = "\n".join(result["findings"]) or f"{len(resolved)} policies are sound"
         return result
-
-
-def describe(finding: Finding) -> str:
-    """One finding as a line: where, what, what to do, and whom it concerns."""
-    place = finding.where.source + (f":{finding.where.line}" if finding.where.line else "")
-    hosts = (
-        f" [{', '.join(finding.hosts[:5])}{', ...' if len(finding.hosts) > 5 else ''}]"
-        if finding.hosts
-        else ""
-    )
-    text = f" `{finding.where.text}`" if finding.where.text else ""
-    return f"{place}: {finding.severity} {finding.id}: {finding.message}{text}; {finding.remedy}{hosts}"

@@ -20,10 +20,20 @@ author: The Sallyport authors
 import os
 import shlex
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 from ansible import context
 from ansible.plugins.callback import CallbackBase
+
+# What ansible-core puts in front of a message, which says nothing to somebody who reads a summary.
+_PREFIXES = ("Task failed: ", "Action failed: ", "Module failed: ")
+
+
+class _Failure(NamedTuple):
+    task: str
+    lines: tuple[str, ...]
+    whole_run: bool
+    """No matter of one host: starting again for just that one would be no use."""
 
 
 class CallbackModule(CallbackBase):
@@ -36,7 +46,7 @@ class CallbackModule(CallbackBase):
 
     def __init__(self, display: Any = None, options: Any = None) -> None:
         super().__init__(display, options)
-        self._reasons: dict[str, str] = {}
+        self._failures: dict[str, _Failure] = {}
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         if not ignore_errors:
@@ -47,50 +57,65 @@ class CallbackModule(CallbackBase):
 
     def _keep(self, result: Any) -> None:
         # ansible-core 2.19 gave results public names; 2.17 has only the old ones.
-        host = getattr(result, "host", None) or result._host
+        host = (getattr(result, "host", None) or result._host).get_name()
         task = getattr(result, "task", None) or result._task
         facts = getattr(result, "result", None)
         if not isinstance(facts, dict):
             facts = result._result
-        if facts.get("censored"):
-            message = "(hidden: the task handles secrets)"
-        else:
-            message = str(facts.get("msg") or facts.get("stderr") or "no message")
-        self._reasons[host.get_name()] = f"{task.get_name()}: {' '.join(message.split())}"
+        self._failures[host] = _Failure(
+            task.get_name(), _lines(facts, host), facts.get("concerns") == "run" or host == "localhost"
+        )
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         failed = sorted(set(stats.failures) | set(stats.dark))
         if not failed:
             return
-        self._display.banner("WHAT WENT WRONG")
-        by_reason: dict[str, list[str]] = {}
+        unknown = _Failure("", ("no reason was reported",), False)
+        by_failure: dict[_Failure, list[str]] = {}
         for host in failed:
-            by_reason.setdefault(self._reasons.get(host, "no reason was reported"), []).append(host)
-        for reason, hosts in by_reason.items():
-            self._display.display(f"{', '.join(hosts)}: {reason}", color="red")
-        if "localhost" in failed:
-            failed.remove("localhost")
-        if failed:
-            self._display.display(f"\nAgain, for just these: {_again(failed)}")
+            by_failure.setdefault(self._failures.get(host, unknown), []).append(host)
+        self._display.banner("WHAT WENT WRONG")
+        for failure, hosts in by_failure.items():
+            whom = "The run" if failure.whole_run else ", ".join(hosts)
+            task = f" ({failure.task})" if failure.task else ""
+            self._display.display(f"{whom}{task}: " + "\n    ".join(failure.lines), color="red")
+        if any(failure.whole_run for failure in by_failure):
+            self._display.display(f"\nThen again: {_again([])}")
+        else:
+            self._display.display(f"\nThen again, for just these: {_again(failed)}")
+
+
+def _lines(facts: dict[str, Any], host: str) -> tuple[str, ...]:
+    """The message of a failed task, without what the summary says anyway."""
+    if facts.get("censored"):
+        return ("(hidden: the task handles secrets)",)
+    # A loop says only that some of its items failed; the items say why.
+    items = [one for one in facts.get("results") or () if isinstance(one, dict) and one.get("failed")]
+    texts = [str(one.get("msg") or one.get("stderr") or "no message") for one in items or [facts]]
+    lines = []
+    for text in dict.fromkeys(texts):
+        for prefix in (*_PREFIXES, f"{host}: "):
+            text = text.removeprefix(prefix)  # noqa: PLW2901
+        # A device's words may hold anything; they must not drive the operator's terminal.
+        lines += ["".join(c if c.isprintable() else "?" for c in line.strip()) for line in text.splitlines()]
+    return tuple(line for line in lines if line) or ("no message",)
 
 
 def _again(hosts: list[str]) -> str:
-    """The command line of this run with its limit replaced."""
+    """The command line of this run; with its limit replaced by ``hosts`` where there are any."""
     words = [os.path.basename(sys.argv[0])]
-    skip = False
-    for word in sys.argv[1:]:
-        if skip:
-            skip = False
-        elif word in ("-l", "--limit"):
-            skip = True
-        elif not word.startswith("--limit=") and not (
-            word.startswith("-l") and not word.startswith("--") and len(word) > 2
-        ):
+    rest = iter(sys.argv[1:])
+    for word in rest:
+        option, given, _ = word.partition("=")
+        limits = len(option) > 4 and "--limit".startswith(option)  # --lim is enough for argparse
+        if hosts and (word == "-l" or (limits and not given)):
+            next(rest, None)
+        elif not hosts or not (limits or (word.startswith("-l") and word != "-l")):
             words.append(word)
     # A secret given with -e would end up in a log; the vault and files do not.
     if context.CLIARGS.get("extra_vars"):
         words = _without_secrets(words)
-    return shlex.join([*words, "--limit", ",".join(hosts)])
+    return shlex.join([*words, *(["--limit", ",".join(hosts)] if hosts else [])])
 
 
 def _without_secrets(words: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ description:
   - Reads the policy layers of this host, checks them, renders them for what the device's kernel was seen to accept, and
     hands the files to M(sallyport.iot.commit).
   - Large lists are compiled once for all hosts that share them, and travel to a device only when they changed.
-  - Needs the result of M(sallyport.iot.probe) from this run.
+  - Takes what M(sallyport.iot.probe) found in this run, or asks the device itself. Needs root on it.
 options:
   policy_dir:
     description: The folder with C(fleet.yml), C(groups/) and C(hosts/). It may be missing if the policy is in variables.

@@ -34,6 +34,12 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+concerns:
+  description: >-
+    C(run); a failure here is no matter of the one host that the task ran for, so P(sallyport.iot.summary#callback) tells
+    to start the whole run again.
+  type: str
+  returned: on failure
 findings:
   description: Everything that was found, errors first.
   type: list

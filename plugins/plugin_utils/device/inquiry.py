@@ -5,16 +5,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible.errors import AnsibleError
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device import probe
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Exchange, ExchangeError
 
 FACT = "sallyport_device"
 
 
-def recall(task_vars: dict[str, Any]) -> dict[str, Any] | None:
+class NotRoot(AnsibleError):
+    """The login works, but has no power to change the device. The message says what to set."""
+
+
+def recall(task_vars: Mapping[str, Any]) -> dict[str, Any] | None:
     """What the probe of this very run found, or None.
 
     A fact cache may hold what another run found: that is out of date.
@@ -45,6 +51,21 @@ def ask(action: Any, exchange: Exchange | None = None) -> dict[str, Any]:
         raise ExchangeError(str(error)) from error
     device["run"] = run_id()
     return device
+
+
+def require_root(device: Mapping[str, Any], host: str) -> None:
+    """Without root a device can be looked at in part, but not changed.
+
+    Raises:
+        NotRoot: the login has not become root.
+    """
+    if device["effective_uid"] != 0:
+        user = device["login_user"] or "the login user"
+        raise NotRoot(
+            f"{host}: {user} is not root on this device, and root was not asked for, so nothing was changed. Set "
+            f"ansible_become: true for this host, and ansible_become_method and ansible_become_password where the "
+            f"device needs them."
+        )
 
 
 def run_id() -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device import inquiry
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import layers, load
 
 
@@ -86,11 +87,8 @@ def folder_of(variables: Mapping[str, Any]) -> str:
 
 
 def device_of(variables: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What probe found in this run, or None."""
-    facts = (variables.get("ansible_facts") or {}).get("sallyport_device") or variables.get(
-        "sallyport_device"
-    )
-    return dict(facts) if facts else None
+    """What probe found in this run, or None; what a fact cache holds of another run is out of date."""
+    return inquiry.recall(variables)
 
 
 def _groups_by_depth(hostvars: Any, host: str, own: Mapping[str, Any]) -> list[str]:
