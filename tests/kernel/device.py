@@ -22,7 +22,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base i
 
 from tests.kernel.namespace import Namespace
 from tests.kernel.nflog import Nflog
-from tests.kernel.packets import number_of
+from tests.kernel.packets import number_of, source_of
 
 GROUP = 7
 ADDRESSES = {
@@ -69,6 +69,7 @@ class Seen:
 
     first: dict[int, str] = field(default_factory=dict)
     last: dict[int, str] = field(default_factory=dict)
+    sources: dict[int, bytes] = field(default_factory=dict)
 
 
 class Device:
@@ -192,6 +193,7 @@ class Device:
         seen = Seen()
         waiting = 0
         for packet, data in packets:
+            seen.sources[number_of(data)] = source_of(data)
             self.send(packet, data)
             waiting += 1
             if waiting == batch:
@@ -226,7 +228,10 @@ class Device:
                         return
                     continue
                 hook, _, when = prefix.partition(" ")
-                (seen.first if when == "first" else seen.last)[number_of(ip)] = hook
+                number = number_of(ip)
+                # An answer of the device's own may happen to carry the number of one of ours.
+                if seen.sources.get(number, source_of(ip)) == source_of(ip):
+                    (seen.first if when == "first" else seen.last)[number] = hook
 
 
 def _marker(number: int) -> bytes:

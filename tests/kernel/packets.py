@@ -97,6 +97,11 @@ def number_of(ip: bytes) -> int:
     return int.from_bytes(ip[:4], "big") & 0xFFFFF
 
 
+def source_of(ip: bytes) -> bytes:
+    """The source address on the wire."""
+    return ip[12:16] if ip[0] >> 4 == 4 else ip[8:24]
+
+
 def internet_checksum(data: bytes) -> int:
     if len(data) % 2:
         data += b"\0"

@@ -215,7 +215,9 @@ class _Writer:
         traps = self.policy.traps
         if outbound and traps and traps.proof == "handshake":
             # The SYN proxy's own half of the handshake, which connection tracking knows nothing of.
-            lines.append(f"tcp sport {_ports(traps.tcp)} tcp flags & (fin|syn|rst|ack) == (syn|ack) accept")
+            lines.append(
+                f"tcp sport {_ports(traps.tcp)} tcp flags & (fin|syn|rst|ack) == (syn|ack) fib saddr type local accept"
+            )
         lines += [
             "tcp flags & syn != syn jump adopt_running",
             f"ct state invalid {self.drop}",

@@ -209,7 +209,9 @@ class Writer:
         if outbound and traps and traps.proof == "handshake":
             # The SYN proxy's own half of the handshake, which connection tracking knows nothing of.
             for ports in _ports(traps.tcp, "sport"):
-                lines.append(f"-p tcp --tcp-flags FIN,SYN,RST,ACK SYN,ACK {ports} -j RETURN")
+                lines.append(
+                    f"-p tcp --tcp-flags FIN,SYN,RST,ACK SYN,ACK {ports} -m addrtype --src-type LOCAL -j RETURN"
+                )
         lines += [
             f"-p tcp --tcp-flags SYN NONE -g {OWN}RUNNING",
             f"-m conntrack --ctstate INVALID {self.drop}",
