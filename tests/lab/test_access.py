@@ -400,3 +400,41 @@ def test_a_replaced_password_is_kept_encrypted_and_works(hardened: Hardened) -> 
         check=True,
     )
     assert made.stdout.strip() == field
+
+
+def test_a_main_file_that_includes_nothing_gets_a_block_on_top_and_match_blocks_stay(
+    hardened: Hardened,
+) -> None:
+    fleet = hardened.fleet
+    fleet.shell(
+        "debian12",
+        "rm /etc/ssh/sshd_config.d/*; printf 'PermitRootLogin yes\\nPasswordAuthentication yes\\n"
+        "UsePAM yes\\nSubsystem sftp /usr/lib/openssh/sftp-server\\nMatch User helpdesk\\n  PasswordAuthentication yes\\n' "
+        ">/etc/ssh/sshd_config; systemctl restart ssh",
+    )
+    before = fleet.shell("debian12", "cat /etc/ssh/sshd_config")
+    run = fleet.play("--tags", "ssh", "--limit", "debian12")
+    assert run.status == 0, run.output[-3000:]
+    after = fleet.shell("debian12", "cat /etc/ssh/sshd_config")
+    assert after.startswith("# BEGIN Sallyport") and after.endswith(before)
+    assert any(
+        "'Match User helpdesk' keeps passwordauthentication yes" in n
+        for n in run.of("ssh")["debian12"]["notes"]
+    )
+    assert "passwordauthentication no" in fleet.shell("debian12", "sshd -T")
+    assert fleet.operator_gets_in("debian12")
+    assert not fleet.play("--tags", "ssh", "--limit", "debian12").of("ssh")["debian12"]["changed"]
+
+
+def test_an_sshd_behind_a_systemd_socket_is_hardened_and_the_socket_stays(hardened: Hardened) -> None:
+    fleet = hardened.fleet
+    fleet.shell(
+        "debian13",
+        "rm /etc/ssh/sshd_config.d/00-sallyport.conf; systemctl disable ssh.service; systemctl stop ssh.service; "
+        "systemctl enable --now ssh.socket",
+    )
+    run = fleet.play("--tags", "ssh", "--limit", "debian13")
+    assert run.of("ssh")["debian13"]["state"] == "confirmed", run.output[-3000:]
+    assert fleet.shell("debian13", "systemctl is-active ssh.socket").strip() == "active"
+    assert fleet.operator_gets_in("debian13")
+    assert not fleet.play("--tags", "ssh", "--limit", "debian13").of("ssh")["debian13"]["changed"]
