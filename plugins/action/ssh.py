@@ -147,7 +147,6 @@ class ActionModule(ActionBase):
                 "activate": plan.activate,
                 "verify": plan.verify,
                 "revert": plan.revert,
-                "live": plan.live,
             },
         )
         target = None

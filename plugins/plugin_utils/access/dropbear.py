@@ -2,7 +2,7 @@
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
 """Dropbear on one device. It has no configuration file: what it does is what its command line says.
 
-So the line that starts it at boot is edited (inittab, a boot script, or Debian's /etc/default/dropbear), and
+So the line that starts it at boot is edited (in inittab or a boot script), and
 the listening process is ended so that init starts the new one from that very line. Sessions are processes of
 their own and live on. Its algorithms are compiled in: what can be chosen is which host keys it shows.
 """
@@ -25,7 +25,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.access.ssh_plan impo
     login_account,
 )
 
-DEFAULTS = "/etc/default/dropbear"
 KEY_DIR = "/etc/dropbear"
 # Letters that take the next word, or the rest of their own, as a value.
 _WITH_VALUE = set("bcrdpPWKIVTDG")
@@ -241,7 +240,7 @@ def _host_keys(
     keys = device["ssh"].get("host_keys") or []
     best = "ed25519" if has >= _ED25519_SINCE else "rsa"
     wanted = {best: f"{KEY_DIR}/dropbear_{best}_host_key"}
-    renew, weak = host_keys.renewals(keys, shared, wanted=wanted)
+    renew, _ = host_keys.renewals(keys, shared, wanted=wanted)
     paths = {host_keys.key_type(str(key.get("type", ""))): str(key["path"]) for key in keys}
     path = paths.get(best, wanted[best])
     result.renewals = [item for item in renew if item.type == best]
@@ -255,7 +254,6 @@ def _host_keys(
             result.notes.append(f"host key {key['path']} ({kind}) is no longer shown; {path} is")
         elif not any(item.type == best for item in result.renewals):
             result.stays.append(str(key.get("public", "")))
-    del weak
     return [path]
 
 

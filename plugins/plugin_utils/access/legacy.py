@@ -31,10 +31,10 @@ class Kind:
     Attributes:
         name: what the allow list calls it.
         why: what is wrong with it, for the report.
-        programs: base names of programs and applets, and names of inetd services; an ``in.`` in front is
-            ignored.
+        programs: base names of daemons and applets; an ``in.`` in front is ignored.
         words: a pattern looked for in unit names and whole commands, for interpreters that serve it.
         ports: sockets that nothing else is expected on.
+        services: names of inetd services. Many are everyday words (login, time), so they count nowhere else.
     """
 
     name: str
@@ -42,62 +42,72 @@ class Kind:
     programs: frozenset[str]
     words: str = ""
     ports: frozenset[Socket] = frozenset()
+    services: frozenset[str] = frozenset()
 
 
-def _kind(name: str, why: str, programs: str, words: str = "", ports: Iterable[Socket] = ()) -> Kind:
-    return Kind(name, why, frozenset(programs.split()), words, frozenset(ports))
+def _kind(
+    name: str, why: str, programs: str, words: str = "", ports: Iterable[Socket] = (), services: str = ""
+) -> Kind:
+    return Kind(name, why, frozenset(programs.split()), words, frozenset(ports), frozenset(services.split()))
 
 
 KINDS: tuple[Kind, ...] = (
     _kind(
         "telnet",
         "passwords and sessions travel in clear text",
-        "telnet telnetd telnetd-ssl utelnetd telnets",
+        "telnetd telnetd-ssl utelnetd",
         r"\bu?telnetd?\b",
         {("tcp", 23)},
+        services="telnet telnets",
     ),
     _kind(
         "rsh",
         "trusts addresses and sends passwords in clear text",
-        "rsh rshd rlogin rlogind rexec rexecd shell login exec rsh-redone-rshd rsh-redone-rlogind rexd",
+        "rshd rlogind rexecd rsh-redone-rshd rsh-redone-rlogind rexd",
         r"\b(rsh|rlogin|rexec)d?\b",
         {("tcp", 512), ("tcp", 513), ("tcp", 514)},
+        services="rsh rlogin rexec shell login exec",
     ),
     _kind(
         "ftp",
         "passwords and files travel in clear text",
-        "ftp ftpd vsftpd proftpd pure-ftpd tcpsvd-ftpd bftpd uftpd ftpd-ssl",
+        "ftpd vsftpd proftpd pure-ftpd tcpsvd-ftpd bftpd uftpd ftpd-ssl",
         r"\b(vs|pro|pure-|b|u)?ftpd\b",
         {("tcp", 21)},
+        services="ftp",
     ),
     _kind(
         "tftp",
         "anybody reads, and often writes, files without a login",
-        "tftp tftpd tftpd-hpa atftpd utftpd",
+        "tftpd tftpd-hpa atftpd utftpd",
         r"\b[au]?tftpd\b",
         {("udp", 69)},
+        services="tftp",
     ),
     _kind(
         "finger",
         "tells strangers who has an account",
-        "finger fingerd cfingerd",
+        "fingerd cfingerd",
         r"\bc?fingerd\b",
         {("tcp", 79)},
+        services="finger",
     ),
     _kind(
         "inetd trivia",
         "amplifies attacks on others and serves nobody",
-        "chargen echo discard daytime time qotd systat netstat tcpmux talk talkd ntalk ntalkd",
+        "talkd ntalkd qotd",
         "",
         {(protocol, port) for protocol in ("tcp", "udp") for port in (7, 9, 13, 17, 19, 37)}
         | {("tcp", 1), ("tcp", 11)},
+        services="chargen echo discard daytime time qotd systat netstat tcpmux talk ntalk",
     ),
     _kind(
         "snmp",
         "versions 1 and 2c send their only secret in clear text",
-        "snmp snmpd",
+        "snmpd",
         r"\bsnmpd\b",
         {("udp", 161)},
+        services="snmp",
     ),
     _kind(
         "upnp",
@@ -114,7 +124,7 @@ KINDS: tuple[Kind, ...] = (
         {("tcp", 139), ("tcp", 445), ("udp", 137), ("udp", 138)},
     ),
     _kind("jetdirect", "prints whatever anybody sends", "p910nd p9100d jetdirect", r"\bp910\dd?\b"),
-    _kind("adb", "a root shell for the asking", "adbd", r"\badbd\b", {("tcp", 5555)}),
+    _kind("adb", "a root shell for the asking", "adbd", r"\badbd\b"),
     _kind(
         "tr069",
         "remote management whose clients were worms' favourite",
@@ -143,6 +153,8 @@ _SUPERVISORS = {
     "busybox",
     "sh",
 }
+# Daemons that sites move to odd ports; a port alone says nothing about them.
+_OTHERS = {"sshd", "dropbear", "rsyslogd", "syslog-ng", "nginx", "lighttpd", "apache2"}
 _INETD = ("inetd", "openbsd-inetd", "inetutils-inetd", "rlinetd")
 
 
@@ -230,29 +242,10 @@ def by_socket(socket: Socket) -> Kind | None:
 
 def _entry_kind(entry: boot_files.Entry) -> Kind | None:
     if entry.kind in ("inetd", "xinetd"):
-        return by_program([entry.name]) or by_program(entry.programs) or by_words(entry.command)
-    if entry.kind == "rc" and not re.match(
-        r"^(\[|test\b|exec\b|start-stop-daemon\b|busybox\b|/|\w)", entry.command
-    ):
-        return None
-    # In a script or inittab `login`, `time` and `echo` are everyday programs, not network services.
-    everyday = {
-        "login",
-        "echo",
-        "time",
-        "exec",
-        "shell",
-        "netstat",
-        "discard",
-        "telnet",
-        "ftp",
-        "tftp",
-        "finger",
-        "talk",
-    }
-    return by_program([name for name in entry.programs if name not in everyday]) or (
-        by_words(entry.command) if entry.kind != "rc" else None
-    )
+        named = next((kind for kind in KINDS if entry.name in kind.services), None)
+        return named or by_program([entry.name, *entry.programs]) or by_words(entry.command)
+    # A script's text is full of words; only a program that is called counts there.
+    return by_program(entry.programs) or (by_words(entry.command) if entry.kind != "rc" else None)
 
 
 def _loopback(address: str) -> bool:
@@ -302,7 +295,8 @@ def find(device: Mapping[str, Any], allow: Mapping[str, str]) -> list[Finding]:
         )
         if not starts and str(unit.get("active")) not in ("active", "activating", "reloading", "listening"):
             continue
-        kind = by_program([stem]) or by_words(stem)
+        # telnet.socket, tftp.service: units often go without the daemon's d.
+        kind = by_program([stem, f"{stem}d"]) or by_words(stem)
         if kind is not None:
             finding(kind).units.add(name)
     _listeners(device, finding, inetd_ports)
@@ -324,6 +318,8 @@ def _listeners(device: Mapping[str, Any], finding: Any, inetd_ports: Mapping[Soc
         if not supervised:
             programs = [process, *boot_files.words(command)[:2]]
             kind = by_program(programs) or by_words(command) or (by_words(unit) if unit else None) or kind
+            if kind is not None and process in _OTHERS:
+                continue
         if kind is None:
             continue
         entry = finding(kind)
@@ -390,14 +386,7 @@ def plan(device: Mapping[str, Any], findings: Iterable[Finding]) -> Plan:
 
 
 def _all_programs() -> set[str]:
-    return {name[:15] for kind in KINDS for name in kind.programs} - {
-        "login",
-        "echo",
-        "time",
-        "exec",
-        "shell",
-        "sh",
-    }
+    return {name[:15] for kind in KINDS for name in kind.programs}
 
 
 def _idle_supervisors(

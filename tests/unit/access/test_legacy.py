@@ -176,3 +176,41 @@ def test_a_socket_activated_service_takes_its_sessions_with_it_and_comes_back_on
     assert "telnet@*.service" in plan.activate[0]
     assert plan.revert[0] == "systemctl daemon-reload"
     assert "until systemctl start telnet.socket; do" in plan.revert[1]
+
+
+@pytest.mark.parametrize(
+    ("process", "port"),
+    [("rsyslogd", 514), ("sshd", 23), ("dropbear", 2323), ("nginx", 21), ("python3", 5555)],
+)
+def test_a_known_daemon_of_another_kind_on_an_odd_port_is_left_alone(process: str, port: int) -> None:
+    one = device(listening=[socket("tcp", port, process, f"{process}.service")])
+    assert legacy.find(one, {}) == []
+
+
+@pytest.mark.parametrize(
+    "unit", ["login.service", "time-sync.service", "shell.service", "systemd-logind.service", "echo.service"]
+)
+def test_units_with_everyday_names_are_no_legacy_services(unit: str) -> None:
+    assert legacy.find(device(units={unit: {"active": "active", "enabled": "enabled", "path": ""}}), {}) == []
+
+
+@pytest.mark.parametrize(
+    ("unit", "kind"),
+    [("telnet.socket", "telnet"), ("tftp.service", "tftp"), ("rlogin.socket", "rsh"), ("vsftpd.service", "ftp"),
+     ("inetutils-telnetd.service", "telnet"), ("minidlna.service", "upnp"), ("snmpd.service", "snmp")],
+)  # fmt: skip
+def test_units_are_known_by_name_even_before_they_run(unit: str, kind: str) -> None:
+    found = legacy.find(device(units={unit: {"active": "inactive", "enabled": "enabled", "path": ""}}), {})
+    assert kinds(found) == [kind] and found[0].units == {unit}
+
+
+@pytest.mark.parametrize("name", ["shell", "login", "exec", "time", "echo", "finger", "tftp"])
+def test_everyday_words_are_services_where_inetd_serves_them(name: str) -> None:
+    text = f"{name} stream tcp nowait root internal internal\n"
+    assert len(legacy.find(device(files={"/etc/inetd.conf": text}), {})) == 1
+
+
+def test_a_client_in_a_crontab_is_no_server() -> None:
+    text = "@reboot tftp -g -r config 10.0.0.1\n@reboot telnetd -p 24\n"
+    found = legacy.find(device(files={"/var/spool/cron/crontabs/root": text}), {})
+    assert kinds(found) == ["telnet"] and [entry.line for entry in found[0].entries] == [2]
