@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, cast
 
-from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import cidrs, intervals, layers
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import cidrs, intervals, layers, shelf
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import UNSPOOFABLE
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.language import (
     RATE,
@@ -637,8 +637,13 @@ def _read_blocklist(path: str) -> tuple[Addresses, list[cidrs.NotACidr]]:
     known = _lists.get(path)
     if known and known[0] == now:
         return known[1]
-    with open(path, encoding="utf-8", errors="replace", newline="") as file:
-        read = cidrs.read_list(file.read())
+    with open(path, "rb") as file:
+        raw = file.read()
+    name = shelf.digest(raw)
+    kept = shelf.fetch(name, len(raw))
+    read = (kept, []) if kept else cidrs.read_list(raw.decode("utf-8", "replace"))
+    if not kept and not read[1]:
+        shelf.keep(name, len(raw), read[0])
     if len(_lists) >= 64:
         _lists.clear()
     _lists[path] = (now, read)
