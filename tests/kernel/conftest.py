@@ -13,8 +13,16 @@ import pytest
 from tests.kernel.device import Device
 
 
+@pytest.fixture
+def device(whole_run: Device) -> Iterator[Device]:
+    """The device, without a firewall at the end whichever one the test left."""
+    yield whole_run
+    whole_run.load({}, legacy=True)
+    whole_run.load({})
+
+
 @pytest.fixture(scope="session")
-def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
     if os.geteuid() != 0:
         pytest.skip("network namespaces and raw sockets need root: run the tests as root")
     directory: Path = tmp_path_factory.mktemp("device") / "firewall"

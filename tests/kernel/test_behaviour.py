@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
     ServiceSet,
     Traps,
 )
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.cuts import cuts
 
 from tests.kernel.device import BRIDGES, Device
 from tests.kernel.equivalence import BACKENDS
@@ -594,3 +596,28 @@ def test_drops_are_logged_under_the_prefix_and_no_faster_than_the_limit(firewall
         assert prefixes.count("gate drop: ") == 3
     finally:
         log.close()
+
+
+def test_a_withdrawn_rule_that_says_cut_ends_its_running_flows(firewall: Firewall) -> None:
+    if shutil.which("conntrack") is None:
+        pytest.skip("the conntrack tool is not installed")
+    rule = Rule("short", "allow", ServiceSet(udp=((5006, 5007),)), cut=True)
+    kept = Rule("kept", "allow", ServiceSet(udp=((5008, 5008),)))
+    tools = {"tools": {"conntrack": "/usr/sbin/conntrack"}}
+
+    def load(*rules: Rule) -> None:
+        policy = HostPolicy("device", inbound=rules, bridges=BRIDGES, defaults=Defaults(outbound="deny"))
+        lines = cuts(policy, tools)
+        files = BACKENDS[firewall.name](policy)
+        firewall.device.load({**files, "cuts": lines} if lines else files, legacy=firewall.legacy)
+
+    one, other = (incoming("ipv4", UDP, port, 46000) for port in (5007, 5008))
+    with flows(firewall.device):
+        load(rule, kept)
+        for request in (one, other):
+            assert firewall.passes(request)
+            assert firewall.passes(answer_to(request))
+        load(kept)
+        assert firewall.passes(answer_to(other)), "a flow of a rule that stays was ended"
+        assert not firewall.passes(answer_to(one))
+        assert not firewall.passes(one)

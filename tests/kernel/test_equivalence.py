@@ -35,3 +35,13 @@ def test_every_backend_gives_the_verdict_of_the_model_on_every_packet(device: De
     assert 0.1 * delivered < passed < 0.9 * delivered, (
         f"{passed} of {delivered} passed: the test would say little"
     )
+
+
+def test_iptables_legacy_gives_the_verdict_of_the_model(device: Device) -> None:
+    backends = {name: BACKENDS[name] for name in ("iptables_ipset", "iptables")}
+    delivered = 0
+    for seed in range(FIRST_SEED, FIRST_SEED + POLICIES // 10):
+        result = compare(device, seed, PACKETS, backends, legacy=True)
+        delivered += result.delivered
+        assert not result.disagreements, "\n\n".join(map(str, result.disagreements))
+    assert delivered > PACKETS

@@ -284,3 +284,23 @@ def test_the_commands_are_clean_posix_sh() -> None:
 def test_taking_back_a_first_generation_needs_no_file_on_the_device() -> None:
     rendered = render(HostPolicy("gate"), EVERYTHING)
     assert loader() in rendered.revert[0] and "set -- remove" in rendered.revert[0]
+
+
+def test_cut_is_refused_without_the_conntrack_tool_and_for_what_it_cannot_single_out() -> None:
+    def with_rule(**changes: Any) -> HostPolicy:
+        return HostPolicy("gate", inbound=(replace(Rule("short", "allow", SSH, cut=True), **changes),))
+
+    with pytest.raises(Unsupported, match="no conntrack tool"):
+        render(with_rule(), EVERYTHING)
+    able = {**EVERYTHING, "tools": {"conntrack": "/usr/sbin/conntrack"}}
+    for changes in (
+        {"sources": (Endpoint(interfaces=("eth0",)),)},
+        {"services": ServiceSet(icmp=((8, 8),))},
+        {"services": ServiceSet(tcp=((1, 65535),))},
+    ):
+        with pytest.raises(Unsupported, match="'short' says cut"):
+            render(with_rule(**changes), able)
+    contents = {file.path: file.content for file in render(with_rule(), able).files}
+    assert contents["/etc/sallyport/firewall/cuts"] == (
+        "-f ipv4 -p tcp --orig-port-dst 22\n-f ipv6 -p tcp --orig-port-dst 22\n"
+    )

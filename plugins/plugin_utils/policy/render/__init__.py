@@ -25,6 +25,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base i
     Unsupported,
     loader,
 )
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.cuts import cuts
 
 __all__ = ["BACKENDS", "Rendered", "RenderedFile", "Unsupported", "choose", "render"]
 
@@ -50,6 +51,7 @@ _SHARE = 0.5
 """Of the memory that is free, so that the device's own work goes on."""
 
 _UNIT_NAME = "sallyport-firewall.service"
+_UNIT_PATH = f"/etc/systemd/system/{_UNIT_NAME}"
 _UNIT = f"""\
 [Unit]
 Description=Sallyport firewall
@@ -74,6 +76,10 @@ WantedBy=sysinit.target
 _BOOT_SCRIPT = f"#!/bin/sh\nexec /bin/sh {LOADER} load\n"
 
 _REVERT = f"""\
+if [ -d /run/systemd/system ]; then
+	systemctl daemon-reload
+	[ -e {_UNIT_PATH} ] || systemctl stop {_UNIT_NAME} || :
+fi
 if [ -e {LOADER} ]; then
 	/bin/sh {LOADER} load
 	exit 0
@@ -91,11 +97,13 @@ def render(
     """
     name, notes = choose(policy, device, backend, memory_kb)
     texts = BACKENDS[name](policy, device)
+    flows = cuts(policy, device)
     files = [
         RenderedFile(f"{DIRECTORY}/{file}", texts.get(file), "0600")
         # The files of another backend must go: the loader takes what it finds.
         for file in _FILES
     ]
+    files.append(RenderedFile(f"{DIRECTORY}/cuts", flows or None, "0600"))
     files.append(RenderedFile(LOADER, loader(), "0755"))
     files += _boot(device)
     staged = " ".join(f'{file} "$(staged {DIRECTORY}/{file})"' for file in _FILES if file in texts)
@@ -126,9 +134,8 @@ def _removal() -> str:
 def _boot(device: Mapping[str, Any]) -> list[RenderedFile]:
     init = device.get("init")
     if init == "systemd":
-        unit = f"/etc/systemd/system/{_UNIT_NAME}"
         wanted = f"/etc/systemd/system/sysinit.target.wants/{_UNIT_NAME}"
-        return [RenderedFile(unit, _UNIT, "0644"), RenderedFile(wanted, None, link=unit)]
+        return [RenderedFile(_UNIT_PATH, _UNIT, "0644"), RenderedFile(wanted, None, link=_UNIT_PATH)]
     if init == "busybox":
         return [RenderedFile("/etc/sallyport/boot.d/50-firewall", _BOOT_SCRIPT, "0755")]
     raise Unsupported(

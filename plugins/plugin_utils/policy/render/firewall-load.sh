@@ -207,6 +207,33 @@ check() {
 	done
 }
 
+# Rules that say "cut" end their flows when they go. What is in force now is remembered until the next boot, which
+# ends all flows anyway.
+cut_flows() {
+	before=$DIR/cuts.in-force
+	[ ! -w /run ] || before=/run/sallyport-firewall-cuts
+	now=
+	[ ! -e "$DIR/cuts" ] || now=$(cat "$DIR/cuts")
+	if [ -e "$before" ]; then
+		while IFS= read -r line; do
+			case $LF$now$LF in
+			*"$LF$line$LF"*) ;;
+			*)
+				# Words made by Sallyport, one option each; no flow of that kind is no error.
+				# shellcheck disable=SC2086
+				conntrack -D $line >/dev/null 2>&1 || :
+				;;
+			esac
+		done <"$before"
+	fi
+	if [ -n "$now" ]; then
+		(umask 077 && printf '%s\n' "$now" >"$before.new")
+		mv -f "$before.new" "$before"
+	else
+		rm -f "$before"
+	fi
+}
+
 load() { # What another tool held is removed only after the new rules stand.
 	if [ -e "$DIR/nft" ]; then
 		nft_load "$1"
@@ -217,6 +244,7 @@ load() { # What another tool held is removed only after the new rules stand.
 	else
 		remove
 	fi
+	cut_flows
 }
 
 verify() { # Every chain of the files is there, and the hooks lead to them.
