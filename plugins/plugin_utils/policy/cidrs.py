@@ -174,6 +174,23 @@ def texts(addresses: Addresses) -> list[str]:
     return [*_texts4(addresses.v4), *_texts6(addresses.v6)]
 
 
+def span_texts(family: Family, intervals: Intervals) -> list[str]:
+    """One text for each interval, in order: an address, a CIDR, or ``first-last``."""
+    result: list[str] = []
+    add = result.append
+    four = family == "ipv4"
+    size = 4 if four else 16
+    suffix_of = (_SUFFIX_OF_HOST4 if four else _SUFFIX_OF_HOST6).get
+    for first, last in intervals:
+        text = inet_ntoa(first.to_bytes(size, "big")) if four else address_text(family, first)
+        host = first ^ last
+        if host:
+            suffix = suffix_of(host)
+            text += f"-{address_text(family, last)}" if suffix is None or first & host else suffix
+        add(text)
+    return result
+
+
 def address_text(family: Family, address: int) -> str:
     """One address as text (RFC 5952 for IPv6)."""
     if family == "ipv4":

@@ -15,6 +15,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
     Endpoint,
     Finding,
     HostPolicy,
+    Rule,
     ServiceSet,
 )
 
@@ -32,8 +33,13 @@ class Resolved:
     tentative: HostPolicy
     zones: Mapping[str, Endpoint] = field(default_factory=dict)
     services: Mapping[str, ServiceSet] = field(default_factory=dict)
-    fingerprints: frozenset[str] = frozenset()
-    """Of all rules, expired ones included; hand them to the next run as ``previous_rules``."""
+    rules: tuple[Rule, ...] = ()
+    """All rules as written, expired ones included."""
+
+    @property
+    def fingerprints(self) -> frozenset[str]:
+        """Of all rules; hand them to the next run as ``previous_rules``."""
+        return frozenset(check.fingerprint(rule) for rule in self.rules)
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -94,7 +100,7 @@ def load_host(
         tentative=policy,
         zones=draft.zones,
         services=draft.services,
-        fingerprints=frozenset(check.fingerprint(rule) for rules in draft.rules.values() for rule in rules),
+        rules=tuple(rule for rules in draft.rules.values() for rule in rules),
     )
 
 

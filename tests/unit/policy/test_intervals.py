@@ -107,6 +107,16 @@ def test_ipv6_addresses_are_written_as_netaddr_writes_them(number: int) -> None:
         assert text == str(netaddr.IPAddress(number, 6))
 
 
+@given(canonical)
+def test_spans_are_written_as_address_cidr_or_range(found: Intervals) -> None:
+    for family in ("ipv4", "ipv6"):
+        high = 0 if family == "ipv4" else 0xFD00 << 112
+        moved = tuple((high + low, high + last) for low, last in found)
+        texts = cidrs.span_texts(family, moved)  # type: ignore[arg-type]
+        read = [(cidrs.parse_range if "-" in text else cidrs.parse_one)(text) for text in texts]
+        assert tuple(one[1:] for one in read) == moved
+
+
 def test_a_block_list_of_thousands_of_lines_agrees_with_netaddr() -> None:
     chance = random.Random(7)
     lines = []

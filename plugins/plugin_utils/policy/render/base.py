@@ -13,6 +13,7 @@ from pathlib import Path
 from socket import AF_INET6, inet_ntoa, inet_ntop
 from typing import Any
 
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.cidrs import span_texts
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.intervals import merge, prefixes, subtract
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import UNSPOOFABLE
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import (
@@ -125,17 +126,7 @@ def range_texts(family: Family, intervals: Intervals) -> tuple[str, ...]:
 
     Cached because the hundred devices of a fleet share their blocklists.
     """
-    bits = BITS[family]
-    texts = []
-    for first, last in intervals:
-        size = last - first + 1
-        if size == 1:
-            texts.append(address(family, first))
-        elif size & (size - 1) == 0 and first % size == 0:
-            texts.append(f"{address(family, first)}/{bits + 1 - size.bit_length()}")
-        else:
-            texts.append(f"{address(family, first)}-{address(family, last)}")
-    return tuple(texts)
+    return tuple(span_texts(family, intervals))
 
 
 def spoofable(endpoint: Endpoint) -> Addresses:
