@@ -95,6 +95,8 @@ def _check(policy: HostPolicy, draft: Draft, around: Surroundings, ports: set[in
     if "outbound" not in draft.tainted and "defaults" not in draft.tainted:
         _blind(policy, draft, reader)
     _interfaces(draft, around, reader)
+    if "inbound" not in draft.tainted:
+        _published(policy, reader)
     reader.findings += shadow.findings(policy, draft.tainted)
 
 
@@ -446,6 +448,27 @@ def _blind(policy: HostPolicy, draft: Draft, reader: Reader) -> None:
             f"outbound is closed by default and no rule admits {', '.join(missing)}",
             "add outbound rules for what the device needs",
         )
+
+
+def _published(policy: HostPolicy, reader: Reader) -> None:
+    """Translations that nobody can use, since a published port is judged by the inbound rules."""
+    for publish in policy.nat.publish:
+        if not any(
+            rule.verdict == "allow"
+            and (
+                rule.services.any
+                or intervals.holds(rule.services.protocols, flows.NUMBERS[publish.protocol])
+                or intervals.holds(getattr(rule.services, publish.protocol), publish.port)
+            )
+            for rule in policy.inbound
+        ):
+            reader.warn(
+                "publish-closed",
+                publish.where,
+                f"no inbound rule allows {publish.protocol}/{publish.port}, so nobody reaches "
+                f"`{short(publish.name, 40)}`",
+                "add an inbound rule for the original port",
+            )
 
 
 def _interfaces(draft: Draft, around: Surroundings, reader: Reader) -> None:

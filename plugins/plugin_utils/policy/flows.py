@@ -56,6 +56,7 @@ OTHER = "other"
 """Stands for every interface that neither policy nor device names."""
 PORTS: Intervals = ((0, 65535),)
 TYPES: Intervals = ((0, 255),)
+NUMBERS = {"tcp": TCP, "udp": UDP}
 _WITH_PORTS = {TCP: "tcp", UDP: "udp", SCTP: "sctp"}
 MAX_PIECES = 100_000
 

@@ -410,6 +410,12 @@ def test_shadowed_rules_are_warnings_with_the_rule_that_covers_them(loaded: Load
     assert "by `operators`" in resolved.findings[0].message
 
 
+def test_a_published_port_without_an_inbound_rule_is_a_warning(loaded: Loader) -> None:
+    nat = 'nat: {publish: [{name: hmi, port: %d, to: "10.20.0.9:443"}]}\n'
+    assert found(loaded(SOUND + nat % 8443)) == [("publish-closed", 5)]
+    assert found(loaded(SOUND + nat % 22)) == []
+
+
 def test_probed_bridges_reach_the_policy(loaded: Loader) -> None:
     docker = {"name": "docker0", "kind": "container_bridge", "addresses": ["172.17.0.1/16"]}
     device = DEVICE | {
