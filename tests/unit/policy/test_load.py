@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import cidrs, layers, load
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import Endpoint, Rate
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 TODAY = date(2026, 11, 22)
 SOUND = """\
@@ -543,3 +545,98 @@ def test_any_wrong_type_anywhere_is_a_finding_or_harmless_but_never_a_crash(valu
     for shape in shapes:
         resolved = load.load_host(None, "gw1", variables={"sallyport_policy__10_x": shape}, now=TODAY)
         assert (resolved.policy is None) == bool(resolved.errors)
+
+
+_KEYS = st.sampled_from(
+    [
+        "zones",
+        "services",
+        "inbound",
+        "outbound",
+        "forward",
+        "nat",
+        "containers",
+        "defaults",
+        "blocklists",
+        "traps",
+        "log",
+        "assert",
+        "cidrs",
+        "except",
+        "hosts",
+        "interfaces",
+        "local",
+        "override",
+        "locked",
+        "tcp",
+        "udp",
+        "icmp",
+        "name",
+        "allow",
+        "deny",
+        "reject",
+        "from",
+        "to",
+        "rate",
+        "until",
+        "on_device",
+        "cut",
+        "log",
+        "reason",
+        "masquerade",
+        "publish",
+        "port",
+        "protocol",
+        "clamp_mss",
+        "ping",
+        "file",
+        "direction",
+        "overlap",
+        "ban",
+        "size",
+        "proof",
+        "never",
+        "drops",
+        "prefix",
+        "group",
+        "service",
+        "only_from",
+        "defaults",
+        "a",
+        "any",
+        "mgmt",
+    ]
+)
+_LEAVES = st.sampled_from(
+    [None, True, 0, 22, -1, 10 ** 30, 1.5, "", "any", "a", "mgmt", "ssh", "eth0", "wwan*", "10.0.0.0/8", "::/0", "fd00::1", "5/second", "2027-01-31", "drop", "allow", "1h", "[::1]:1", "10.0.0.1:80", "23-25", "\x00", "x\ny", "../../etc/passwd"]
+) | st.text(max_size=5)  # fmt: skip
+_TREES = st.recursive(
+    _LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=4),
+    max_leaves=25,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.dictionaries(_KEYS, _TREES, max_size=4), min_size=1, max_size=2))
+def test_any_tree_of_words_gets_findings_or_a_policy_but_never_a_crash(trees: list[Any]) -> None:
+    variables = {f"sallyport_policy__{place:02}_x": tree for place, tree in enumerate(trees)}
+    resolved = load.load_host(None, "gw1", variables=variables, device=DEVICE, now=TODAY)
+    assert (resolved.policy is None) == bool(resolved.errors)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(
+        st.sampled_from([*list("abz:{}[],-&*!|>'\"%@`#? \n\t\x00é"), "zones:", "- ", "inbound: ", "<<: "]),
+        max_size=40,
+    )
+)
+def test_any_text_gets_findings_or_a_policy_but_never_a_crash(pieces: list[str]) -> None:
+    from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.source import read_text
+
+    node, findings = read_text("".join(pieces).encode(), "fleet.yml")
+    assert (node is None) <= bool(findings)
+    if node is not None:
+        layer = layers._layer("fleet.yml", node, findings)
+        assert layer.entry is not None or layer.findings
