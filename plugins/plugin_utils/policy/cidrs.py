@@ -35,7 +35,6 @@ _LENGTHS6 = {str(number): bytes((number,)) for number in range(129)}
 _HOST4 = [V4_MAX >> length for length in range(33)]
 _HOST6 = [(1 << 128 - length) - 1 for length in range(129)]
 _LEADING_ZERO = re.compile(rb"(?<![0-9])0[0-9]")
-_SPLIT, _SLASHES = str.partition, repeat("/")
 _SUFFIXES = [f"/{length}" for length in range(129)]
 _SUFFIX_OF_HOST4 = {host: f"/{length}" for length, host in enumerate(_HOST4)}
 _SUFFIX_OF_HOST6 = {host: f"/{length}" for length, host in enumerate(_HOST6)}
@@ -273,13 +272,17 @@ def _bulk6(lines: Sequence[str]) -> Intervals | None:
     """Well-formed IPv6 CIDRs; None when any line is something else."""
     if not lines:
         return ()
-    whole = _LENGTHS6["128"]
+    text = "\n".join(lines)
+    if text.count("/") != len(lines):
+        text = "\n".join([line if "/" in line else line + "/128" for line in lines])
+    pieces = text.replace("/", "\n").split("\n")
     try:
-        cells = [
-            inet_pton(AF_INET6, address) + (_LENGTHS6[length] if slash else whole)
-            for address, slash, length in map(_SPLIT, lines, _SLASHES)
-        ]
+        # A line with two slashes puts a length where an address belongs, which is then refused.
+        addresses = map(inet_pton, repeat(AF_INET6), pieces[0::2])
+        cells = list(map(bytes.__add__, addresses, map(_LENGTHS6.__getitem__, pieces[1::2])))
     except (OSError, KeyError, ValueError):
+        return None
+    if len(cells) != len(lines):
         return None
     cells.sort()
     at = bisect_left(cells, _MAPPED6)
