@@ -35,6 +35,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
     ServiceSet,
     Traps,
 )
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base import loader
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.cuts import cuts
 
 from tests.kernel.device import BRIDGES, Device
@@ -621,3 +622,22 @@ def test_a_withdrawn_rule_that_says_cut_ends_its_running_flows(firewall: Firewal
         assert firewall.passes(answer_to(other)), "a flow of a rule that stays was ended"
         assert not firewall.passes(answer_to(one))
         assert not firewall.passes(one)
+
+
+@pytest.mark.parametrize("broken", ["nft", "xtables-nft-multi", "ipset"])
+def test_a_tool_that_does_not_work_is_no_hindrance_to_the_others(device: Device, broken: str) -> None:
+    name = "iptables" if broken in ("nft", "ipset") else "nftables"
+    for old in device.directory.iterdir():
+        old.unlink()
+    for file, text in BACKENDS[name](allowing(tcp=((22, 22),))).items():
+        (device.directory / file).write_text(text, encoding="utf-8")
+    (device.directory.parent / "firewall-load").write_text(loader(), encoding="utf-8")
+    script = f"""
+        printf '#!/bin/sh\\necho "kernel says no" >&2\\nexit 1\\n' >"{device.directory.parent}/broken"
+        chmod 755 "{device.directory.parent}/broken"
+        mount --bind "{device.directory.parent}/broken" "$(readlink -f "$(command -v {broken})")"
+        export SALLYPORT_FIREWALL_DIR="{device.directory}"
+        for command in load verify live remove; do sh "{device.directory.parent}/firewall-load" "$command"; done
+    """
+    printed = device.inside.run("sh", "-euc", script)
+    assert "22" in printed
