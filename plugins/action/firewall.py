@@ -15,7 +15,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction i
     File,
     Transaction,
 )
-from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import fleet, render
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import fleet, load, render
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.report import finding_text
 
 _SPEC: dict[str, Any] = {
@@ -75,7 +75,7 @@ class ActionModule(ActionBase):
         result["notes"] = list(rendered.notes)
         transaction = Transaction(
             name="firewall",
-            files=tuple(_file(item) for item in rendered.files),
+            files=(*(_file(item) for item in rendered.files), _rules(resolved)),
             check=rendered.check,
             activate=rendered.activate,
             verify=rendered.verify,
@@ -91,6 +91,12 @@ class ActionModule(ActionBase):
             return {**result, **run(self, variables, transaction)}
         except CommitError as error:
             return {**result, **error.result, "failed": True, "msg": str(error)}
+
+
+def _rules(resolved: load.Resolved) -> File:
+    """What tells the next run which rules are new: an expired rule is an error only where it is."""
+    lines = "".join(f"{fingerprint}\n" for fingerprint in sorted(resolved.fingerprints))
+    return File(dest=fleet.RULES, content=lines.encode(), mode="0600")
 
 
 def _file(item: render.RenderedFile) -> File:

@@ -400,7 +400,7 @@ texts() {
     /etc/ssh/sshd_config.d/*.conf /etc/rc.local /etc/rc.d/rc.local /etc/init.d/rcS /etc/rcS /etc/crontab /etc/cron.d/* \
     /etc/default/ssh /etc/default/dropbear /etc/default/inetutils-inetd /etc/default/openbsd-inetd \
     /etc/default/telnetd /etc/default/atftpd /etc/default/tftpd-hpa /etc/config/dropbear /etc/securetty \
-    /root/.ssh/authorized_keys /etc/dropbear/authorized_keys; do
+    /root/.ssh/authorized_keys /etc/dropbear/authorized_keys /etc/sallyport/firewall/rules; do
     send_file "$_file"
   done
   if [ ! -d /run/systemd/system ]; then

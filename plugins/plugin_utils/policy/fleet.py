@@ -13,6 +13,9 @@ from typing import Any
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device import inquiry
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import layers, load
 
+RULES = "/etc/sallyport/firewall/rules"
+"""On the device: the fingerprints of the rules that it was given last."""
+
 
 class Addresses(Mapping[str, tuple[str, ...]]):
     """The addresses of inventory hosts, looked up when asked for: a large inventory is costly to read whole.
@@ -77,6 +80,7 @@ def resolve_host(
         now=datetime.now(timezone.utc).date(),
         known_hosts=set(hostvars),
         known_groups=set(groups),
+        previous_rules=_previous(device),
     )
 
 
@@ -89,6 +93,13 @@ def folder_of(variables: Mapping[str, Any]) -> str:
 def device_of(variables: Mapping[str, Any]) -> dict[str, Any] | None:
     """What probe found in this run, or None; what a fact cache holds of another run is out of date."""
     return inquiry.recall(variables)
+
+
+def _previous(device: Mapping[str, Any] | None) -> set[str] | None:
+    """The rules that the device has now; None where that cannot be known."""
+    if device is None or RULES in (device.get("files_omitted") or ()):
+        return None
+    return set(str((device.get("files") or {}).get(RULES, "")).split())
 
 
 def _groups_by_depth(hostvars: Any, host: str, own: Mapping[str, Any]) -> list[str]:
