@@ -26,6 +26,10 @@ TOOLS = Path(sys.executable).parent
 HASH = re.compile(r"\$(?:1|2[aby]|5|6|y)\$[^\s'\"]{8,}")
 
 
+# Keeps the operator's way in while a test takes our settings away.
+OWN_KEY = "mkdir -p -m 700 /root/.ssh; cp /etc/ssh/authorized_keys.d/root /root/.ssh/authorized_keys"
+
+
 @dataclass
 class Run:
     """One ansible-playbook: what it printed, and every task's result."""
@@ -408,7 +412,7 @@ def test_a_main_file_that_includes_nothing_gets_a_block_on_top_and_match_blocks_
     fleet = hardened.fleet
     fleet.shell(
         "debian12",
-        "rm /etc/ssh/sshd_config.d/*; printf 'PermitRootLogin yes\\nPasswordAuthentication yes\\n"
+        f"{OWN_KEY}; rm /etc/ssh/sshd_config.d/*; printf 'PermitRootLogin yes\\nPasswordAuthentication yes\\n"
         "UsePAM yes\\nSubsystem sftp /usr/lib/openssh/sftp-server\\nMatch User helpdesk\\n  PasswordAuthentication yes\\n' "
         ">/etc/ssh/sshd_config; systemctl restart ssh",
     )
@@ -430,7 +434,7 @@ def test_an_sshd_behind_a_systemd_socket_is_hardened_and_the_socket_stays(harden
     fleet = hardened.fleet
     fleet.shell(
         "debian13",
-        "rm /etc/ssh/sshd_config.d/00-sallyport.conf; systemctl disable ssh.service; systemctl stop ssh.service; "
+        f"{OWN_KEY}; rm /etc/ssh/sshd_config.d/00-sallyport.conf; systemctl disable ssh.service; systemctl stop ssh.service; "
         "systemctl enable --now ssh.socket",
     )
     run = fleet.play("--tags", "ssh", "--limit", "debian13")
