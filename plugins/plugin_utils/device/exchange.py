@@ -239,12 +239,16 @@ class Exchange:
 
     def _advise_login(self, message: str) -> str:
         text = _said(message)
+        if "privilege escalation" in text:
+            return self._advise_become(message)
         if any(sign in message for sign in _HOST_KEY):
             address = self._connection.get_option("host") or "its address"
             advice = (
                 "the device's host key is not one that this controller knows for it, so nothing was sent. If the device "
                 f"was replaced or reset: ssh-keygen -R {address}, then connect once by hand and compare the fingerprint"
             )
+            if "Host Key checking is enabled" in text:  # Ansible's words for it, which speak of passwords
+                return f"{advice}."
         elif (
             "Permission denied" in text
             or "Authentication failure" in text
