@@ -60,6 +60,16 @@ def own_addresses(family: Family) -> list[int]:
     return [_number(pair[family == "ipv6"].partition("/")[0]) for pair in ADDRESSES.values()]
 
 
+def _routed(family: Family, address: int) -> bool:
+    """Whether the device would send to it by one known interface.
+
+    Not so for link-local addresses, and for a network's first address, which every IPv6 router answers itself.
+    """
+    if family == "ipv4":
+        return True
+    return address >> 118 != 0xFE80 >> 6 and address not in {one >> 64 << 64 for one in own_addresses("ipv6")}
+
+
 _BASES = {
     "ipv4": [(_number(a), bits) for a, bits in (("10.77.0.0", 16), ("198.51.100.128", 7), ("100.64.0.0", 16),
              ("172.20.0.0", 16), ("172.21.0.0", 16), ("10.0.0.0", 24), ("203.0.114.0", 8))],
@@ -259,8 +269,7 @@ class Author:
             target = random.choice(own_addresses(family))
             if protocol == 2 and family == "ipv4":
                 target = _number("224.0.0.22")
-        if family == "ipv6" and target >> 118 == 0xFE80 >> 6:
-            # Link-local destinations are never routed, so that there is no one out-interface to speak of.
+        if not _routed(family, target):
             target = _number("2001:db8:77::9")
         out_interface = "" if hook == "inbound" else route(family, target)
         packet = Packet(
@@ -295,7 +304,7 @@ class Author:
             [name for one in rule.sources for name in one.interfaces if name in INTERFACES] if rule else []
         )
         target = self.near(family, [])
-        if family == "ipv6" and target >> 118 == 0xFE80 >> 6:
+        if not _routed(family, target):
             target = _number("fd20::9")
         packet = Packet(
             hook="forward",
