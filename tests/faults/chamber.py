@@ -182,7 +182,9 @@ class Chamber:
         """What must not be there after the way back to factory: anything of Sallyport's."""
         state = self.root / STATE.lstrip("/")
         found = [*self.leftovers(), *([STATE] if state.exists() else [])]
-        return found + (["/etc/inittab: the boot line"] if STATE in (self.root / "etc/inittab").read_text() else [])
+        return found + (
+            ["/etc/inittab: the boot line"] if STATE in (self.root / "etc/inittab").read_text() else []
+        )
 
     def pending(self) -> bool:
         return (self.root / STATE.lstrip("/") / "armed").exists()

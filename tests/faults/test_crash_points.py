@@ -20,7 +20,9 @@ import pytest
 from tests.faults import conftest, trial
 from tests.faults.chamber import MEDIA, SHELLS, isolate, make_tools
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="crash points need root: loop mounts and namespaces")
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="crash points need root: loop mounts and namespaces"
+)
 _JOBS = int(os.environ.get("SALLYPORT_FAULT_JOBS", "4"))  # trials mostly wait for the device's guards
 _SAMPLE = int(os.environ.get("SALLYPORT_FAULT_SAMPLE", "8"))
 
@@ -74,7 +76,9 @@ def _own(function: Callable[..., list[str]], setting: trial.Setting, *arguments:
     return function(replace(setting, work=setting.work / str(os.getpid())), *arguments)
 
 
-def _all(apart: Any, function: Callable[..., list[str]], cases: Sequence[tuple[str, tuple[Any, ...]]]) -> list[str]:
+def _all(
+    apart: Any, function: Callable[..., list[str]], cases: Sequence[tuple[str, tuple[Any, ...]]]
+) -> list[str]:
     """Run every case; a line for each that has problems, beginning with what was injected."""
     running = [(what, apart.apply_async(partial(_own, function), arguments)) for what, arguments in cases]
     found = []

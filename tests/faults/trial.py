@@ -180,12 +180,17 @@ def cut(setting: Setting, medium: Path, must_be: str) -> list[str]:
 def must_be(points: list[Point]) -> dict[str, str]:
     """For every medium of a recording what a boot from it must lead to."""
     verdict = next(
-        (i for i, point in enumerate(points) if point.what.endswith("/tx/open /var/lib/sallyport/armed/tx/confirmed")),
+        (
+            i
+            for i, point in enumerate(points)
+            if point.what.endswith("/tx/open /var/lib/sallyport/armed/tx/confirmed")
+        ),
         len(points),
     )
     # The confirming program goes on with its first other call once the flush of the verdict is over.
     done = next(
-        (i for i, p in enumerate(points) if i > verdict + 1 and p.role == "confirm" and not _is_flush(p)), len(points)
+        (i for i, p in enumerate(points) if i > verdict + 1 and p.role == "confirm" and not _is_flush(p)),
+        len(points),
     )
     wanted: dict[str, str] = {}
     for index, point in enumerate(points):
@@ -303,7 +308,9 @@ def _judge(
     if not is_one:
         nearest = states["old"] if may_be_old else states["new"]
         differing = sorted(path for path in {*visible, *nearest} if visible.get(path) != nearest.get(path))
-        shown = [f"{path}: {str(visible.get(path))[:80]}, not {str(nearest.get(path))[:80]}" for path in differing]
+        shown = [
+            f"{path}: {str(visible.get(path))[:80]}, not {str(nearest.get(path))[:80]}" for path in differing
+        ]
         return [f"a mixture: {'; '.join(shown)}"]
     problems = []
     if is_one == ["old"] and not may_be_old:
