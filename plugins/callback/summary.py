@@ -14,7 +14,7 @@ description:
   - A host that failed because another one's policy is wrong is not listed a second time.
 requirements:
   - Enable it with C(callbacks_enabled = sallyport.iot.summary) in the C([defaults]) of C(ansible.cfg).
-author: The Sallyport authors
+author: The Sallyport authors (@sallyport)
 """
 
 import os

@@ -12,7 +12,8 @@ description:
   - A part of C(playbooks/audit.yml).
 options:
   addresses:
-    description: The device's addresses by vantage name, as C({lan: [v4, v6], wan: []}). An empty list skips a vantage.
+    description: >-
+      The device's addresses by vantage name, a list for each. An empty list skips a vantage.
     type: dict
     default: {}
   budget:

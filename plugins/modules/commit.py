@@ -137,7 +137,7 @@ options:
   note:
     description: A remark for the list of generations.
     type: str
-author: The Sallyport authors
+author: The Sallyport authors (@sallyport)
 attributes:
   check_mode:
     description: Stages nothing, and says what would change.

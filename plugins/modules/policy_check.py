@@ -16,7 +16,7 @@ options:
       The folder with C(fleet.yml), C(groups/) and C(hosts/). By default each host's C(sallyport_policy_dir), else
       C(policy) beside its inventory.
     type: path
-author: The Sallyport authors
+author: The Sallyport authors (@sallyport)
 attributes:
   check_mode:
     description: Changes nothing, so it does the same.

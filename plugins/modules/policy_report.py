@@ -68,7 +68,7 @@ options:
   now:
     description: The day (UTC) on which the policy is judged. Today by default.
     type: str
-author: The Sallyport authors
+author: The Sallyport authors (@sallyport)
 attributes:
   check_mode:
     description: Changes nothing, so it does the same.

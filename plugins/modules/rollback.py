@@ -26,7 +26,7 @@ options:
     description: Where the device keeps its generations.
     type: path
     default: /var/lib/sallyport
-author: The Sallyport authors
+author: The Sallyport authors (@sallyport)
 attributes:
   check_mode:
     description: Says what would change.

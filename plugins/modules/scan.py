@@ -49,8 +49,8 @@ options:
     default: []
     suboptions:
       name: {description: The rule's name., type: str, required: true}
-      tcp: {description: TCP ports in C(1-21,23) form., type: str, default: ""}
-      udp: {description: UDP ports in C(1-21,23) form., type: str, default: ""}
+      tcp: {description: "TCP ports in C(1-21,23) form.", type: str, default: ""}
+      udp: {description: "UDP ports in C(1-21,23) form.", type: str, default: ""}
       per_second: {description: Packets a second that the rule lets a new source send., type: float, required: true}
       burst: {description: Packets that may come at once., type: int, required: true}
   rate:
