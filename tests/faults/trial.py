@@ -17,6 +17,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction i
     File,
     Transaction,
 )
+
 from tests.faults.chamber import STATE, Chamber, ChamberExchange, check_image, make_image, wait_until
 
 FACTORY = {

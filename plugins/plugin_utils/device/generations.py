@@ -139,18 +139,15 @@ def resolve(generations: Sequence[Generation], wanted: str) -> int:
     numbers = [generation.number for generation in generations]
     if not numbers:
         raise GenerationError("the device has no generations: Sallyport has not changed anything on it")
-    oldest = max((generation.number for generation in generations if generation.pruned), default=FACTORY)
-    possible = (
-        [number for number in (oldest, *numbers) if oldest <= number < numbers[-1]]
-        if oldest
-        else numbers[:-1]
-    )
-    text = ", ".join(["factory", *(str(number) for number in possible if number)])
+    # Behind the oldest that is kept whole, later changes to its files are forgotten: only factory is left there.
+    kept = [generation.number for generation in generations if not generation.pruned] or numbers[-1:]
+    possible = [number for number in range(kept[0] - 1, kept[-1]) if number != FACTORY]
     if wanted == "factory":
         return FACTORY
     if wanted == "previous":
-        return numbers[-2] if len(numbers) > 1 else FACTORY
+        return kept[-1] - 1
     if not wanted.isdigit() or int(wanted) not in possible:
+        text = ", ".join(["factory", *(str(number) for number in possible)])
         raise GenerationError(f"there is no way back to {wanted!r}; there is one to: {text}")
     return int(wanted)
 
@@ -182,7 +179,8 @@ def way_back(
         name="rollback",
         files=tuple(files.values()),
         activate_from=tuple(f"generation/{number}/revert" for number in newest_first),
-        revert_from=tuple(f"generation/{generation.number}/activate" for generation in undone),
+        # Not their activate: when this way back is itself undone, their files need not be there any more.
+        revert_from=tuple(f"generation/{generation.number}/revert" for generation in undone),
         leaves=tuple(made),
         undone=tuple(sorted({generation.name for generation in undone})),
         confirm=Confirm(seconds=seconds, host_keys=host_keys),

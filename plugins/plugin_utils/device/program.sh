@@ -156,6 +156,7 @@ restore() { # may be done again; one file that resists must not keep the others
   if [ -e "$TX/old/$1.absent" ]; then rm -f "$3" "$temp.new"
   elif [ -L "$temp.old" ] || [ -e "$temp.old" ]; then
     # Two names of one file are not renamed: some mv say nothing, others fail.
+    # shellcheck disable=SC3013 # dash and every ash have -ef
     { mv -f "$temp.old" "$3" || [ "$temp.old" -ef "$3" ]; } 2>/dev/null && rm -f "$temp.new" "$temp.old"
   else rm -f "$temp.new"
   fi || printf 'and %s could not be restored\n' "$3" >>"$TX/reason" || :

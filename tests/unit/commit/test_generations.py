@@ -1,0 +1,101 @@
+"""The way back takes what the earliest undone generation found, and forgetting never loses the way to factory."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.generations import (
+    Generation,
+    GenerationError,
+    prune,
+    resolve,
+    way_back,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+def _generation(number: int, files: dict[str, bool], name: str = "trial", pruned: bool = False) -> Generation:
+    """``files``: path -> did it exist before?"""
+    numbered = {path: index for index, path in enumerate(files, 1)}
+    return Generation(
+        number=number, name=name, when="", by="", note="", files=numbered, made=(), pruned=pruned,
+        kept=frozenset(numbered[path] for path, existed in files.items() if existed),
+        absent=frozenset(numbered[path] for path, existed in files.items() if not existed),
+    )  # fmt: skip
+
+
+_histories = st.lists(
+    st.lists(st.sampled_from("abcd"), min_size=1, max_size=4, unique=True), min_size=1, max_size=7
+)
+
+
+@given(_histories, st.data())
+def test_the_way_back_restores_what_was_there(history: list[list[str]], data: st.DataObject) -> None:
+    states: list[dict[str, str]] = [{"a": "0", "b": "0"}]
+    known = []
+    for number, touched in enumerate(history, 1):
+        before = states[-1]
+        known.append(_generation(number, {f"/{path}": path in before for path in touched}))
+        states.append({**before, **dict.fromkeys(touched, str(number))})
+    to = data.draw(st.integers(0, len(history) - 1))
+    transaction = way_back(known, to, state_dir="/s", seconds=9)
+    result = dict(states[-1])
+    for item in transaction.files:
+        path = item.dest[1:]
+        if item.kind == "absent":
+            result.pop(path, None)
+        else:
+            generation = int(item.source.split("/")[1])
+            result[path] = states[generation - 1][path]  # a generation keeps what was there before it
+    assert result == states[to]
+    assert transaction.factory == (to == 0)
+    undone = [number for number in range(len(history), to, -1)]
+    assert transaction.activate_from == tuple(f"generation/{number}/revert" for number in undone)
+
+
+@settings(max_examples=15, deadline=None)
+@given(history=_histories, keep=st.integers(1, 4))
+def test_forgetting_keeps_the_newest_and_the_way_to_factory(
+    history: list[list[str]], keep: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    state = tmp_path_factory.mktemp("state")
+    known = [
+        _generation(number, {f"/{path}": True for path in touched})
+        for number, touched in enumerate(history, 1)
+    ]
+    for generation in known:
+        old = state / "generation" / str(generation.number) / "old"
+        old.mkdir(parents=True)
+        for path, number in generation.files.items():
+            (old / str(number)).write_text(f"{path} before {generation.number}")
+    subprocess.run(["sh", "-eu"], input=prune(known, keep, str(state)).replace(b"sync\n", b""), check=True)
+    for generation in known[-keep:]:
+        assert all(
+            (state / f"generation/{generation.number}/old/{n}").exists() for n in generation.files.values()
+        )
+    first: dict[str, Path] = {}
+    for generation in known:
+        for path, number in generation.files.items():
+            first.setdefault(path, state / f"generation/{generation.number}/old/{number}")
+    assert all(place.exists() for place in first.values()), first
+
+
+def test_what_can_be_gone_back_to_is_named() -> None:
+    # 2 is forgotten wholly: what 3 found is the oldest state that can be had again, besides factory.
+    known = [
+        _generation(1, {"/a": True}, pruned=True),
+        *(_generation(number, {"/a": True}) for number in (3, 4, 5)),
+    ]
+    assert resolve(known, "previous") == 4
+    assert resolve(known, "factory") == 0
+    assert resolve(known, "2") == 2
+    for wanted in ("0", "1", "5", "-1", "newest", ""):
+        with pytest.raises(GenerationError, match="factory, 2, 3, 4$"):
+            resolve(known, wanted)
+    with pytest.raises(GenerationError, match="no generations"):
+        resolve([], "previous")
+    assert resolve(known[1:2], "previous") == 2
+    assert resolve([_generation(1, {"/a": True})], "previous") == 0

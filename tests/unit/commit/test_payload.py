@@ -1,0 +1,143 @@
+"""What commit sends: whatever the content, the path or the cut, a device writes exactly it or runs nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device import payload
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import frame, parse
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.generations import _manifest
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import File, Transaction
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+SHELLS = {"dash": ["dash"], "ash": ["busybox", "ash"], "bash": ["bash", "--posix"]}
+_PROGRAM = Path(payload.__file__).with_name("program.sh")
+_quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+_hostile_line = st.sampled_from(
+    [
+        b"",
+        b"$(touch /nowhere)",
+        b"`id`",
+        b"'",
+        b'"',
+        b"\\",
+        b"END_",
+        b"EOF",
+        b"\0",
+        b"\x81\xff",
+        b"\r",
+        b"%s%n",
+        b"-n",
+        b"\t",
+    ]
+)
+_content = st.one_of(
+    st.binary(max_size=400),
+    st.lists(st.one_of(_hostile_line, st.binary(max_size=30)), max_size=12).map(b"\n".join),
+)
+_text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40)
+
+
+def _run(shell: str, program: bytes, folder: Path) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        SHELLS[shell],
+        input=program,
+        capture_output=True,
+        check=False,
+        cwd=folder,
+        timeout=30,
+        env={"PATH": os.environ["PATH"]},
+    )
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@_quick
+@given(content=_content)
+def test_any_content_arrives_as_it_was(shell: str, content: bytes, tmp_path: Path) -> None:
+    done = _run(shell, payload.write(content, b"here"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "here").read_bytes() == content
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_five_megabytes_arrive_as_they_were(shell: str, tmp_path: Path) -> None:
+    content = (
+        b"".join(b"line %d of a large file with 'quotes' and $dollars\n" % n for n in range(90000))
+        + b"\0\xffend"
+    )
+    assert len(content) > 5_000_000 * 0.9
+    assert _run(shell, payload.write(content, b"here"), tmp_path).returncode == 0
+    assert (tmp_path / "here").read_bytes() == content
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@_quick
+@given(word=_text)
+def test_a_quoted_word_is_one_word_and_itself(shell: str, word: str, tmp_path: Path) -> None:
+    done = _run(shell, b"printf '<%s>' " + payload.quote(word) + b"\n", tmp_path)
+    assert done.stdout == b"<" + word.encode() + b">"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_frame_cut_at_any_byte_runs_nothing(shell: str, tmp_path: Path) -> None:
+    body = b"touch ran\n" + payload.write(b"some content\nwith 'lines'\n\0", b"written") + b"say done\n"
+    whole = frame(body, "a" * 24)
+    for length in range(len(whole) - 1):  # without its last newline the program is complete
+        _run(shell, whole[:length], tmp_path)
+        assert not list(tmp_path.iterdir()), (
+            f"cut after {length} bytes of {len(whole)}: {whole[:length][-60:]!r}"
+        )
+    assert _run(shell, whole, tmp_path).returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ran", "written"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_reply_is_whole_or_unknown(shell: str, tmp_path: Path) -> None:
+    nonce = "b" * 24
+    reply = _run(
+        shell, frame(b"say key value\nprintf 'one\\ntwo' | blob text\nexit 3\n", nonce), tmp_path
+    ).stdout.decode()
+    assert parse("motd of a login shell" + reply, nonce) == ([("key", "value"), ("text", "one\ntwo")], 3)
+    for length in range(len(reply) - 2):
+        assert parse(reply[:length], nonce) is None, length
+    assert parse(reply, "c" * 24) is None
+
+
+@_quick
+@given(paths=st.lists(_text, min_size=1, max_size=4, unique=True), target=_text)
+def test_a_manifest_of_hostile_paths_reads_back_in_sh_and_in_python(
+    paths: list[str], target: str, tmp_path: Path
+) -> None:
+    files = [File(f"/x/{path}", kind="link", target=target or "t") for path in paths]
+    changed = list(enumerate(files, 1))
+    folders = sorted({item.folder for item in files})
+    text = payload.manifest(Transaction("trial", tuple(files)), "id", changed, folders)
+    (tmp_path / "manifest").write_bytes(text)
+    script = b'. ./manifest\nentry() { printf \'%s\\0\' "$3" "$7"; }\nentries\n'
+    done = _run("dash", script, tmp_path)
+    words = done.stdout.decode().split("\0")
+    assert words[:-1] == [word for item in files for word in (item.dest, item.target)]
+    assert _manifest(text.decode("utf-8", "surrogateescape"))[0] == {
+        item.dest: number for number, item in changed
+    }
+
+
+def test_the_device_program_is_clean_for_every_shell_and_small_enough_to_read() -> None:
+    subprocess.run(["busybox", "sh", "-n", str(_PROGRAM)], check=True)
+    subprocess.run(["dash", "-n", str(_PROGRAM)], check=True)
+    subprocess.run(
+        ["shellcheck", "--shell=sh", "--severity=style", "--exclude=SC2317", str(_PROGRAM)], check=True
+    )
+    assert len(_PROGRAM.read_text().splitlines()) <= 480
+    sent = payload.device_program().decode()
+    assert sent.startswith("#!/bin/sh\nset -eu\n") and "\n#" not in sent
+
+
+def test_the_boot_line_of_the_controller_and_of_the_program_are_the_same() -> None:
+    line = payload.hook_line("/var/lib/sallyport").decode().strip()
+    assert 'INITLINE="' + line.replace("/var/lib/sallyport", "$STATE") + '"' in _PROGRAM.read_text()
