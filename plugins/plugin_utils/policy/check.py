@@ -178,8 +178,13 @@ def _named(endpoint: Endpoint) -> Addresses:
 
 
 def _own_addresses(texts: Iterable[Any]) -> Addresses:
-    """The addresses of an interface, from their CIDRs with host bits."""
-    return cidrs.parse([str(text).partition("/")[0] for text in texts])
+    """The addresses of an interface, from their CIDRs with host bits.
+
+    Its link-local one stands for all: it changes with every boot and every container, and the policy must not. What
+    arrives for another one of this interface is not for this device.
+    """
+    own = [str(text).partition("/")[0] for text in texts]
+    return cidrs.parse([text for text in own if not text.lower().startswith("fe80:")] + ["fe80::/10"])
 
 
 def _protected(rules: Mapping[str, tuple[Rule, ...]], ports: set[int], around: Surroundings) -> Addresses:

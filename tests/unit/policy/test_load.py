@@ -419,14 +419,17 @@ def test_a_published_port_without_an_inbound_rule_is_a_warning(loaded: Loader) -
 
 
 def test_probed_bridges_reach_the_policy(loaded: Loader) -> None:
-    docker = {"name": "docker0", "kind": "container_bridge", "addresses": ["172.17.0.1/16"]}
+    own = ["172.17.0.1/16", "fe80::42:acff:fe11:1/64"]
+    docker = {"name": "docker0", "kind": "container_bridge", "addresses": own}
     device = DEVICE | {
         "interfaces": [*DEVICE["interfaces"], docker, {"name": "br0", "kind": "bridge", "addresses": []}]
     }
     policy = loaded(SOUND, device=device).policy
     assert policy is not None
     assert (policy.bridges, policy.container_bridges) == (("br0", "docker0"), ("docker0",))
-    assert policy.container_addresses == (Endpoint(cidrs.parse(["172.17.0.1"]), ("docker0",)),)
+    # Its link-local address is another one after each boot: the policy must not change with it.
+    expected = Endpoint(cidrs.parse(["172.17.0.1", "fe80::/10"]), ("docker0",))
+    assert policy.container_addresses == (expected,)
 
 
 def with_firewall(**tools: dict[str, Any]) -> dict[str, Any]:
