@@ -72,10 +72,13 @@ nft_load() {
 nft_live() {
 	block='' n=1000000
 	nft_table -s | while IFS= read -r line; do
-		case $line in '	set '* | '	chain '*) block=$line ;; esac
+		case $line in
+		'	set '* | '	chain '*) block=$line ;;
+		'}') block='' ;;
+		esac
 		n=$((n + 1))
 		printf '%s %s %s\n' "$block" "$n" "$line"
-	done | sort | sed 's/^.* { [0-9]* //'
+	done | sort | sed -e 's/^.* { [0-9]* //' -e 's/^ 1[0-9]\{6\} //'
 }
 
 nft_remove() {
