@@ -190,10 +190,11 @@ class Device:
 
     def shoot(self, packets: Iterable[tuple[Packet, bytes]], batch: int = 150) -> Seen:
         """Send each (what it is, IP packet); a packet's number must be unique."""
-        seen = Seen()
+        packets = list(packets)
+        # All of them before the first is sent: an answer may carry the number of a packet that is yet to come.
+        seen = Seen(sources={number_of(data): source_of(data) for _, data in packets})
         waiting = 0
         for packet, data in packets:
-            seen.sources[number_of(data)] = source_of(data)
             self.send(packet, data)
             waiting += 1
             if waiting == batch:
