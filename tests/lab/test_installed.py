@@ -44,10 +44,21 @@ OWN_PLAYBOOK = """\
 
 
 # The others need tools of their own from PyPI, or judge what scripts/lint.sh judges with the project's settings.
-SANITY = (
-    "action-plugin-docs ansible-doc compile empty-init line-endings no-get-exception no-illegal-filenames "
-    "no-smart-quotes replace-urlopen shebang symlinks use-argspec-type-path use-compat-six"
-).split()
+SANITY = [
+    "action-plugin-docs",
+    "ansible-doc",
+    "compile",
+    "empty-init",
+    "line-endings",
+    "no-get-exception",
+    "no-illegal-filenames",
+    "no-smart-quotes",
+    "replace-urlopen",
+    "shebang",
+    "symlinks",
+    "use-argspec-type-path",
+    "use-compat-six",
+]
 
 
 @dataclass

@@ -36,11 +36,30 @@ def text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
 
 
+def run(*arguments: str) -> str:
+    command = [str(TOOLS / "ansible-playbook"), "-i", "inventories/example", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 @pytest.mark.parametrize("playbook", PLAYBOOKS)
 def test_ansible_takes_the_playbook(playbook: str) -> None:
-    command = [str(TOOLS / "ansible-playbook"), "-i", "inventories/example", "--syntax-check", playbook]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    run("--syntax-check", playbook)
+
+
+@pytest.mark.parametrize("playbook", ["harden", "audit", "policy", "rollback"])
+def test_no_playbook_takes_a_vantage_or_an_unmanaged_host_for_a_device(playbook: str) -> None:
+    plays = run("--list-hosts", f"playbooks/{playbook}.yml").split("play #")[1:]
+    hosts = [set(re.findall(r"^      (\S+)$", play, re.M)) for play in plays]
+    assert [names for names in hosts if names != {"localhost"}]
+    for names in hosts:
+        assert names in ({"localhost"}, {"line1", "line2", "cell1"})
+
+
+def test_the_example_site_passes_its_own_policy_check() -> None:
+    assert "line1" in run("playbooks/policy.yml", "-e", "policy_what=exposure")
+    run("playbooks/policy.yml")
 
 
 def test_no_file_names_the_place_where_it_was_written() -> None:
