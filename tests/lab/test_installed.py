@@ -16,6 +16,7 @@ import pytest
 from lab.fleet import CHECKOUT
 from lab.labs import Lab
 from tests.lab.site_folder import TOOLS, Run, Site, play
+from tests.role_examples import ROLES, examples
 
 CONFIGURATION = """\
 [defaults]
@@ -209,6 +210,23 @@ def test_the_installed_playbooks_harden_and_audit(project: Project) -> None:
     audit = project.play("sallyport.iot.audit")
     assert audit.status == 0, audit.output
     assert "4 of 4 devices are as the policy says" in audit.output
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_examples_of_a_roles_readme_run_on_real_devices(
+    role: str, project: Project, tmp_path: Path
+) -> None:
+    key = tmp_path / ".ssh" / "id_ed25519.pub"
+    key.parent.mkdir(mode=0o700)
+    key.write_text(project.site.vars["ssh_authorized_keys"][0] + "\n", encoding="utf-8")
+    vault = tmp_path / "vault"
+    vault.write_text("only for this test\n", encoding="utf-8")
+    for number, text in enumerate(examples(role)):
+        playbook = project.folder / f"{role}{number}.yml"
+        playbook.write_text(text, encoding="utf-8")
+        run = project.play(playbook.name, "--vault-password-file", str(vault), HOME=str(tmp_path))
+        assert run.status == 0, run.output
+        assert set(counts(run, "failed").values()) == {0}
 
 
 def test_the_summary_of_an_installed_run_gives_its_own_command(project: Project) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.role_examples import ROLES, examples, readme
+
 ROOT = Path(__file__).parents[3]
 TOOLS = Path(sys.executable).parent
-ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
 SHAPE = {"README.md", "defaults/main.yml", "meta/argument_specs.yml", "meta/main.yml", "tasks/main.yml"}
 
 
@@ -24,16 +25,6 @@ def read(path: str) -> Any:
 def options(role: str) -> dict[str, Any]:
     found: dict[str, Any] = read(f"roles/{role}/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
     return found
-
-
-def readme(role: str) -> str:
-    return (ROOT / "roles" / role / "README.md").read_text(encoding="utf-8")
-
-
-def examples(role: str) -> list[str]:
-    """The playbooks of a role's README."""
-    blocks = re.findall(r"^```yaml\n(.*?)^```", readme(role), re.M | re.S)
-    return [block for block in blocks if block.startswith("- hosts:")]
 
 
 @pytest.mark.parametrize("role", ROLES)
