@@ -1,4 +1,7 @@
 #!/bin/sh
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+#
 # Loads Sallyport's firewall. Boot, activation and restoring all run this very program on the very files that
 # lie in /etc/sallyport/firewall, so what was proven is what boots.
 #
@@ -75,6 +78,7 @@ nft_live() {
 		case $line in
 		'	set '* | '	chain '*) block=$line ;;
 		'}') block='' ;;
+		'') continue ;; # stands between blocks, so behind all but the last one
 		esac
 		n=$((n + 1))
 		printf '%s %s %s\n' "$block" "$n" "$line"
