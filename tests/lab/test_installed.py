@@ -169,7 +169,7 @@ def test_ansible_doc_answers_for_everything_that_was_installed(collections: Path
 def test_ansible_test_finds_nothing_that_it_can_look_for_without_the_internet(
     tarball: Path, tmp_path: Path
 ) -> None:
-    galaxy("install", str(tarball), "-p", str(tmp_path), "--offline")
+    galaxy("install", str(tarball), "-p", str(tmp_path), "--offline", cwd=tmp_path)
     root = tmp_path / "ansible_collections/sallyport/iot"
     for command in (["git", "init", "--quiet"], ["git", "add", "--all"]):  # it asks git what there is
         subprocess.run(command, cwd=root, check=True)
