@@ -46,16 +46,16 @@ CHANGE = Transaction(
 SCENARIOS = ("confirmed", "abandoned", "factory")
 """``factory``: the change was confirmed before, and is now taken back for good."""
 
-_STAGE_FROM, _CONFIRM_FROM = "10.0.0.1 1111 10.0.0.2 22", "10.0.0.1 2222 10.0.0.2 22"
+STAGE_FROM, CONFIRM_FROM = "10.0.0.1 1111 10.0.0.2 22", "10.0.0.1 2222 10.0.0.2 22"
 # What a controller does on a device, session by session; roles for crashpoint stand behind -s.
-_DRIVER = f"""
+_DRIVER = """
 cd /tmp
-SSH_CONNECTION='{_STAGE_FROM}' sh -s stage <stage >reply.stage 2>errors.stage
+SSH_CONNECTION='@stage' sh -s stage <stage >reply.stage 2>errors.stage
 [ "${2:-}" = confirm ] || exit 0
 tries=0
 while [ "$tries" -lt 60 ]; do
   tries=$((tries + 1))
-  SSH_CONNECTION='{_CONFIRM_FROM}' sh -s confirm <confirm >reply.confirm 2>errors.confirm
+  SSH_CONNECTION='@confirm' sh -s confirm <confirm >reply.confirm 2>errors.confirm
   if grep -q -e '^confirmed' -e '^reverted' -e '^unknown' reply.confirm; then exit 0; fi
   sleep 0.2
 done
@@ -135,6 +135,19 @@ def record(setting: Setting, how: str = "") -> list[Point]:
     return points
 
 
+def unharmed(setting: Setting) -> list[str]:
+    """Run the scenario to its end; what is wrong with the outcome, given where the confirmation came from."""
+    image = _fresh(setting, "unharmed")
+    chamber = Chamber(image, setting.shell, setting.medium, setting.tools, setting.work / "unharmed.root")
+    try:
+        _drive(chamber, setting, ["record"])
+        proved = setting.scenario != "abandoned" and CONFIRM_FROM != STAGE_FROM
+        return _judge(chamber, setting, may_be_old=not proved, may_be_new=proved)
+    finally:
+        chamber.close()
+        image.unlink()
+
+
 def kill(setting: Setting, point: Point, session: bool) -> list[str]:
     """Kill the process that makes the call (or the whole session), let the device settle, run again."""
     image = _fresh(setting, "kill")
@@ -155,8 +168,8 @@ def kill(setting: Setting, point: Point, session: bool) -> list[str]:
         image.unlink()
 
 
-def cut(setting: Setting, medium: Path, must_be: str) -> list[str]:
-    """Power comes back on a device with this medium; ``must_be`` old, new or either."""
+def cut(setting: Setting, medium: Path, must_be: str, again: bool = True) -> list[str]:
+    """Power comes back on a device with this medium; ``must_be`` old, new or either. ``again``: then a next run."""
     setting.work.mkdir(parents=True, exist_ok=True)
     image = setting.work / "cut.img"
     shutil.copy(medium, image)
@@ -172,7 +185,7 @@ def cut(setting: Setting, medium: Path, must_be: str) -> list[str]:
         problems += _judge(
             chamber, setting, may_be_old=must_be != "new", may_be_new=must_be != "old", settled=hooked
         )
-        return problems + _run_again(chamber, setting)
+        return problems + (_run_again(chamber, setting) if again else [])
     finally:
         chamber.close()
         image.unlink()
@@ -240,7 +253,7 @@ def _drive(chamber: Chamber, setting: Setting, mode: list[str]) -> str:
     tmp = chamber.root / "tmp"
     (tmp / "stage").write_bytes(frame(stage, _NONCE))
     (tmp / "confirm").write_bytes(frame(confirm, _NONCE))
-    (tmp / "driver").write_text(_DRIVER)
+    (tmp / "driver").write_text(_DRIVER.replace("@stage", STAGE_FROM).replace("@confirm", CONFIRM_FROM))
     log = setting.work / "log"
     words = [] if setting.scenario == "abandoned" else ["confirm"]
     with open(tmp / "driver", "rb") as script:

@@ -319,6 +319,12 @@ arm() { # ID: from stage.<id> to a running worker with two guards
   done
   trap - EXIT
   : >"$TX/go"
+  # A new connection that comes before the change is live proves nothing, see was_connected: let it not come too early.
+  count=0
+  while current "$1" && [ ! -e "$TX/live" ] && [ ! -e "$TX/failed" ] && [ "$count" -lt 30 ]; do
+    count=$((count + 1))
+    pause
+  done
 }
 guards() { # ID: two of them, so that no single process can take the way back with it
   # The worker first: a shell that was started with signals ignored cannot give them back to what it starts.

@@ -1,0 +1,125 @@
+"""The fault tests can fail: a device program that is broken in a plausible way is caught, each way by a named check."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device import payload
+from tests.faults import trial
+from tests.faults.test_crash_points import _own, apart, place, settings  # noqa: F401  (fixtures)
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="crash points need root: loop mounts and namespaces"
+)
+_PROGRAM = Path(payload.__file__).with_name("program.sh").read_text()
+
+
+def _mutated(*pairs: tuple[str, str]) -> bytes:
+    text = _PROGRAM
+    for old, new in pairs:
+        assert text.count(old) == 1, f"the program has changed: {text.count(old)} times {old!r}"
+        text = text.replace(old, new)
+    return text.encode()
+
+
+def _cuts(setting: trial.Setting, program: bytes, argument: str) -> list[str]:
+    """The first problem among power cuts at the calls of one role. ``argument``: how, and the role."""
+    _use(program)
+    how, role = argument.split()
+    points = trial.record(setting, how)
+    wanted = trial.must_be(points)
+    first = {point.medium: point for point in reversed(points)}
+    names = [name for name in wanted if first[name].role == role][:30]
+    for name in names:
+        found = trial.cut(setting, setting.work / f"media-{how}" / name, wanted[name], again=False)
+        if found:
+            return [f"{first[name]}: {problem}" for problem in found]
+    return []
+
+
+def _kills(setting: trial.Setting, program: bytes, role: str) -> list[str]:
+    _use(program)
+    points = [point for point in trial.record(setting) if point.role == role and point.when == "after"]
+    for point in points[3::20]:
+        found = trial.kill(setting, point, session=False)
+        if found:
+            return [f"{point}: {problem}" for problem in found]
+    return []
+
+
+def _outcome(setting: trial.Setting, program: bytes, confirm_from: str) -> list[str]:
+    """What comes of a confirmation over the arming connection, or of one that never comes."""
+    _use(program)
+    trial.CONFIRM_FROM = confirm_from
+    return trial.unharmed(setting)
+
+
+def _use(program: bytes) -> None:
+    payload.device_program = lambda: program
+
+
+_COPIES = ('ln "$3" "$temp.old" 2>/dev/null || ', "")  # as on a file system without links
+_MUTATIONS: dict[str, tuple[tuple[str, str], str, Callable[..., list[str]], str, tuple[tuple[str, str], ...]]] = {
+    "no flush between the copies and the mark": (
+        ("  flush # all old and new copies, before `open` says that they can be relied on\n", ""),
+        "abandoned", _cuts, "noise worker", (_COPIES,),
+    ),
+    "renames before the mark": (
+        ('  : >"$TX/open"\n  flush', '  each swap\n  : >"$TX/open"\n  flush'), "abandoned", _cuts, "eager worker", (),
+    ),
+    "no flush of the verdict before the answer": (
+        ("    flush # only then may the controller believe it\n", ""), "confirmed", _cuts, "lazy confirm", (),
+    ),
+    "no boot hook": (("  hook\n  step=save", "  step=save"), "abandoned", _cuts, "eager worker", ()),
+    "a killed program's lock is for ever": (("attended || end", "attended || :"), "abandoned", _kills, "arm", ()),
+    "the old connection accepted": (
+        ('if [ "$peer" = "$armed_by" ]', 'if [ "$peer" = never ]'), "confirmed", _outcome, trial.STAGE_FROM, (),
+    ),
+    "disarmed before any new login": (
+        ('    : >"$TX/live"\n', '    mv "$TX/open" "$TX/confirmed"\n    : >"$TX/live"\n'),
+        "abandoned", _outcome, trial.CONFIRM_FROM, (),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", _MUTATIONS)
+def test_a_program_that_is_broken_is_caught(what: str, settings: Any, apart: Any) -> None:  # noqa: F811
+    mutation, scenario, check, argument, base = _MUTATIONS[what]
+    setting = settings("ash", "writeback", scenario)
+    setting = replace(setting, work=setting.work / "mutation")
+    sound, broken = (
+        apart.apply_async(_once, (check, setting, _mutated(*pairs), argument))
+        for pairs in (base, (*base, mutation))
+    )
+    assert not sound.get(300), f"the sound program fails the same check: {sound.get()}"
+    assert broken.get(300), "nobody noticed"
+
+
+def _once(
+    check: Callable[..., list[str]], setting: trial.Setting, program: bytes, argument: str
+) -> list[str]:
+    """In a child of the pool's process, so that no later trial sees the patch."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            try:
+                found = _own(check, setting, program, argument)
+            except Exception as error:
+                found = [repr(error)]
+            os.write(writer, "\n".join(found).encode()[:60000])
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as handle:
+        text = handle.read().decode()
+    assert os.waitpid(child, 0)[1] == 0
+    return text.splitlines()
