@@ -10,6 +10,9 @@ from fleet import DEVICES, FOREIGN_IPTABLES, FOREIGN_NFT, NFT, Fleet
 
 from lab.fleet import load
 from lab.labs import Lab
+from tests.conftest import pytest_configure
+
+__all__ = ["first_foreign", "fleet", "pytest_configure"]
 
 
 @pytest.fixture(scope="session")

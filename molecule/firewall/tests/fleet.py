@@ -379,10 +379,9 @@ class Fleet:
 
     def _forget(self, device: str) -> None:
         self.echo.drop(self.listeners.pop(device, []))
-        if self.boxes.pop(device, None):
-            subprocess.run(
-                ("ip", "netns", "del", f"{self.lab.prefix}-box-{device}"), check=False, capture_output=True
-            )
+        self.boxes.pop(device, None)
+        command = ("ip", "netns", "del", f"{self.lab.prefix}-box-{device}")
+        subprocess.run(command, check=False, capture_output=True)  # one may be left of a run that was killed
 
     def close(self) -> None:
         for device in DEVICES:
