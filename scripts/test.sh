@@ -1,7 +1,7 @@
 #!/bin/sh
-# Every test: static checks, then pytest (unit, kernel, faults, lab), and beside them the molecule scenarios, each with
-# a lab of its own. Needs root, for labs and network namespaces. Ctrl-C stops it and removes what it started.
-# usage: scripts/test.sh [lint|pytest|molecule|molecule-SCENARIO ...]      default: all
+# Every test: static checks and pytest (unit, kernel, faults), and beside them pytest on real devices and the molecule
+# scenarios, each with a lab of its own. Needs root, for labs and network namespaces. Ctrl-C stops it and removes what it started.
+# usage: scripts/test.sh [lint|pytest|pytest-LAYER|molecule|molecule-SCENARIO ...]      default: all
 set -eu
 cd -- "$(dirname -- "$0")/.."
 if [ "$(id -u)" -ne 0 ]; then
@@ -57,12 +57,16 @@ stage() {
     [ "$verdict" = ok ] || tail -n 60 "$logs/$name.log" | sed 's/^/    /'
 }
 
-checks_and_pytest() {
+# Two lanes, one a core. In the first everything that computes, in the second what mostly waits for devices.
+computing() {
     stage lint scripts/lint.sh
-    SALLYPORT_LAB=${run}p stage pytest python -m pytest tests --ignore=tests/bench
+    for layer in unit kernel faults; do
+        SALLYPORT_LAB=${run}p$layer stage "pytest-$layer" python -m pytest --durations=15 "tests/$layer"
+    done
 }
 
-scenarios() {
+waiting() {
+    SALLYPORT_LAB=${run}plab stage pytest-lab python -m pytest --durations=15 tests/lab
     number=0
     for file in molecule/*/molecule.yml; do
         number=$((number + 1))
@@ -83,18 +87,20 @@ trap 'printf "test: interrupted\n"; exit 130' INT TERM HUP
 
 scripts/setup.sh
 : >"$logs/verdicts"
-checks_and_pytest &
+computing &
 first=$!
-scenarios &
+waiting &
 second=$!
 wait "$first" || true
 wait "$second" || true
 first="" second=""
 
-if [ -f "$logs/pytest.log" ]; then
-    sed -n '/short test summary info/,$p' "$logs/pytest.log" | tail -n 30
-    tail -n 1 "$logs/pytest.log"
-fi
+for log in "$logs"/pytest-*.log; do
+    [ -f "$log" ] || continue
+    printf '%s\n' "${log##*/}"
+    sed -n '/short test summary info/,$p' "$log" | tail -n 30
+    tail -n 1 "$log"
+done
 failed=$(sed -n 's/ FAILED$//p' "$logs/verdicts" | tr '\n' ' ')
 seconds=$(($(date +%s) - started))
 if [ -n "$failed" ] || [ ! -s "$logs/verdicts" ]; then
