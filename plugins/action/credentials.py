@@ -25,6 +25,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.record i
     default_directory,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.shadow import Account
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device import inquiry
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Exchange
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import File
 
@@ -79,7 +80,14 @@ class ActionModule(ActionBase):
         host = str(task_vars.get("inventory_hostname"))
         try:
             result.update(self._run(host, driver.device_of(self, task_vars, result), arguments, task_vars))
-        except (Refused, judge.ListError, hashing.NoLibrary, HandoverError, OSError) as error:
+        except (
+            Refused,
+            inquiry.NotRoot,
+            judge.ListError,
+            hashing.NoLibrary,
+            HandoverError,
+            OSError,
+        ) as error:
             message = f"{host}: credentials was refused, nothing was changed: {error}"
             result.update(failed=True, changed=False, state="refused", msg=message)
         return result

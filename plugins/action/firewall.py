@@ -50,7 +50,10 @@ class ActionModule(ActionBase):
         if device is None:
             device = inquiry.ask(self)
             result["ansible_facts"] = {inquiry.FACT: device}
-        inquiry.require_root(device, host)
+        try:
+            inquiry.require_root(device)
+        except inquiry.NotRoot as error:
+            return _refused(result, host, str(error))
         resolved = fleet.resolve_host(variables, host, arguments["policy_dir"], device)
         result["findings"] = [finding_text(finding) for finding in resolved.findings]
         if resolved.policy is None:
@@ -69,8 +72,7 @@ class ActionModule(ActionBase):
                 memory_kb=arguments["memory_kb"],
             )
         except render.Unsupported as error:
-            message = f"{host}: the firewall was refused, nothing was changed: {error.message} {error.remedy}"
-            return {**result, "failed": True, "changed": False, "state": "refused", "msg": message}
+            return _refused(result, host, f"{error.message} {error.remedy}")
         result["backend"] = rendered.backend
         result["notes"] = list(rendered.notes)
         transaction = Transaction(
@@ -97,6 +99,11 @@ def _rules(resolved: load.Resolved) -> File:
     """What tells the next run which rules are new: an expired rule is an error only where it is."""
     lines = "".join(f"{fingerprint}\n" for fingerprint in sorted(resolved.fingerprints))
     return File(dest=fleet.RULES, content=lines.encode(), mode="0600")
+
+
+def _refused(result: dict[str, Any], host: str, why: str) -> dict[str, Any]:
+    message = f"{host}: the firewall was refused, nothing was changed: {why}"
+    return {**result, "failed": True, "changed": False, "state": "refused", "msg": message}
 
 
 def _file(item: render.RenderedFile) -> File:

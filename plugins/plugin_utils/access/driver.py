@@ -36,7 +36,7 @@ def device_of(action: Any, task_vars: dict[str, Any], result: dict[str, Any]) ->
     if device is None:
         device = inquiry.ask(action)
         result["ansible_facts"] = {inquiry.FACT: device}
-    inquiry.require_root(device, str(task_vars.get("inventory_hostname")))
+    inquiry.require_root(device)
     return device
 
 

@@ -53,7 +53,7 @@ def ask(action: Any, exchange: Exchange | None = None) -> dict[str, Any]:
     return device
 
 
-def require_root(device: Mapping[str, Any], host: str) -> None:
+def require_root(device: Mapping[str, Any]) -> None:
     """Without root a device can be looked at in part, but not changed.
 
     Raises:
@@ -62,9 +62,8 @@ def require_root(device: Mapping[str, Any], host: str) -> None:
     if device["effective_uid"] != 0:
         user = device["login_user"] or "the login user"
         raise NotRoot(
-            f"{host}: {user} is not root on this device, and root was not asked for, so nothing was changed. Set "
-            f"ansible_become: true for this host, and ansible_become_method and ansible_become_password where the "
-            f"device needs them."
+            f"{user} is not root on this device, and root was not asked for. Set ansible_become: true for this host, "
+            f"and ansible_become_method and ansible_become_password where the device needs them."
         )
 
 
