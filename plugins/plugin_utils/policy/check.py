@@ -131,10 +131,10 @@ def controllers(around: Surroundings) -> list[str]:
     """This controller and the execution nodes, as the device sees them."""
     connection = (around.device or {}).get("connection") or {}
     seen = [str(connection["client"])] if connection.get("client") else []
-    return list(dict.fromkeys(_plain(text) for text in (*seen, *around.controller)))
+    return list(dict.fromkeys(plain(text) for text in (*seen, *around.controller)))
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """An address as other programs print it, without zone index, IPv4 not dressed up as IPv6."""
     text = text.split("%", 1)[0]
     return text[7:] if text.lower().startswith("::ffff:") and "." in text else text
@@ -168,7 +168,7 @@ def covers_port(rule: Rule, ports: Iterable[int]) -> bool:
     return any(intervals.holds(held, port) for port in ports)
 
 
-def _named(endpoint: Endpoint) -> Addresses:
+def named(endpoint: Endpoint) -> Addresses:
     """The addresses that an endpoint names: any and /0 name none."""
     v4, v6 = endpoint.addresses.v4, endpoint.addresses.v6
     return Addresses(
@@ -191,14 +191,14 @@ def _protected(rules: Mapping[str, tuple[Rule, ...]], ports: set[int], around: S
     found: list[Addresses] = []
     for rule in rules["inbound"]:
         if rule.verdict == "allow" and covers_port(rule, ports):
-            found += [_named(one) for one in rule.sources]
+            found += [named(one) for one in rule.sources]
     for rule in rules["outbound"]:
         if rule.verdict == "allow":
-            found += [_named(one) for one in rule.destinations]
+            found += [named(one) for one in rule.destinations]
     device = around.device or {}
     texts = controllers(around)
     for key in ("routers", "resolvers", "dhcp_servers", "ntp_servers"):
-        texts += [_plain(str(one)) for one in device.get(key) or ()]
+        texts += [plain(str(one)) for one in device.get(key) or ()]
     for text in texts:
         try:
             found.append(cidrs.parse([text]))
@@ -260,7 +260,7 @@ def _admits_controller(
     policy: HostPolicy, draft: Draft, around: Surroundings, ports: set[int], reader: Reader
 ) -> None:
     connection = (around.device or {}).get("connection") or {}
-    server = _plain(str(connection.get("server") or ""))
+    server = plain(str(connection.get("server") or ""))
     known: list[Mapping[str, Any]] = list((around.device or {}).get("interfaces") or ())
     by_address = [
         str(one["name"])
@@ -293,7 +293,7 @@ def _admits_controller(
             if not any(one.verdict == "allow" for one in results):
                 _locked_out(policy, text, port, results[0], reader, draft)
         if not any(
-            address_in(_named(zone), family, source) or (zone.interfaces and _is_any(zone, atoms))
+            address_in(named(zone), family, source) or (zone.interfaces and _is_any(zone, atoms))
             for zone in draft.zones.values()
         ):
             reader.warn(
@@ -403,7 +403,7 @@ def _overlaps(policy: HostPolicy, draft: Draft, reader: Reader) -> None:
             for end in rule.sources:
                 if not _same_interface(blocked.interfaces, end.interfaces):
                     continue
-                common = intervals.common(_named(end), blocked.addresses)
+                common = intervals.common(named(end), blocked.addresses)
                 if not intervals.is_empty(common):
                     name = f"zone `{end.zone}`" if end.zone else f"rule `{short(rule.name, 40)}`"
                     seen[name] = intervals.count(common.v4) + intervals.count(common.v6)
