@@ -1,3 +1,6 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+#
 # What is this device? Reads, never writes. The controller does the parsing: this program sends raw lines.
 #
 # It must run on dash and on BusyBox ash with few applets: builtins and /proc first, richer tools where they are.
