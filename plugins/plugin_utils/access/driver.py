@@ -157,4 +157,4 @@ def run(
     try:
         return commit(action, task_vars, change, exchange=exchange, before_arming=before_arming)
     except CommitError as error:
-        return {**error.result, "failed": True, "changed": False, "msg": str(error)}
+        return {"changed": False, **error.result, "failed": True, "msg": str(error)}
