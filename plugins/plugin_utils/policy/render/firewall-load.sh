@@ -339,7 +339,7 @@ bans() {
 		name=$(ban_set "$family")
 		case $name in
 		bans*) nft list set inet sallyport "$name" | sed 's/[{,}]/\
-/g' | sed -n 's/^ *\([0-9a-f.:]*\) .*expires \([^ ]*\).*/\1 \2/p' ;;
+/g' | sed -n 's/^[[:space:]]*\([0-9a-f.:]*\) .*expires \([^ ]*\).*/\1 \2/p' ;;
 		sallyport-*) ipset list "$name" | sed -n 's/^\([0-9a-f.:]*\) timeout \([0-9]*\).*/\1 \2s/p' ;;
 		*) [ ! -e "$name" ] || sed -n 's/^src=\([^ ]*\) .*/\1/p' "$name" ;;
 		esac
