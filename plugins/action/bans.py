@@ -25,16 +25,16 @@ look() (
   loader=/etc/sallyport/firewall-load
   held=/etc/sallyport/firewall
   if [ "$(id -u 2>/dev/null || echo 0)" != 0 ]; then
-    say firewall not-root
+    say in-force not-root
   elif [ ! -e "$loader" ] || { [ ! -e "$held/nft" ] && [ ! -e "$held/v4" ]; }; then
-    say firewall none
+    say in-force none
   elif ! sh "$loader" verify; then
-    say firewall broken
+    say in-force broken
   elif [ ! -e "$held/nft" ] && [ ! -e "$held/sets" ]; then
-    say firewall iptables
+    say in-force iptables
     sh "$loader" bans | blob "$1"
   else
-    say firewall sets
+    say in-force sets
     sh "$loader" bans | blob "$1"
   fi
 )
@@ -121,7 +121,7 @@ class ActionModule(ActionBase):
             )
         kept = resolved.policy.traps.ban_seconds if resolved.policy.traps else bans.LONGEST
         # Plain iptables remembers when it last saw an address, and its rule says for all of them how long that counts.
-        timeless = reply.get("firewall") == "iptables"
+        timeless = reply.get("in-force") == "iptables"
         if timeless and seconds != kept:
             raise _Refused(
                 f"{whom.text} was not banned: this device has no ipset, and every ban there lasts {kept}s "
@@ -164,7 +164,7 @@ def _change(words: str) -> str:
 
 
 def _bans(reply: Reply, when: str) -> list[bans.Ban]:
-    state = reply.get("firewall")
+    state = reply.get("in-force")
     if state in _REFUSALS:
         raise _Refused(_REFUSALS[state] + (_said(reply) if state == "broken" else ""))
     if when not in reply:

@@ -118,7 +118,9 @@ def why_protected(policy: HostPolicy, device: Mapping[str, Any], whom: Subject) 
     for key, kind in _SERVERS.items():
         if _names(device.get(key) or (), whom):
             return f"{kind} of this device is there"
-    for rules, side in ((policy.inbound, "from"), (policy.outbound, "to")):
+    ports = {int(connection.get("server_port") or 22)}
+    admitting = [rule for rule in policy.inbound if check.covers_port(rule, ports)]
+    for rules, side in ((admitting, "from"), (policy.outbound, "to")):
         for rule in rules:
             if rule.verdict == "allow" and (zone := _end(rule, side, whom)):
                 where = f" ({rule.where.source}:{rule.where.line})" if rule.where.line else ""
@@ -150,7 +152,9 @@ def read(text: str) -> list[Ban]:
 def for_people(seconds: int | None) -> str:
     """``12m 5s``; where the kernel does not tell, that."""
     if seconds is None:
-        return "an unknown time"
+        return "a time that this kernel does not tell"
+    if seconds == LONGEST:
+        return "1h"
     minutes, rest = divmod(seconds, 60)
     return " ".join(part for part in (f"{minutes}m" * bool(minutes), f"{rest}s" * bool(rest)) if part) or "0s"
 
