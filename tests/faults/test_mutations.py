@@ -93,12 +93,11 @@ def test_a_program_that_is_broken_is_caught(what: str, settings: Any, apart: Any
     mutation, scenario, check, argument, base = _MUTATIONS[what]
     setting = settings("ash", "writeback", scenario)
     setting = replace(setting, work=setting.work / "mutation")
-    sound, broken = (
-        apart.apply_async(_once, (check, setting, _mutated(*pairs), argument))
-        for pairs in (base, (*base, mutation))
-    )
-    assert not sound.get(300), f"the sound program fails the same check: {sound.get()}"
-    assert broken.get(300), "nobody noticed"
+    sound = apart.apply(_once, (check, setting, _mutated(*base), argument))
+    assert not sound, f"the sound program fails the same check: {sound}"
+    # Anybody's `sync` on this machine flushes this medium too, and hides a missing flush: another try then.
+    tries = (apart.apply(_once, (check, setting, _mutated(*base, mutation), argument)) for _ in range(4))
+    assert any(tries), "nobody noticed"
 
 
 def _once(

@@ -170,6 +170,8 @@ def kill(setting: Setting, point: Point, session: bool) -> list[str]:
 
 def cut(setting: Setting, medium: Path, must_be: str, again: bool = True) -> list[str]:
     """Power comes back on a device with this medium; ``must_be`` old, new or either. ``again``: then a next run."""
+    if must_be == "contradiction":
+        return ["the medium that a confirmed change leaves is the same as one from before the verdict"]
     setting.work.mkdir(parents=True, exist_ok=True)
     image = setting.work / "cut.img"
     shutil.copy(medium, image)

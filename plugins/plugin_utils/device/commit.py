@@ -8,18 +8,20 @@ The device's half is program.sh; docs/commit.md draws both. Roles' action plugin
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import re
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.utils.display import Display
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device import generations, payload
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import (
     Exchange,
@@ -77,7 +79,20 @@ def run(
         ExchangeError, AnsibleConnectionFailure: the device was lost before anything was sent.
     """
     driver = _Driver(action, task_vars, transaction, exchange or Exchange(action), before_arming)
-    return driver.run()
+    with _quiet_connection() if transaction.secrets else contextlib.nullcontext():
+        return driver.run()
+
+
+@contextlib.contextmanager
+def _quiet_connection() -> Iterator[None]:
+    """With -vvv the ssh connection prints every reply as it came, and a check may have quoted a secret file."""
+    display = Display()
+    saved = display.verbosity
+    display.verbosity = min(saved, 2)
+    try:
+        yield
+    finally:
+        display.verbosity = saved
 
 
 class _Driver:
