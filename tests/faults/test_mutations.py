@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device import payload
+
 from tests.faults import trial
 from tests.faults.test_crash_points import _own, apart, place, settings  # noqa: F401  (fixtures)
 

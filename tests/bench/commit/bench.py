@@ -57,7 +57,7 @@ def main() -> int:
             (f"builtin copy, {_FILES} files new", [_moved(task) for task in _copies("copy", _FILES)]),
             (f"builtin copy, {_FILES} files converged", [_moved(task) for task in _copies("copy", _FILES)]),
         ]
-    tasks = list(warm) + [_single("same")]
+    tasks = [*list(warm), _single("same")]
     for number, (_, work) in enumerate(blocks):
         tasks += [_named(stamp, 2 * number), *work, _named(stamp, 2 * number + 1)]
     times = ", ".join(f"now_{number}" for number in range(2 * len(blocks)))

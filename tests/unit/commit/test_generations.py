@@ -52,7 +52,7 @@ def test_the_way_back_restores_what_was_there(history: list[list[str]], data: st
             result[path] = states[generation - 1][path]  # a generation keeps what was there before it
     assert result == states[to]
     assert transaction.factory == (to == 0)
-    undone = [number for number in range(len(history), to, -1)]
+    undone = list(range(len(history), to, -1))
     assert transaction.activate_from == tuple(f"generation/{number}/revert" for number in undone)
 
 
@@ -93,7 +93,7 @@ def test_what_can_be_gone_back_to_is_named() -> None:
     assert resolve(known, "factory") == 0
     assert resolve(known, "2") == 2
     for wanted in ("0", "1", "5", "-1", "newest", ""):
-        with pytest.raises(GenerationError, match="factory, 2, 3, 4$"):
+        with pytest.raises(GenerationError, match=r"factory, 2, 3, 4$"):
             resolve(known, wanted)
     with pytest.raises(GenerationError, match="no generations"):
         resolve([], "previous")

@@ -124,7 +124,7 @@ def test_a_difference_is_what_the_change_would_do(item: File, here: Found, chang
 
 @given(st.integers(0, 0o7777))
 def test_the_long_form_of_ls_gives_the_mode_that_stat_gives(mode: int) -> None:
-    letters = ["-"] + list("rwxrwxrwx")
+    letters = ["-", *list("rwxrwxrwx")]
     for position in range(9):
         if not mode & 0o400 >> position:
             letters[position + 1] = "-"
