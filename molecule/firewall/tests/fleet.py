@@ -65,6 +65,11 @@ def guest(number: int, family: str) -> str:
     return f"198.18.64.{number}" if family == "ipv4" else f"fd00:db8:6:{number}::1"
 
 
+def banned_as(number: int, family: str) -> str:
+    """What stands in the list of bans for a guest: the address, or the first one of its /64."""
+    return guest(number, family) if family == "ipv4" else guest(number, family).removesuffix("1")
+
+
 def box_address(device: str, family: str) -> str:
     """Where the box of a device is."""
     return f"172.31.{_number(device)}.2" if family == "ipv4" else f"fd00:db8:7:{_number(device)}::2"

@@ -21,6 +21,7 @@ from fleet import (
     TALKER,
     VICTIM,
     Fleet,
+    banned_as,
     guest,
     kind_of,
     until,
@@ -122,11 +123,6 @@ def test_dropped_packets_are_logged_and_so_are_flows_that_a_rule_wants_logged(
         until(logged, f"a log entry of {guest(OTHER, family)}, seen: {[prefix for prefix, _ in seen]}")
     finally:
         log.close()
-
-
-def banned_as(number: int, family: str) -> str:
-    """What stands in the list of bans for a guest: the address, or the first one of its /64."""
-    return guest(number, family) if family == "ipv4" else guest(number, family).removesuffix("1")
 
 
 def forged_ack(fleet: Fleet, address: str, family: str, number: int) -> None:
