@@ -48,7 +48,7 @@ def test_ansible_takes_the_playbook(playbook: str) -> None:
     run("--syntax-check", playbook)
 
 
-@pytest.mark.parametrize("playbook", ["harden", "audit", "policy", "rollback"])
+@pytest.mark.parametrize("playbook", ["harden", "audit", "policy", "rollback", "bans"])
 def test_no_playbook_takes_a_vantage_or_an_unmanaged_host_for_a_device(playbook: str) -> None:
     plays = run("--list-hosts", f"playbooks/{playbook}.yml").split("play #")[1:]
     hosts = [set(re.findall(r"^      (\S+)$", play, re.M)) for play in plays]
