@@ -217,22 +217,35 @@ class Device:
         wire.send(self._macs[name] + b"\x02\0\0\0\0\x01" + kind + data)
 
     def _collect(self, seen: Seen) -> None:
-        """Read until a marker comes by: packets are handled in order, so all before it have been decided."""
-        self._marks += 1
-        marker = self._marks & 0xFFFF
-        with suppress(PermissionError):
-            self._raw["ipv4"].sendto(_marker(marker), ("198.51.100.254", 0))
-        while True:
-            for prefix, ip in self._nflog.receive():
-                if ip[:1] == b"\x45" and ip[9] == 253:
-                    if number_of(ip) == marker and prefix == "outbound first":
-                        return
-                    continue
-                hook, _, when = prefix.partition(" ")
-                number = number_of(ip)
-                # An answer of the device's own may happen to carry the number of one of ours.
-                if seen.sources.get(number, source_of(ip)) == source_of(ip):
-                    (seen.first if when == "first" else seen.last)[number] = hook
+        """Read until a marker comes by: packets are handled in order, so all before it have been decided.
+
+        The log itself may lose a packet when memory is short. A lost marker is sent again, a few times; a lost
+        packet of the test's own shows as one that never arrived.
+        """
+        for _ in range(4):
+            self._marks += 1
+            marker = self._marks & 0xFFFF
+            with suppress(PermissionError):
+                self._raw["ipv4"].sendto(_marker(marker), ("198.51.100.254", 0))
+            with suppress(TimeoutError):
+                while not self._read(seen, marker):
+                    pass
+                return
+        raise TimeoutError("four markers in a row were not logged: is the harness's table still loaded?")
+
+    def _read(self, seen: Seen, marker: int) -> bool:
+        """Note what one datagram of the log brings; whether the marker was in it."""
+        for prefix, ip in self._nflog.receive():
+            if ip[:1] == b"\x45" and ip[9] == 253:
+                if number_of(ip) == marker and prefix == "outbound first":
+                    return True
+                continue
+            hook, _, when = prefix.partition(" ")
+            number = number_of(ip)
+            # An answer of the device's own may happen to carry the number of one of ours.
+            if seen.sources.get(number, source_of(ip)) == source_of(ip):
+                (seen.first if when == "first" else seen.last)[number] = hook
+        return False
 
 
 def _marker(number: int) -> bytes:
