@@ -22,7 +22,7 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.utils.display import Display
-from ansible_collections.sallyport.iot.plugins.plugin_utils.device import generations, payload
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device import generations, mounts, payload
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import (
     Exchange,
     ExchangeError,
@@ -34,7 +34,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction i
     same_digest,
 )
 
-_VOLATILE = {"tmpfs", "ramfs", "squashfs"}
 _SHOWN_BYTES = 262144
 _SYMBOLIC = re.compile(r"[-dl]([rwxsStT-]{9})")
 
@@ -208,9 +207,15 @@ class _Driver:
                 f"the init system is {init!r} ({reply.get('pid1') or 'pid 1 unknown'}): an unconfirmed change could not be taken back "
                 "at boot. Supported are systemd and BusyBox init with an /etc/inittab."
             )
-        mounts = [line.split(" ", 2) for line in reply.all("mount")]
-        points = {_unescape(mount[0]) for mount in mounts}
-        self._judge_state(mounts)
+        found_mounts = mounts.parse(reply.all("mount"))
+        points = {mount.point for mount in found_mounts}
+        state = self.wanted.state_dir
+        problem = mounts.why_not(state, found_mounts)
+        if init == "busybox":
+            paths = (state, payload.INITTAB, *(item.dest for item in self.wanted.files))
+            problem = problem or mounts.too_late((path for path in paths if path not in points), found_mounts)
+        if problem:
+            raise self._refused(problem)
         kinds = _keyed(reply.all("kind"))
         digests = _keyed(reply.all("digest"))
         metas = _keyed(reply.all("meta"))
@@ -251,45 +256,6 @@ class _Driver:
             ),
         )
         return found
-
-    def _judge_state(self, mounts: Sequence[list[str]]) -> None:
-        state = self.wanted.state_dir
-        best = ["/", "unknown", ""]
-        for mount in mounts:
-            path = _unescape(mount[0])
-            if (state == path or state.startswith(path.rstrip("/") + "/")) and len(path) >= len(
-                _unescape(best[0])
-            ):
-                best = mount
-        path, fstype, options = [*best, "", ""][:3]
-        if fstype in _VOLATILE:
-            raise self._refused(
-                f"{state} lies on {fstype} ({path}), which forgets everything at a power cut: an unconfirmed change could not be taken "
-                "back. Set state_dir to a folder on persistent storage."
-            )
-        words = options.split(",")
-        if "ro" in words:
-            raise self._refused(
-                f"{state} is on a read-only file system ({path}, {fstype}). Remount it writable for the run, or set state_dir."
-            )
-        if fstype == "overlay":
-            upper = next((word[9:] for word in words if word.startswith("upperdir=")), "")
-            # Inside a container the upper directory is the host's path and says nothing here; where it is a path of
-            # this device, its file system decides.
-            under = ["", "", ""]
-            for mount in mounts:
-                point = _unescape(mount[0])
-                if (
-                    upper
-                    and (upper == point or upper.startswith(point.rstrip("/") + "/"))
-                    and len(point) >= len(under[0])
-                ):
-                    under = [point, *mount[1:]]
-            if under[1] in ("tmpfs", "ramfs"):
-                raise self._refused(
-                    f"the root is an overlay whose upper directory {upper} lies on {under[1]}: every change is lost at reboot, and the "
-                    "protection against lock-out with it. Make the change in the image, or mount persistent storage."
-                )
 
     def _keep_hook(self, reply: Reply) -> None:
         """Whatever a role wants in /etc/inittab, the line that takes back unconfirmed changes stays first."""
@@ -637,11 +603,6 @@ def _meta(line: str) -> tuple[str, tuple[str, ...]]:
 def _keyed(lines: Sequence[str]) -> dict[str, str]:
     pairs = (line.partition(" ") for line in lines)
     return {key: value for key, _, value in pairs}
-
-
-def _unescape(path: str) -> str:
-    """/proc/mounts writes space, tab, newline and backslash as octal."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
 
 
 def _note(tried: list[str], text: str) -> None:

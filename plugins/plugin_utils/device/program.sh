@@ -194,6 +194,7 @@ list() { # LIST
 }
 live_digest() { # FILE of run lines
   (
+    # shellcheck disable=SC2317 # the list calls it
     run() { sh -eu -c "$1" </dev/null 2>/dev/null || printf 'status %s\n' "$?"; }
     # shellcheck disable=SC1090
     . "$1"

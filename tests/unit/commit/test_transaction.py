@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import subprocess
 from typing import Any
 
@@ -12,7 +11,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.commit import
     Found,
     _difference,
     _meta,
-    _unescape,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import (
     ArgumentError,
@@ -136,8 +134,3 @@ def test_the_long_form_of_ls_gives_the_mode_that_stat_gives(mode: int) -> None:
         == f"{mode:04o}"
         == _meta(f"{mode:o} root root 0 0 5")[0]
     )
-
-
-def test_mount_points_with_spaces_are_read_as_the_kernel_writes_them() -> None:
-    assert _unescape(r"/mnt/a\040b\011\134c") == "/mnt/a b\t\\c"
-    assert not re.search(r"\\", _unescape(r"/plain"))
