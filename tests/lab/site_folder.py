@@ -122,8 +122,9 @@ class Site:
                     owner = f"{about.st_mode:o} {about.st_uid}:{about.st_gid}"
                     found[str(path.relative_to(root))] = f"{owner} {content}"
         enter = ["nsenter", "-t", pid, "-n"]
+        # By the device's own tool: nft 1.0.6 was seen to crash on a table that 1.1.3 had loaded.
+        found["nft"] = self.sh(host, "if command -v nft >/dev/null; then nft -s list ruleset; fi")
         for name, command in {
-            "nft": ["nft", "--stateless", "list", "ruleset"],
             "iptables": ["iptables-legacy-save"],
             "ip6tables": ["ip6tables-legacy-save"],
             "listening": ["ss", "-Hlntu"],
