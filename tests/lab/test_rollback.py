@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -89,4 +90,7 @@ def test_a_device_rolled_back_boots_as_shipped(site: Site) -> None:
     for host in ("debian13", "vendor"):
         before = sockets(site, host)
         site.lab.power_cut(host)
+        limit = time.monotonic() + 60
+        while sockets(site, host) != before and time.monotonic() < limit:
+            time.sleep(0.2)  # SSH answers before the last service has started
         assert sockets(site, host) == before
