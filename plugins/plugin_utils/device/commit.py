@@ -537,6 +537,7 @@ class _Driver:
         )
 
     def _reverted(self, reason: str, tried: Sequence[str], result: dict[str, Any]) -> CommitError:
+        self.exchange.forget_connection()
         facts = {key: value for key, value in result.items() if key != "diff"}
         if reason:
             text = f"{self.host}: {self.wanted.name} was taken back, the device is as it was: {reason}"
@@ -545,6 +546,8 @@ class _Driver:
                 f"{self.host}: {self.wanted.name} was not confirmed, and the device could not be asked what became of it. It takes an "
                 "unconfirmed change back by itself, also after a power cut; when it can be reached again, run again"
             )
+        if tried and reason:
+            text += ". The way in worked before the change, so look for the cause in the change itself"
         if tried:
             text += ". What was tried: " + "; ".join(dict.fromkeys(tried))
         return CommitError(text, **self._facts({**facts, "changed": False, "tried": list(tried)}, "reverted"))

@@ -224,6 +224,12 @@ class Exchange:
             for name, value in saved.items():
                 connection.set_option(name, value)
 
+    def forget_connection(self) -> None:
+        """End the shared connection: it may lead to a daemon whose settings are no longer in force."""
+        if self.transport == "ssh":
+            with contextlib.suppress(AnsibleError, OSError):
+                self._connection.reset()
+
     @contextlib.contextmanager
     def _pipelined(self) -> Iterator[None]:
         """``local`` with a become password hangs unless its pipelining option is set."""

@@ -447,9 +447,22 @@ UNIT=/etc/systemd/system/sallyport-restore.service
 WANT=/etc/systemd/system/sysinit.target.wants/sallyport-restore.service
 INITLINE="::sysinit:/bin/sh $STATE/device boot"
 
+only_hook() { # FILE LINE: a device has one state folder; at boot nobody would look into a second one
+  while IFS= read -r line || [ -n "$line" ]; do
+    case $line in
+      "$2") ;;
+      ExecStart=*/device\ boot | ::sysinit:/bin/sh\ */device\ boot)
+        line=${line#*/bin/sh } line=${line%/device boot}
+        refuse "the boot hook looks after $line, not after $STATE: use that state_dir, or go back to factory with it first" ;;
+    esac
+  done <"$1"
+}
 hook() { # before the first arming: a power cut must find it
   if [ -d /run/systemd/system ]; then
-    if [ -f "$UNIT" ] && [ -L "$WANT" ]; then return 0; fi
+    if [ -f "$UNIT" ]; then
+      only_hook "$UNIT" "ExecStart=/bin/sh $STATE/device boot"
+      [ ! -L "$WANT" ] || return 0
+    fi
     (umask 022; mkdir -p "${WANT%/*}")
     cat >"$UNIT.new" <<EOF
 [Unit]
@@ -470,6 +483,7 @@ EOF
     mv -f "$UNIT.new" "$UNIT"
     [ -L "$WANT" ] || ln -s "$UNIT" "$WANT"
   else
+    only_hook /etc/inittab "$INITLINE"
     { read -r line </etc/inittab; } || :
     [ "$line" != "$INITLINE" ] || return 0
     cp -p /etc/inittab /etc/.sallyport-inittab
@@ -509,6 +523,9 @@ boot() { # before the network: files only, the services start from them
     if [ -d /run/systemd/system ]; then
       systemctl daemon-reload
       systemctl --no-block start default.target
+    else
+      # It read its table before it ran this line: without this it would start the daemons of the unconfirmed one.
+      [ "$PPID" != 1 ] || kill -HUP 1
     fi
   fi
   for stage in "$STATE"/stage.*; do rm -rf "$stage"; done

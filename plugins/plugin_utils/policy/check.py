@@ -38,6 +38,8 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.resolve impor
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.source import short
 
 SOON = timedelta(days=14)
+MANAGEMENT_RATE = 30
+"""Connections a minute that a run of ours may need: one for each change that it confirms, and for each retry."""
 _NEEDED = {"DNS": ("udp", (53,)), "NTP": ("udp", (123,)), "logging": ("", ()), "updates": ("tcp", (80, 443))}
 _LOGGING = {"udp": (514,), "tcp": (601, 6514)}
 
@@ -290,8 +292,13 @@ def _admits_controller(
                 judge(policy, Packet("inbound", family, source, destination, TCP, port, 40000, name))
                 for name in atoms
             ]
-            if not any(one.verdict == "allow" for one in results):
+            admitted = [one for one in results if one.verdict == "allow"]
+            if not admitted:
                 _locked_out(policy, text, port, results[0], reader, draft)
+            elif all(
+                one.rate and one.rate.count * 60 < MANAGEMENT_RATE * one.rate.seconds for one in admitted
+            ):
+                _throttled(policy, text, port, admitted[0], reader)
         if not any(
             address_in(named(zone), family, source) or (zone.interfaces and _is_any(zone, atoms))
             for zone in draft.zones.values()
@@ -329,6 +336,17 @@ def _locked_out(
         where,
         f"this policy would lock out the running controller, {text}, on TCP port {port}: {by}",
         f"add an inbound rule that allows the service on port {port} from a zone that holds {text}",
+    )
+
+
+def _throttled(policy: HostPolicy, text: str, port: int, outcome: Outcome, reader: Reader) -> None:
+    rule = next((one for one in policy.inbound if one.name == outcome.name), None)
+    reader.add(
+        "lock-out",
+        rule.where if rule else Where("policy", 0, f"tcp/{port} from {text}"),
+        f"the rate of rule `{short(outcome.name, 40)}` would lock out the running controller, {text}, on TCP port "
+        f"{port}: each change is confirmed over a connection of its own",
+        f"allow {text} in a rule of its own without a rate before this one, or a rate of {MANAGEMENT_RATE}/minute or more",
     )
 
 

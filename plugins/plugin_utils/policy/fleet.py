@@ -60,9 +60,9 @@ def resolve_host(
     if connection.get("client"):
         controllers.insert(0, str(connection["client"]))
     groups = task_vars.get("groups") or {}
-    folder = policy_dir or folder_of(own)
     # Task variables hold templates as they were written; hostvars give what comes out of them.
     final = hostvars[host]
+    folder = policy_dir or folder_of(final)
     names = [name for name in own if name.startswith(layers.PREFIX)]
     variables = {name: final[name] if name in final else own[name] for name in names}
     if variables and not os.path.isdir(folder):
@@ -85,9 +85,12 @@ def resolve_host(
 
 
 def folder_of(variables: Mapping[str, Any]) -> str:
-    """Where a host's policy lies."""
-    given = variables.get("sallyport_policy_dir")
-    return str(given) if given else os.path.join(str(variables.get("inventory_dir") or "."), "policy")
+    """Where a host's policy lies: what the firewall role would load is what is checked and audited."""
+    for name in ("firewall_policy_dir", "sallyport_policy_dir"):
+        given = str(variables.get(name) or "")
+        if given and "{{" not in given:
+            return given
+    return os.path.join(str(variables.get("inventory_dir") or "."), "policy")
 
 
 def device_of(variables: Mapping[str, Any]) -> dict[str, Any] | None:
