@@ -643,3 +643,16 @@ def test_any_text_gets_findings_or_a_policy_but_never_a_crash(pieces: list[str])
     if node is not None:
         layer = layers._layer("fleet.yml", node, findings)
         assert layer.entry is not None or layer.findings
+
+
+@pytest.mark.parametrize(
+    ("rate", "errors"),
+    [("1/hour", ["lock-out"]), ("29/minute", ["lock-out"]), ("30/minute", []), ("1/second", [])],
+)
+def test_a_rate_that_a_run_of_ours_exceeds_is_a_lock_out(
+    loaded: Loader, rate: str, errors: list[str]
+) -> None:
+    policy = SOUND.replace("from: [mgmt]}", f"from: [mgmt], rate: {rate}}}", 1)
+    assert policy != SOUND
+    resolved = loaded(policy, device=DEVICE)
+    assert [one.id for one in resolved.errors] == errors, resolved.errors
