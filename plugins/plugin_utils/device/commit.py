@@ -211,9 +211,6 @@ class _Driver:
         points = {mount.point for mount in found_mounts}
         state = self.wanted.state_dir
         problem = mounts.why_not(state, found_mounts)
-        if init == "busybox":
-            paths = (state, payload.INITTAB, *(item.dest for item in self.wanted.files))
-            problem = problem or mounts.too_late((path for path in paths if path not in points), found_mounts)
         if problem:
             raise self._refused(problem)
         kinds = _keyed(reply.all("kind"))
@@ -247,6 +244,11 @@ class _Driver:
                     f"{item.dest} is a mount point: it cannot be replaced by a rename. Change it where it is mounted from."
                 )
             found.append(here)
+        if init == "busybox":
+            paths = (state, payload.INITTAB, *(item.dest for item in self.wanted.files))
+            problem = mounts.too_late(paths, found_mounts)
+            if problem:
+                raise self._refused(problem)
         # A link that stands for a file is kept; the file that it names is what changes.
         self.wanted = replace(
             self.wanted,
