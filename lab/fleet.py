@@ -66,7 +66,6 @@ class Device:
 class Fleet:
     """Everything in lab/fleet.toml."""
 
-    mirrors: tuple[str, ...]
     images: dict[str, Image]
     devices: dict[str, Device]
 
@@ -116,7 +115,7 @@ def load(path: Path = LAB / "fleet.toml") -> Fleet:
         )
         for name, entry in data["devices"].items()
     }
-    return Fleet(tuple(data["mirrors"]), images, devices)
+    return Fleet(images, devices)
 
 
 def check_prefix(prefix: str) -> str:

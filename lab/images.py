@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import subprocess
 import tempfile
 import time
@@ -72,7 +73,7 @@ def _packages(fleet: Fleet, image: Image, base: str, say: Say) -> None:
     with tempfile.TemporaryDirectory(prefix="sallyport-image-") as folder:
         archive = Path(folder) / "rootfs.tar"
         log = ""
-        for mirror in fleet.mirrors:
+        for mirror in mirrors():
             command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(image.packages)}"]
             command += [
                 "--aptopt=Acquire::Check-Valid-Until false"
@@ -84,7 +85,7 @@ def _packages(fleet: Fleet, image: Image, base: str, say: Say) -> None:
             ]
             if image.extract:
                 command.append(f"--customize-hook={_EXTRACT.format(packages=' '.join(image.extract))}")
-            command += [image.suite, str(archive), mirror]
+            command += [image.suite, str(archive), *([mirror] if mirror else [])]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode == 0:
                 break
@@ -95,6 +96,18 @@ def _packages(fleet: Fleet, image: Image, base: str, say: Say) -> None:
             )
         podman("import", str(archive), base)
     say(f"image {image.name}: packages installed in {time.monotonic() - started:.0f} s")
+
+
+def mirrors() -> list[str]:
+    """Where to get Debian packages, best first; the last, "", is mmdebstrap's own default.
+
+    SALLYPORT_DEBIAN_MIRROR is for suites that have moved elsewhere. Else it is where this machine gets its own.
+    """
+    listed = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI)"], capture_output=True, text=True, check=False
+    ).stdout
+    own = [uri for uri in listed.split() if uri.rstrip("/").endswith("/debian")]
+    return list(dict.fromkeys([*filter(None, [os.environ.get("SALLYPORT_DEBIAN_MIRROR")]), *own, ""]))
 
 
 def _build(image: Image, base: str, target: str) -> None:
