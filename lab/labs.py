@@ -228,7 +228,7 @@ class Lab:
         An internal network has no gateway by itself, and its bridge comes and goes with its containers.
         """
         for network in NETWORKS:
-            bridge = self._bridge(network)
+            bridge = self.bridge(network)
             for address, subnet in zip(addresses(network, slot, 1), subnets(network, slot), strict=True):
                 cidr = f"{address}/{subnet.partition('/')[2]}"
                 _ip("address", "replace", cidr, "dev", bridge, *(["nodad"] if ":" in address else []))
@@ -266,7 +266,7 @@ class Lab:
             cable = f"sally{slot}-{device.number}-{index}"
             link = ["name", f"eth{index}", "address", mac(network, slot, device.number), "netns", process]
             _ip("link", "add", cable, "type", "veth", "peer", *link)
-            _ip("link", "set", cable, "master", self._bridge(network), "up")
+            _ip("link", "set", cable, "master", self.bridge(network), "up")
 
     def inside(self, process: str, *command: str) -> str:
         """Run a command of this machine in a device's network: what the device lacks, or before its first process."""
@@ -277,7 +277,8 @@ class Lab:
             raise LabError(f"{' '.join(command)} in the network of process {process}: {done.stderr.strip()}")
         return done.stdout
 
-    def _bridge(self, network: str) -> str:
+    def bridge(self, network: str) -> str:
+        """The interface of this machine that a network's cables lead to."""
         return str(listing("network", "inspect", f"{self.prefix}-{network}")[0]["network_interface"])
 
     def _factory_files(self, device: Device, slot: int) -> bytes:

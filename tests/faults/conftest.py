@@ -9,9 +9,8 @@ import pytest
 
 from lab.fleet import load
 from lab.labs import Lab
+from tests.faults.counted import COUNTED
 from tests.faults.on_devices import Devices
-
-COUNTED: list[str] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -67,7 +67,7 @@ class Devices:
         return self.inside(host, _SNAPSHOT).splitlines()
 
     def ssh(
-        self, host: str, command: str, *options: str, seconds: int = 10
+        self, host: str, command: str, *options: str, seconds: int = 10, stdin: bytes = b""
     ) -> subprocess.CompletedProcess[str]:
         """A plain ssh, sharing nothing with Ansible's connections."""
         known = self.variables(host)
@@ -85,8 +85,8 @@ class Devices:
         words += [f"{known['ansible_user']}@{known['ansible_host']}", command]
         environment = {**os.environ, "SSHPASS": str(known.get("ansible_password", ""))}
         return subprocess.run(
-            ["sshpass", "-e", *words], capture_output=True, text=True, check=False, env=environment,
-            timeout=seconds + 30, stdin=subprocess.DEVNULL,
+            ["sshpass", "-e", *words], input=stdin.decode("utf-8", "surrogateescape"), capture_output=True, check=False, env=environment,
+            timeout=seconds + 30, encoding="utf-8", errors="surrogateescape",
         )  # fmt: skip
 
     def answers(self, host: str, *options: str) -> bool:

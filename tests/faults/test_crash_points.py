@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from tests.faults import conftest, trial
+from tests.faults import trial
 from tests.faults.chamber import MEDIA, SHELLS, isolate, make_tools
+from tests.faults.counted import COUNTED
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="crash points need root: loop mounts and namespaces"
@@ -104,7 +105,7 @@ def test_killed_at_any_call_the_device_is_old_or_new_and_the_next_run_converges(
     kind = "session" if session else "process"
     cases = [(f"{kind} killed {point}", (setting, point, session)) for point in chosen]
     problems = _all(apart, trial.kill, cases)
-    conftest.COUNTED.append(f"{kind} killed, {shell}, {scenario}: {len(chosen)} of {len(victims)} points")
+    COUNTED.append(f"{kind} killed, {shell}, {scenario}: {len(chosen)} of {len(victims)} points")
     assert not problems, "\n".join(problems)
 
 
@@ -129,7 +130,7 @@ def test_power_cut_at_any_call_boots_into_old_or_new_and_the_next_run_converges(
     ]
     problems = _all(apart, trial.cut, cases)
     shutil.rmtree(folder)
-    conftest.COUNTED.append(
+    COUNTED.append(
         f"power cut, {shell}, {medium}, {scenario}, {how}: {len(points)} points on {len(wanted)} different media, "
         f"{len(media)} booted"
     )

@@ -2,9 +2,9 @@
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
 """The only road to a device: one POSIX sh program on standard input, one framed reply.
 
-A ``sh -s`` whose input is cut runs what has arrived. So the whole program is the body of one function, and the
-last line calls that function by a name that ends in a nonce: cut at any byte, nothing runs. The reply is framed by
-the same nonce. A reply without its closing frame says nothing about the device, whatever the return code was: one
+A ``sh -s`` whose input is cut runs what has arrived. So the whole program is the body of one function, whose
+definition and call are one group in braces: cut at any byte, the shell has read no whole command, and nothing runs,
+not even a word that the cut made of the function's name. The reply is framed by a nonce. A reply without its closing frame says nothing about the device, whatever the return code was: one
 connection plugin drops standard input and returns 0, and login shells print noise of their own.
 
 Programs use two helpers to answer, both defined by the frame:
@@ -83,11 +83,12 @@ class Reply:
 
 
 def frame(program: bytes | str, nonce: str) -> bytes:
-    """The payload for ``/bin/sh``: ``program`` as the body of a function that only the last line calls."""
+    """The payload for ``/bin/sh``: one group that defines a function with ``program`` as its body, and calls it."""
     body = program.encode("utf-8", "surrogateescape") if isinstance(program, str) else program
     name = b"sallyport_" + nonce.encode()
     return b"\n".join(
         (
+            b"{",
             name + b"() {",
             b"printf '%s\\n' " + nonce.encode() + b"-begin",
             b"(",
@@ -98,7 +99,8 @@ def frame(program: bytes | str, nonce: str) -> bytes:
             b"printf '%s %s\\n' " + nonce.encode() + b'-end "$?"',
             # Tools of the program must not read the payload.
             b"} </dev/null",
-            name + b"\n",
+            name,
+            b"}\n",
         )
     )
 

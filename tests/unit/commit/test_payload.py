@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -44,8 +45,9 @@ _text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 
 
 def _run(shell: str, program: bytes, folder: Path) -> subprocess.CompletedProcess[bytes]:
+    name, _, option = shell.partition(" ")
     return subprocess.run(
-        SHELLS[shell],
+        [*SHELLS[name], *option.split()],
         input=program,
         capture_output=True,
         check=False,
@@ -85,14 +87,16 @@ def test_a_quoted_word_is_one_word_and_itself(shell: str, word: str, tmp_path: P
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_frame_cut_at_any_byte_runs_nothing(shell: str, tmp_path: Path) -> None:
+    """tests/faults cuts the real payloads of a commit."""
     body = b"touch ran\n" + payload.write(b"some content\nwith 'lines'\n\0", b"written") + b"say done\n"
     whole = frame(body, "a" * 24)
     for length in range(len(whole) - 1):  # without its last newline the program is complete
-        _run(shell, whole[:length], tmp_path)
-        assert not list(tmp_path.iterdir()), (
-            f"cut after {length} bytes of {len(whole)}: {whole[:length][-60:]!r}"
-        )
-    assert _run(shell, whole, tmp_path).returncode == 0
+        done = _run(f"{shell} -x", whole[:length], tmp_path)
+        cut = f"cut after {length} bytes of {len(whole)}: {whole[:length][-60:]!r}: {done.stderr!r}"
+        assert not re.search(rb"^\+ ", done.stderr, re.M) and not done.stdout, cut
+        assert not list(tmp_path.iterdir()), cut
+    done = _run(f"{shell} -x", whole, tmp_path)
+    assert done.returncode == 0 and re.search(rb"^\+ ", done.stderr, re.M)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ran", "written"]
 
 
