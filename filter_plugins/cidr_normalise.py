@@ -32,22 +32,18 @@ _value:
   elements: str
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import cidrs
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.filters import cidr_list
 
 
 def cidr_normalise(value: Any) -> list[str]:
     """See DOCUMENTATION."""
-    items = [value] if isinstance(value, str) else value
-    if not isinstance(items, Sequence) or not all(isinstance(one, str) for one in items):
-        raise AnsibleFilterError(
-            f"cidr_normalise: expected a list of CIDRs as text, found {type(value).__name__}"
-        )
     result = []
-    for place, text in enumerate(items, 1):
+    for place, text in enumerate(cidr_list(value, "cidr_normalise"), 1):
         try:
             result.append(cidrs.normalise(text))
         except cidrs.NotACidr as problem:

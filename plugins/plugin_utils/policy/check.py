@@ -22,6 +22,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import 
     Outcome,
     Packet,
     address_in,
+    endpoint_matches,
     interface_matches,
     judge,
 )
@@ -30,7 +31,9 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
     Addresses,
     Blocklist,
     Endpoint,
+    Family,
     HostPolicy,
+    Publish,
     Rule,
     Where,
 )
@@ -238,10 +241,16 @@ def _cut(blocked: Blocklist, protected: Addresses, reader: Reader) -> Blocklist:
 
 
 def _management_open(policy: HostPolicy, draft: Draft, ports: set[int], reader: Reader) -> None:
+    opened = Addresses()
     for rule in policy.inbound:
         if rule.verdict != "allow" or rule.reason or not covers_port(rule, ports):
             continue
-        if any(not one.interfaces and intervals.has_all_of_a_family(one.addresses) for one in rule.sources):
+        # Two halves are the whole, in one rule or in two; the rule that completes it gets the finding.
+        own = intervals.join(*(one.addresses for one in rule.sources if not one.interfaces))
+        whole = intervals.join(opened, own)
+        if intervals.has_all_of_a_family(own) or (
+            intervals.has_all_of_a_family(whole) and not intervals.has_all_of_a_family(opened)
+        ):
             said = ", ".join(str(port) for port in sorted(ports))
             reader.add(
                 "management-open",
@@ -249,6 +258,7 @@ def _management_open(policy: HostPolicy, draft: Draft, ports: set[int], reader: 
                 f"inbound rule `{short(rule.name, 40)}` opens the management port (TCP {said}) to any address",
                 "name the zones that manage this device in `from`, or say why in `reason`",
             )
+        opened = whole
     if policy.defaults.inbound == "allow" and not policy.defaults.reason and "defaults" not in draft.tainted:
         reader.add(
             "management-open",
@@ -263,6 +273,7 @@ def _admits_controller(
 ) -> None:
     connection = (around.device or {}).get("connection") or {}
     server = plain(str(connection.get("server") or ""))
+    own = [server] if server else list(around.inventory.get(around.host, ()))
     known: list[Mapping[str, Any]] = list((around.device or {}).get("interfaces") or ())
     by_address = [
         str(one["name"])
@@ -281,13 +292,12 @@ def _admits_controller(
             message = f"the controller's address `{short(text)}` {problem.why}"
             reader.add("bad-controller", Where("controller"), message, problem.remedy)
             continue
-        destination = 0
-        try:
-            other, address, _last = cidrs.parse_one(server)
-            destination = address if other == family else 0
-        except cidrs.NotACidr:
-            pass
+        destination = _address_of(own, family)
         for port in sorted(ports):
+            taken = _translated(policy, family, source, port, atoms)
+            if taken:
+                _led_away(taken, text, port, reader)
+                continue
             results = [
                 judge(policy, Packet("inbound", family, source, destination, TCP, port, 40000, name))
                 for name in atoms
@@ -309,6 +319,40 @@ def _admits_controller(
                 f"no zone holds {text}, the address that this controller comes from",
                 "put the management network into a zone, so that rules and lists can spare it",
             )
+
+
+def _address_of(texts: Iterable[str], family: Family) -> int:
+    """The first of a device's addresses that is of ``family``, 0 where none is known."""
+    for text in texts:
+        try:
+            other, address, _last = cidrs.parse_one(text)
+        except cidrs.NotACidr:
+            continue
+        if other == family:
+            return address
+    return 0
+
+
+def _translated(
+    policy: HostPolicy, family: Family, source: int, port: int, atoms: Iterable[str]
+) -> Publish | None:
+    """The published port that would take a connection of ours away from the device, by whichever way it comes in."""
+    for publish in policy.nat.publish:
+        if (publish.protocol, publish.port, publish.to_family) == ("tcp", port, family) and all(
+            any(endpoint_matches(one, family, source, name) for one in publish.sources) for name in atoms
+        ):
+            return publish
+    return None
+
+
+def _led_away(publish: Publish, text: str, port: int, reader: Reader) -> None:
+    reader.add(
+        "lock-out",
+        publish.where,
+        f"published port `{short(publish.name, 40)}` would lock out the running controller, {text}: what it sends to "
+        f"TCP port {port} of this device goes elsewhere",
+        f"publish another port than {port}, or say in `from` who else may use it",
+    )
 
 
 def _is_any(zone: Endpoint, atoms: list[str]) -> bool:
@@ -393,7 +437,9 @@ def _assert_breach(model: flows.Model, classes: Iterable[flows.FlowClass], one: 
                     continue
                 others = intervals.subtract(addresses, allowed)
                 if others:
-                    by = f"rule `{short(outcome.name, 40)}`" if outcome.step == "rule" else "the default"
+                    by = {"rule": f"rule `{short(outcome.name, 40)}`", "ping": "`defaults.ping`"}.get(
+                        outcome.step, "the default"
+                    )
                     return f"{by} admits {cidrs.one_text(flow.family, *others[0])} too"
     except flows.TooManyPieces as error:
         return f"that cannot be shown: {error}"

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timezone
 from typing import Any
 
@@ -109,12 +109,22 @@ def _ports(value: Any, name: str) -> list[int]:
     return [int(one) for one in ports]
 
 
-def addresses(value: Any, name: str) -> Addresses:
-    """The input of a CIDR filter: a list of CIDRs and addresses, or one text."""
-    items = [value] if isinstance(value, str) else value
-    if not isinstance(items, Sequence) or not all(isinstance(one, str) for one in items):
+def cidr_list(value: Any, name: str) -> list[str]:
+    """The input of a CIDR filter: a list of CIDRs and addresses, or one text. What ``map`` gives is a list too."""
+    if isinstance(value, str):
+        return [str(value)]
+    if isinstance(value, (bytes, bytearray, Mapping)) or not isinstance(value, (Sequence, Iterator)):
         raise AnsibleFilterError(f"{name}: expected a list of CIDRs as text, found {type(value).__name__}")
+    items = list(value)
+    for place, one in enumerate(items, 1):
+        if not isinstance(one, str):
+            raise AnsibleFilterError(f"{name}: entry {place} is no text but {type(one).__name__}: {one!r}")
+    return items
+
+
+def addresses(value: Any, name: str) -> Addresses:
+    """The input of a CIDR filter, as an address set."""
     try:
-        return cidrs.parse(items)
+        return cidrs.parse(cidr_list(value, name))
     except cidrs.NotACidr as problem:
         raise AnsibleFilterError(f"{name}: entry {problem.line}: {problem}") from None

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
@@ -20,7 +19,8 @@ RULES = "/etc/sallyport/firewall/rules"
 class Addresses(Mapping[str, tuple[str, ...]]):
     """The addresses of inventory hosts, looked up when asked for: a large inventory is costly to read whole.
 
-    ``sallyport_addresses`` of a host counts if it is set, else ``ansible_host`` where that is an address.
+    ``sallyport_addresses`` of a host counts if it is set, else ``ansible_host``. What is no address is given all the
+    same: whoever needs it must say so, since a zone with fewer members than were named is another zone.
     """
 
     def __init__(self, hostvars: Mapping[str, Any]) -> None:
@@ -30,9 +30,8 @@ class Addresses(Mapping[str, tuple[str, ...]]):
         if host not in self._hostvars:
             raise KeyError(host)
         variables = self._hostvars[host]
-        given = variables.get("sallyport_addresses")
-        texts = [given] if isinstance(given, str) else list(given or [variables.get("ansible_host") or host])
-        return tuple(text for text in map(str, texts) if _is_address(text))
+        given = _listed(variables.get("sallyport_addresses"))
+        return tuple(given or [str(variables.get("ansible_host") or host)])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._hostvars)
@@ -55,17 +54,18 @@ def resolve_host(
     hostvars = task_vars["hostvars"]
     own = task_vars if task_vars.get("inventory_hostname") == host else hostvars[host]
     connection = (device or {}).get("connection") or {}
-    port = connection.get("server_port") or own.get("ansible_port") or 22
-    controllers = [str(one) for one in own.get("sallyport_controllers") or ()]
+    # Task variables hold templates as they were written; hostvars give what comes out of them.
+    final = hostvars[host]
+    port = connection.get("server_port") or _port(final.get("ansible_port"))
+    controllers = _listed(final.get("sallyport_controllers"))
     if connection.get("client"):
         controllers.insert(0, str(connection["client"]))
     groups = task_vars.get("groups") or {}
-    # Task variables hold templates as they were written; hostvars give what comes out of them.
-    final = hostvars[host]
     folder = policy_dir or folder_of(final)
     names = [name for name in own if name.startswith(layers.PREFIX)]
     variables = {name: final[name] if name in final else own[name] for name in names}
-    if variables and not os.path.isdir(folder):
+    if variables and folder == _usual(final) and not os.path.lexists(folder):
+        # Variables alone may be the policy, but a folder that somebody named must be there.
         folder = ""
     return load.load_host(
         folder or None,
@@ -90,6 +90,10 @@ def folder_of(variables: Mapping[str, Any]) -> str:
         given = str(variables.get(name) or "")
         if given and "{{" not in given:
             return given
+    return _usual(variables)
+
+
+def _usual(variables: Mapping[str, Any]) -> str:
     return os.path.join(str(variables.get("inventory_dir") or "."), "policy")
 
 
@@ -106,20 +110,28 @@ def _previous(device: Mapping[str, Any] | None) -> set[str] | None:
 
 
 def _groups_by_depth(hostvars: Any, host: str, own: Mapping[str, Any]) -> list[str]:
-    """The host's groups, parents before children, then by name: the order in which Ansible merges them."""
+    """The host's groups, parents before children, then by name: the order in which Ansible merges them.
+
+    ``ansible_group_priority`` decides between depth and name, as it does for variables.
+    """
     names = [str(name) for name in own.get("group_names") or ()]
     # Depth is known to the inventory only; without it (a plain mapping in tests) the names decide.
     inventory = getattr(hostvars, "_inventory", None)
-    depth = {name: group.depth for name, group in getattr(inventory, "groups", {}).items()}
+    order = {name: (group.depth, group.priority) for name, group in getattr(inventory, "groups", {}).items()}
     return [
         "all",
-        *sorted((name for name in names if name != "all"), key=lambda name: (depth.get(name, 1), name)),
+        *sorted((name for name in names if name != "all"), key=lambda name: (*order.get(name, (1, 1)), name)),
     ]
 
 
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
+def _listed(given: Any) -> list[str]:
+    """A variable that is a list of texts, or one text."""
+    if given is None or given == "":
+        return []
+    return [str(one) for one in given] if isinstance(given, (list, tuple)) else [str(given)]
+
+
+def _port(given: Any) -> int:
+    """``ansible_port``; what is no number leaves the usual one, and ssh says what it thinks of it."""
+    text = str(given or "")
+    return int(text) if text.isdecimal() and text.isascii() and 0 < int(text) < 65536 else 22

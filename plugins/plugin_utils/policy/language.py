@@ -19,6 +19,9 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.source import
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
 INTERFACE = r"(?!\.{1,2}$)[A-Za-z0-9_.@=-]{1,15}|[A-Za-z0-9_.@=-]{1,14}\*"
 RATE = r"([1-9][0-9]{0,6})/(second|minute|hour|day)( burst ([1-9][0-9]{0,4}))?"
+_NAME_PATTERN = rf"^(?!any$)(?![0-9.]*\.[0-9.]*$){NAME}$"
+"""``is_name`` for editors."""
+_NAME_REMEDY = "use letters, digits, _, . and -, at most 64, and neither `any` nor an address"
 _ADDRESS_LIKE = re.compile(r"[0-9.]+|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*", re.ASCII)
 
 
@@ -114,7 +117,8 @@ class Spec:
         found = describe(node)
         if node.where.text and node.kind not in ("map", "list"):
             found += f" `{node.where.text}`"
-        reader.add("wrong-type", node.where, f"{name} must be {self.what}, found {found}", self.remedy())
+        said = f"{name or 'a policy'} must be {self.what}, found {found}"
+        reader.add("wrong-type", node.where, said, self.remedy())
 
     def remedy(self) -> str:
         """What to write."""
@@ -181,6 +185,22 @@ class Printable(Text):
 
     def schema(self) -> dict[str, Any]:
         return {"type": "string", "minLength": 1, "maxLength": self.limit}
+
+
+@dataclass(frozen=True)
+class Name(Text):
+    """What a list of addresses may be called: the same as a zone or service."""
+
+    pattern: str = NAME
+
+    def read(self, reader: Reader, node: Node, name: str) -> Any:
+        if node.kind == "text" and not is_name(node.value):
+            reader.add("bad-name", node.where, f"{name} cannot be `{short(node.value)}`", _NAME_REMEDY)
+            return BROKEN
+        return super().read(reader, node, name)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": _NAME_PATTERN}
 
 
 @dataclass(frozen=True)
@@ -345,13 +365,14 @@ class Table(Spec):
             if known is None:
                 # What is missing below may be what was misspelt here: one mistake, one finding.
                 broken = unknown = True
-                if key.startswith("\0") and not node.where.source.startswith("sallyport_policy__"):
-                    continue
                 where = entry.at(key)
+                if key.startswith("\0"):
+                    _misread(reader, node, key, where)
+                    continue
                 reader.add(
                     "unknown-key",
                     where,
-                    f"{name or 'a policy'} has no key `{short(key.lstrip(chr(0)))}`",
+                    f"{name or 'a policy'} has no key `{short(key)}`",
                     _nearest(key, tuple(self.keys)),
                 )
                 continue
@@ -406,13 +427,13 @@ class Names(Spec):
             return self.wrong(reader, node, name)
         entry = Entry(node.where, node.keys or {})
         for key, value in node.value.items():
-            if key.startswith("\0") and not node.where.source.startswith("sallyport_policy__"):
+            where = entry.at(key)
+            if key.startswith("\0"):
+                _misread(reader, node, key, where)
                 continue
             if not is_name(key):
-                where = entry.at(key)
-                message = f"`{short(key.lstrip(chr(0)))}` cannot name a {self.noun}"
-                remedy = "use letters, digits, _, . and -, at most 64, and neither `any` nor an address"
-                reader.add("bad-name", where, message, remedy)
+                message = f"`{short(key)}` cannot name a {self.noun}"
+                reader.add("bad-name", where, message, _NAME_REMEDY)
                 continue
             entry[key] = self.item.read(reader, value, f"{self.noun} `{key}`")
         return entry
@@ -420,7 +441,7 @@ class Names(Spec):
     def schema(self) -> dict[str, Any]:
         return {
             "type": "object",
-            "propertyNames": {"pattern": f"^(?!any$){NAME}$"},
+            "propertyNames": {"pattern": _NAME_PATTERN},
             "additionalProperties": self.item.schema(),
         }
 
@@ -467,6 +488,13 @@ def is_name(text: str) -> bool:
     return not _ADDRESS_LIKE.fullmatch(text) or text.isdigit()
 
 
+def _misread(reader: Reader, node: Node, key: str, where: Where) -> None:
+    """A key that is no text. In files the source says so; in variables its type is all that is left."""
+    if node.where.source.startswith("sallyport_policy__"):
+        said = short(key[1:])
+        reader.add("quote-it", where, f"the key `{said}` is no text", f'quote it: "{said}":')
+
+
 def _empty(reader: Reader, node: Node, name: str) -> object:
     reader.add(
         "empty-list", node.where, f"{name} is an empty list", "leave the key out, or name at least one"
@@ -501,7 +529,7 @@ _RATE = Text(RATE, "rate such as 50/second or 10/minute burst 20", identity="bad
 _REASON = Key(Printable(form="reason", limit=200), "why it is so, for those who read the policy")
 _DATE = Text(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", 'date such as "2027-01-31"', identity="bad-date")
 _RULE_NAME = Key(Printable(form="rule name", limit=200, identity="bad-name"), "unique in its section", True)
-_LIST_NAME = Key(Text(NAME, "name", identity="bad-name"), "unique in its section", True)
+_LIST_NAME = Key(Name(), "unique in its section", True)
 
 ZONE = Table(
     {
@@ -603,10 +631,15 @@ TRAPS = Table(
 )
 
 _VERDICTS = ("drop", "reject", "allow")
-_LOCKED_KEYS = Key(
-    FlagOrKeys(ListOf(Text(form="key"), "an entry")),
-    "true locks the keys that stand here, a list locks those",
-)
+
+
+def _locked_keys(*keys: str) -> Key:
+    """A key that nothing has would lock nothing."""
+    return Key(
+        FlagOrKeys(ListOf(Text(choices=keys), "an entry")),
+        "true locks the keys that stand here, a list locks those",
+    )
+
 
 DEFAULTS = Table(
     {
@@ -623,7 +656,7 @@ DEFAULTS = Table(
             "inbound echo requests",
         ),
         "reason": _REASON,
-        "locked": _LOCKED_KEYS,
+        "locked": _locked_keys("inbound", "outbound", "forward", "ping", "reason"),
     }
 )
 
@@ -639,7 +672,7 @@ LOG = Table(
             "stands before each line",
         ),
         "group": Key(Number(0, 65535), "NFLOG group instead of the kernel log"),
-        "locked": _LOCKED_KEYS,
+        "locked": _locked_keys("drops", "prefix", "group"),
     }
 )
 
@@ -648,7 +681,7 @@ CONTAINERS = Table(
         "outbound": Key(
             Text(choices=("allow", "as_device", "drop")), "new flows that containers start; default allow"
         ),
-        "locked": _LOCKED_KEYS,
+        "locked": _locked_keys("outbound"),
     }
 )
 

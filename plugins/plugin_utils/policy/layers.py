@@ -8,8 +8,11 @@ file changes.
 
 from __future__ import annotations
 
+import difflib
+import errno
 import os
 import re
+import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +27,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.language impo
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import Finding, Where
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.source import (
+    MAX_BYTES,
     Node,
     read_text,
     read_value,
@@ -49,6 +53,20 @@ _files: dict[str, tuple[Stamp, Layer]] = {}
 _MAX_FILES = 4096
 
 
+def read_file(path: str, limit: int) -> bytes:
+    """At most ``limit`` bytes of a plain file. Raises OSError.
+
+    A pipe or device of that name would never end, or never begin.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if stat.S_ISDIR(mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is no plain file")
+        return file.read(limit)
+
+
 def stamp(path: str) -> Stamp:
     """What changes when a file does. Raises OSError."""
     info = os.stat(path)
@@ -61,8 +79,7 @@ def file_layer(path: str) -> Layer:
     known = _files.get(path)
     if known and known[0] == now:
         return known[1]
-    with open(path, "rb") as file:
-        raw = file.read()
+    raw = read_file(path, MAX_BYTES + 1)
     node, findings = read_text(raw, path)
     layer = _layer(path, node, findings)
     if len(_files) >= _MAX_FILES:
@@ -99,35 +116,9 @@ def layers(
     found: list[Layer] = [built_in()]
     findings: list[Finding] = []
     if policy_dir is not None:
-        fleet = os.path.join(policy_dir, "fleet.yml")
-        paths = [fleet]
-        paths += [os.path.join(policy_dir, "groups", f"{group}.yml") for group in groups if _plain(group)]
-        if _plain(host):
-            paths.append(os.path.join(policy_dir, "hosts", f"{host}.yml"))
-        for path in paths:
-            try:
-                found.append(file_layer(path))
-            except FileNotFoundError:
-                if path == fleet:
-                    findings.append(
-                        Finding(
-                            "no-fleet",
-                            "error",
-                            "there is no fleet.yml, so nothing says what holds for every host",
-                            "write it (an empty file will do), or set sallyport_policy_dir to where it is",
-                            Where(fleet),
-                        )
-                    )
-            except OSError as error:
-                findings.append(
-                    Finding(
-                        "unreadable",
-                        "error",
-                        f"the file cannot be read: {error.strerror}",
-                        "make it a readable file",
-                        Where(path),
-                    )
-                )
+        files, problems = _files_of(policy_dir, host, groups)
+        found += files
+        findings += problems
         findings += stray_files(policy_dir, known_hosts, known_groups)
     for name in sorted(variables):
         if VARIABLE.match(name):
@@ -145,11 +136,62 @@ def layers(
     return found, findings
 
 
+def _files_of(policy_dir: str, host: str, groups: Sequence[str]) -> tuple[list[Layer], list[Finding]]:
+    """The layers that are files of ``host``. A folder that cannot be entered is said once, not for each file in it."""
+    found: list[Layer] = []
+    findings: list[Finding] = []
+
+    def unreadable(what: str, error: OSError, path: str) -> Finding:
+        said = f"the {what} cannot be read: {error.strerror}"
+        return Finding("unreadable", "error", said, f"make it a readable {what}", Where(path))
+
+    def add(path: str) -> bool:
+        try:
+            found.append(file_layer(path))
+        except FileNotFoundError as error:
+            if not os.path.islink(path):
+                return False
+            # A link that leads nowhere is a layer that is lost, not one that was never written.
+            findings.append(unreadable("file", error, path))
+        except OSError as error:
+            findings.append(unreadable("file", error, path))
+        return True
+
+    def enter(path: str) -> bool:
+        """Whether there is a folder to look into."""
+        try:
+            os.listdir(path)
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError) or os.path.islink(path):
+                findings.append(unreadable("folder", error, path))
+            return False
+        return True
+
+    if not enter(policy_dir) and findings:
+        return found, findings
+    fleet = os.path.join(policy_dir, "fleet.yml")
+    if not add(fleet):
+        findings.append(
+            Finding(
+                "no-fleet",
+                "error",
+                "there is no fleet.yml, so nothing says what holds for every host",
+                "write it (an empty file will do), or set sallyport_policy_dir to where it is",
+                Where(fleet),
+            )
+        )
+    for folder, names in (("groups", groups), ("hosts", (host,))):
+        if enter(os.path.join(policy_dir, folder)):
+            for name in filter(_plain, names):
+                add(os.path.join(policy_dir, folder, f"{name}.yml"))
+    return found, findings
+
+
 def stray_files(
     policy_dir: str, known_hosts: Collection[str] | None, known_groups: Collection[str] | None
 ) -> list[Finding]:
     """Files that no host would ever read, which is what a misspelt name looks like."""
-    findings: list[Finding] = []
+    findings = _misspelt(policy_dir)
     for folder, kind, known in (("groups", "group", known_groups), ("hosts", "host", known_hosts)):
         if known is None:
             continue
@@ -170,6 +212,23 @@ def stray_files(
                 message = f"the inventory has no {kind} `{short(stem)}`"
                 remedy = nearest(stem, tuple(known)) if known else "remove the file"
                 findings.append(Finding("unknown-file", "error", message, remedy, where))
+    return findings
+
+
+def _misspelt(policy_dir: str) -> list[Finding]:
+    """What lies beside fleet.yml under a name that is almost one of ours, and so would be passed over in silence."""
+    ours = ("fleet.yml", "groups", "hosts")
+    try:
+        names = sorted(set(os.listdir(policy_dir)).difference(ours))
+    except OSError:
+        return []
+    findings = []
+    for name in names:
+        near = difflib.get_close_matches(name, ours, 1, 0.8)
+        if near and not name.startswith(".") and not name.endswith("~"):
+            where = Where(os.path.join(policy_dir, name))
+            message = f"nothing reads `{short(name)}`"
+            findings.append(Finding("unknown-file", "error", message, f"did you mean `{near[0]}`?", where))
     return findings
 
 

@@ -19,6 +19,12 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
     ServiceSet,
 )
 
+JUDGEMENTS = frozenset(
+    ("lock-out", "bad-controller", "management-open", "assert-failed", "blocklist-overlap", "expired-new", "unknown-file")
+)  # fmt: skip
+"""Errors about a policy that is whole all the same. The version before a change may have them: the change mends them,
+or takes a host and its file away."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:

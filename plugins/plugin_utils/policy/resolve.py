@@ -8,6 +8,7 @@ tainted, so that nothing is concluded from a rule set with holes.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,8 @@ _VERDICTS: dict[str, Verdict] = {"drop": "deny", "reject": "reject", "allow": "a
 _ADDRESS_LIKE = re.compile(r"[0-9.]+(-[0-9.]+)?|.*[/:].*", re.ASCII)
 _PROTOCOLS = ("tcp", "udp", "sctp", "icmp", "icmpv6", "protocols")
 MAX_LIST_FINDINGS = 10
+MAX_LIST_BYTES = 256 << 20
+"""Ten times the longest list that anybody publishes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -637,11 +640,12 @@ def _read_blocklist(path: str) -> tuple[Addresses, list[cidrs.NotACidr]]:
     known = _lists.get(path)
     if known and known[0] == now:
         return known[1]
-    with open(path, "rb") as file:
-        raw = file.read()
+    raw = layers.read_file(path, MAX_LIST_BYTES + 1)
+    if len(raw) > MAX_LIST_BYTES:
+        raise OSError(errno.EFBIG, f"it has more than {MAX_LIST_BYTES >> 20} MB")
     name = shelf.digest(raw)
     kept = shelf.fetch(name, len(raw))
-    read = (kept, []) if kept else cidrs.read_list(raw.decode("utf-8", "replace"))
+    read = (kept, []) if kept else cidrs.read_list(raw.decode("utf-8-sig", "replace"))
     if not kept and not read[1]:
         shelf.keep(name, len(raw), read[0])
     if len(_lists) >= 64:

@@ -213,6 +213,10 @@ def _build(text: str, source: str, findings: list[Finding], parser: Any) -> Node
 
 def _key(node: Node, findings: list[Finding]) -> tuple[str, Where]:
     if node.kind == "text":
+        if node.value.startswith("\0"):
+            # What begins so stands for a key that cannot be used; this one cannot either.
+            said, remedy = "a name begins with a control character", "write it without"
+            findings.append(Finding("bad-key", "error", said, remedy, node.where))
         return node.value, node.where
     if node.kind == "null" and not node.where.text:
         node.value = "nothing"
@@ -268,7 +272,7 @@ def _value(value: Any, path: str, depth: int) -> Node:
     if isinstance(value, Mapping):
         node = Node("map", {}, Where(path), {})
         for key, inner in value.items():
-            # A key that YAML made a boolean or a number is unknown in whatever section it stands.
+            # A key that YAML made a boolean or a number is no text in whatever section it stands.
             name = key if isinstance(key, str) else f"\0{key}"
             where = Where(f"{path}.{key}" if path else str(key), 0, short(str(key)))
             node.value[name] = _value(inner, where.source, depth + 1)

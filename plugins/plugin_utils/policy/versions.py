@@ -34,10 +34,14 @@ def folder_of(name: str, policy_dir: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="sallyport-policy-") as folder:
         with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
             for member in archive.getmembers():
-                # Only plain files count in a policy; links could lead anywhere.
                 path = os.path.normpath(os.path.join(folder, member.name))
-                if not member.isfile() or not path.startswith(folder + os.sep):
+                if not path.startswith(folder + os.sep) or member.isdir():
                     continue
+                if not member.isfile():
+                    # It could lead anywhere, and a layer that is passed over would make the answer wrong.
+                    raise NoSuchVersion(
+                        f"`{name}` holds the link {member.name}; in a git revision only plain files can be read"
+                    )
                 content = archive.extractfile(member)
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 with open(path, "wb") as file:

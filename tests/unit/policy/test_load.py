@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import date, datetime
 from pathlib import Path
@@ -178,6 +179,12 @@ MISTAKES = [
     ("outbound: [{name: a, allow: [ssh]}, {name: a, allow: [dns]}]", "no-override", 3),
     ("outbound: [{name: a, allow: [ssh], on_device: true}]", "missing-key", 3),
     ("outbound: {name: a, allow: [ssh]}", "wrong-type", 3),
+    ("blocklists: [{name: any, file: nowhere}]", "bad-name", 3),
+    ("blocklists: [{name: 10.0.0.1, file: nowhere}]", "bad-name", 3),
+    ("defaults: {inbound: drop, locked: [inbond]}", "bad-value", 3),
+    ("containers: {outbound: drop, locked: [inbound]}", "bad-value", 3),
+    ('  "\\0bad": {cidrs: [10.0.0.0/8]}', "bad-key", 3),
+    ('"\\0services": {}', "bad-key", 3),
 ]
 
 
@@ -231,6 +238,69 @@ def test_files_that_no_host_would_read_are_errors(loaded: Loader) -> None:
     assert "did you mean `cameras`" in resolved.findings[0].remedy
 
 
+def test_a_file_that_is_almost_called_as_ours_is_not_passed_over(loaded: Loader) -> None:
+    files = {"group/cameras.yml": "", "fleet.yaml": "", "blocklists/a.netset": "", "README.md": ""}
+    assert [(one.id, one.where.source.rsplit("/", 1)[1]) for one in loaded(SOUND, files).findings] == [
+        ("unknown-file", "fleet.yaml"),
+        ("unknown-file", "group"),
+    ]
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def _dangling(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize(
+    "made", [Path.mkdir, _pipe, _endless, _loop, _dangling], ids=lambda one: one.__name__
+)
+@pytest.mark.parametrize("name", ["fleet.yml", "groups/a.yml", "hosts/gw1.yml", "lists/level1.netset"])
+def test_what_is_no_plain_file_is_one_finding_and_never_waited_for(
+    loaded: Loader, tmp_path: Path, name: str, made: Callable[[Path], None]
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    made(path)
+    resolved = loaded(
+        None if name == "fleet.yml" else SOUND + (LIST % "" if "lists" in name else ""), groups=["all", "a"]
+    )
+    (only,) = resolved.findings
+    if "lists" in name:
+        assert (only.id, only.where.line) == ("blocklist-file", 5)
+    else:
+        assert (only.id, only.where.source) == ("unreadable", str(path))
+
+
+@pytest.mark.parametrize("made", [Path.touch, _loop, _dangling], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("name", ["", "groups", "hosts"])
+def test_a_folder_that_is_none_is_said_once_and_not_for_each_file(
+    tmp_path: Path, name: str, made: Callable[[Path], None]
+) -> None:
+    home = tmp_path / "policy"
+    if name:
+        home.mkdir()
+        (home / "fleet.yml").write_text(SOUND)
+    made(home / name)
+    resolved = load.load_host(
+        str(home), "gw1", groups=["all", "a", "b"], known_groups=["a"], known_hosts=["gw1"]
+    )
+    assert [(one.id, one.where.source) for one in resolved.findings] == [
+        ("unreadable", str(home / name).rstrip("/"))
+    ]
+    assert resolved.policy is None
+
+
 def test_layers_merge_in_order_and_an_override_keeps_its_place(loaded: Loader) -> None:
     files = {
         "groups/cameras.yml": "outbound: [{name: b, allow: [ntp]}]\ndefaults: {outbound: reject}\n",
@@ -272,7 +342,9 @@ def test_a_variable_of_the_wrong_form_is_an_error_not_ignored(loaded: Loader) ->
         ({"zones": {"a": {"cidrs": [True]}}}, "quote-it", ".zones.a.cidrs[0]"),
         ({"zones": {"a": {"cidrs": [{"fd00:": None}]}}}, "quote-it", ".zones.a.cidrs[0]"),
         ({"zones": {"a": {"cidrs": [date(2027, 1, 1)]}}}, "quote-it", ".zones.a.cidrs[0]"),
-        ({"zones": {True: {}}}, "bad-name", ".zones.True"),
+        ({"zones": {True: {}}}, "quote-it", ".zones.True"),
+        ({True: {}}, "quote-it", ".True"),
+        ({"zones": {"\0a": {}}}, "quote-it", ".zones.\0a"),
         ({"zones": {"a": {"cidrs": [object()]}}}, "quote-it", ".zones.a.cidrs[0]"),
         ([], "wrong-type", ""),
         (7, "wrong-type", ""),
@@ -331,6 +403,35 @@ def test_management_open_to_any_needs_a_reason(loaded: Loader) -> None:
     assert loaded(by_interface).errors == ()
 
 
+def test_two_halves_of_a_family_are_any_in_one_rule_or_in_two(loaded: Loader) -> None:
+    one = SOUND + "  - {name: both, allow: [ssh], from: [0.0.0.0/1, 128.0.0.0/1]}\n"
+    zones = "zones:\n  low: {cidrs: [0.0.0.0/1]}\n  high: {cidrs: [128.0.0.0/1]}\n"
+    apart = SOUND.replace("zones:\n", zones) + "  - {name: both, allow: [ssh], from: [low, high]}\n"
+    rules = "  - {name: low, allow: [any], from: [0.0.0.0/1]}\n  - {name: high, allow: [ssh], from: [128.0.0.0/1%s]}\n"
+    for text in (one, apart, SOUND + rules % ""):
+        assert [one.id for one in loaded(text).errors] == ["management-open"], text
+    half = SOUND + "  - {name: low, allow: [ssh], from: [0.0.0.0/1]}\n"
+    assert loaded(half).errors == ()
+    assert loaded((SOUND + rules % "").replace("1]}\n", "1], reason: lab}\n")).errors == ()
+
+
+def test_a_published_port_that_leads_the_controller_away_is_a_lock_out(loaded: Loader) -> None:
+    nat = 'nat: {publish: [{name: camera, port: %d, to: "10.0.0.9:22"%s}]}\n'
+    resolved = loaded(SOUND + nat % (22, ""), device=DEVICE)
+    assert [(one.id, one.where.line) for one in resolved.errors] == [("lock-out", 5)]
+    assert "`camera`" in resolved.errors[0].message
+    for harmless in (nat % (2222, ""), nat % (22, ", from: [10.66.0.0/16]"), nat % (22, ", protocol: udp")):
+        assert loaded(SOUND + harmless, device=DEVICE).errors == (), harmless
+
+
+def test_without_a_device_its_inventory_address_is_the_one_that_is_connected_to(loaded: Loader) -> None:
+    text = SOUND.replace("from: [mgmt]", "from: [mgmt], to: [10.20.0.1]")
+    here = {"controller": ["198.18.10.7"], "inventory": {"gw1": ["gw1.example", "10.20.0.1"]}}
+    assert loaded(text, **here).errors == ()
+    here["inventory"] = {"gw1": ["10.20.0.2"]}
+    assert [one.id for one in loaded(text, **here).errors] == ["lock-out"]
+
+
 LIST = "blocklists: [{name: level1, file: lists/level1.netset%s}]\n"
 
 
@@ -361,7 +462,7 @@ def test_an_overlap_with_an_admitted_zone_is_an_error_unless_accepted_or_elsewhe
 
 
 def test_a_blocklist_takes_comments_ranges_crlf_and_both_families(loaded: Loader) -> None:
-    content = "# FireHOL\r\n; old style\r\n203.0.113.0/24 # note\r\n203.0.113.7\r\n192.0.2.1-192.0.2.6\r\n\r\n2001:db8:bad::/48\r\n"
+    content = "\ufeff# FireHOL\r\n; old style\r\n203.0.113.0/24 # note\r\n203.0.113.7\r\n192.0.2.1-192.0.2.6\r\n\r\n2001:db8:bad::/48\r\n"
     resolved = loaded(SOUND + LIST % "", {"lists/level1.netset": content})
     assert resolved.policy is not None
     assert cidrs.texts(resolved.policy.blocklists[0].addresses) == [
@@ -521,8 +622,8 @@ def test_names_like_nft_keywords_are_only_names(loaded: Loader) -> None:
 WRONG: list[Any] = [None, 7, -1, True, "x", "", [], [None], [[]], {}, {"a": None}, 1.5, [7], ["\0"]]
 
 
-@pytest.mark.parametrize("value", WRONG, ids=[repr(value) for value in WRONG])
-def test_any_wrong_type_anywhere_is_a_finding_or_harmless_but_never_a_crash(value: Any) -> None:
+def shapes_with(value: Any) -> list[Any]:
+    """Policies in which ``value`` stands in every place that the language has."""
     from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.language import (
         BLOCKLIST,
         DEFAULTS,
@@ -545,7 +646,12 @@ def test_any_wrong_type_anywhere_is_a_finding_or_harmless_but_never_a_crash(valu
     shapes += [{"blocklists": [{"name": "a", "file": "x", key: value}]} for key in BLOCKLIST.keys]
     shapes += [{"traps": {"tcp": [23], key: value}} for key in TRAPS.keys]
     shapes += [{"defaults": {key: value}} for key in DEFAULTS.keys]
-    for shape in shapes:
+    return shapes
+
+
+@pytest.mark.parametrize("value", WRONG, ids=[repr(value) for value in WRONG])
+def test_any_wrong_type_anywhere_is_a_finding_or_harmless_but_never_a_crash(value: Any) -> None:
+    for shape in shapes_with(value):
         resolved = load.load_host(None, "gw1", variables={"sallyport_policy__10_x": shape}, now=TODAY)
         assert (resolved.policy is None) == bool(resolved.errors)
 

@@ -34,6 +34,66 @@ def site(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_an_inventory_without_hosts_is_no_green_check(site: Path) -> None:
+    (site / "hosts.yml").write_text("all:\n  hosts: {}\n")
+    done = ask(site)
+    assert done.returncode == 2
+    assert "no host of the inventory is meant" in done.stdout
+
+
+def test_what_a_run_knows_of_a_host_is_templated_before_it_counts(site: Path) -> None:
+    (site / "host_vars").mkdir()
+    (site / "host_vars/cam1.yml").write_text(
+        "base: 2000\nansible_port: '{{ base + 22 }}'\nsallyport_controllers: '{{ [jump] }}'\njump: 198.51.100.200\n"
+    )
+    done = ask(site)
+    assert done.returncode == 2
+    assert "lock out the running controller, 198.51.100.200, on TCP port 2022" in done.stdout, done.stdout
+    assert "1 hosts, 1 errors" in done.stdout
+
+
+def test_a_host_of_a_zone_with_an_address_that_is_none_is_an_error_not_left_out(site: Path) -> None:
+    (site / "policy/fleet.yml").write_text(FLEET.replace("}\n", ", cams: {hosts: [cam1]}}\n", 1))
+    assert ask(site).returncode == 0
+    (site / "host_vars").mkdir()
+    for given in ("[198.51.100.11, cam1.example]", "7", "[10.0.0.0/24]"):
+        (site / "host_vars/cam1.yml").write_text(f"sallyport_addresses: {given}\n")
+        done = ask(site)
+        assert done.returncode == 2
+        assert "error host-without-address" in done.stdout, done.stdout
+
+
+def test_a_folder_that_somebody_named_must_be_there_even_beside_variables(site: Path) -> None:
+    layer = {"sallyport_policy__10_x": {"outbound": [{"name": "up", "allow": ["https"]}]}}
+    assert ask(site, **layer, sallyport_policy_dir=str(site / "polcy")).returncode == 2
+    (site / "policy/fleet.yml").unlink()
+    (site / "policy/groups").rmdir()
+    (site / "policy").rmdir()
+    assert ask(site, **layer).returncode == 0
+    (site / "policy").touch()
+    assert ask(site, **layer).returncode == 2
+
+
+def test_group_priority_counts_where_depth_is_the_same(site: Path) -> None:
+    (site / "hosts.yml").write_text(
+        INVENTORY.replace(
+            "    deep:", "    zebras: {hosts: {cam1: }, vars: {ansible_group_priority: 0}}\n    deep:"
+        ).replace("    deep:\n      children:\n        cameras:\n", "")
+    )
+    (site / "policy/groups/zebras.yml").write_text("defaults: {outbound: drop}\n")
+    (site / "policy/groups/cameras.yml").write_text("defaults: {outbound: reject}\n")
+    answer = site / "answer.json"
+    asked = {
+        "policy_source": "198.51.100.1",
+        "policy_service": "http",
+        "policy_hook": "outbound",
+        "policy_form": "json",
+    }
+    done = ask(site, policy_what="explain", policy_path=str(answer), **asked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(answer.read_text())["cam1"][0]["verdict"] == "reject"
+
+
 def ask(site: Path, **extra: object) -> subprocess.CompletedProcess[str]:
     program = str(Path(sys.executable).with_name("ansible-playbook"))
     command = [program, "playbooks/policy.yml", "-i", str(site / "hosts.yml"), "-e", json.dumps(extra)]
@@ -86,3 +146,12 @@ def test_compare_writes_markdown_for_the_review_and_fails_where_told_to(site: Pa
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| gained | ssh | from 192.0.2.0/24 |" in review.read_text()
     assert ask(site, **asked, policy_path=str(review), policy_fail_on="gained").returncode == 2
+    # What was wrong before and is mended, or gone, does not stand in the way of the question what changes.
+    (site / "old/hosts").mkdir()
+    (site / "old/hosts/gone.yml").write_text("inbound: []\n")
+    (site / "old/fleet.yml").write_text(FLEET.replace("[mgmt]}]", "[any]}]"))
+    done = ask(site, **asked, policy_path=str(review))
+    assert done.returncode == 0, done.stdout
+    assert "| lost | ssh |" in review.read_text()
+    (site / "old/fleet.yml").write_text(FLEET.replace("[mgmt]}]", "[mgnt]}]"))
+    assert ask(site, **asked, policy_path=str(review)).returncode == 2

@@ -202,7 +202,66 @@ def test_the_cidr_filters_do_everyday_work() -> None:
     assert call("cidr_normalise", ["10.0.0.7/24", "2001:DB8:0::1/128"]) == ["10.0.0.0/24", "2001:db8::1"]
 
 
-@pytest.mark.parametrize("value", [7, None, {"a": 1}, [7], ["10.0.0.1/8"], ["x"]], ids=repr)
+ALL4, ALL6 = "0.0.0.0/0", "::/0"
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "gives"),
+    [
+        ("cidr_merge", [[ALL4, ALL6, "1.2.3.4", "::1"]], [ALL4, ALL6]),
+        ("cidr_merge", [["0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"]], [ALL4, ALL6]),
+        ("cidr_merge", [["255.255.255.255", "255.255.255.254/32"]], ["255.255.255.254/31"]),
+        ("cidr_merge", [["::1.2.3.4"]], ["::102:304/128"]),
+        ("cidr_merge", [("10.0.0.1",)], ["10.0.0.1/32"]),
+        ("cidr_merge", [iter(["10.0.0.1"])], ["10.0.0.1/32"]),
+        ("cidr_subtract", [[ALL4, ALL6], [ALL4]], [ALL6]),
+        ("cidr_subtract", [[ALL4], [ALL6]], [ALL4]),
+        ("cidr_subtract", [[], [ALL4]], []),
+        ("cidr_subtract", [[ALL4], []], [ALL4]),
+        ("cidr_subtract", [ALL4, "128.0.0.0/1"], ["0.0.0.0/1"]),
+        ("cidr_intersect", [[ALL4, ALL6], ["::1", "1.1.1.1"]], ["1.1.1.1/32", "::1/128"]),
+        ("cidr_intersect", [[ALL4], [ALL6]], []),
+        ("cidr_intersect", [[], []], []),
+        ("cidr_overlaps", [[ALL4], [ALL6]], False),
+        ("cidr_overlaps", [ALL4, "255.255.255.255"], True),
+        ("cidr_overlaps", [[], [ALL4]], False),
+        ("cidr_contains", [[ALL4, ALL6], ["::1", "1.1.1.1"]], True),
+        ("cidr_contains", [[ALL4], [ALL6]], False),
+        ("cidr_contains", [[], []], True),
+        ("cidr_contains", [[], ["1.1.1.1"]], False),
+        ("cidr_nearest", [[]], []),
+        ("cidr_nearest", [[ALL4, ALL6]], [ALL4, ALL6]),
+        ("cidr_nearest", [["0.0.0.0", "255.255.255.255", "::", "ffff::"]], [ALL4, ALL6]),
+        ("cidr_nearest", ["10.1.2.3", ["10.0.0.0/8", "10.1.0.0/16", "10.2.0.0/16", ALL6]], ["10.1.0.0/16"]),
+        ("cidr_nearest", [["10.1.2.3", "10.2.0.1", "::1"], ["10.1.0.0/16", "10.0.0.0/8", ALL6]], ["10.0.0.0/8", ALL6]),
+        ("cidr_nearest", ["10.1.2.3", ["10.2.0.0/16"]], []),
+        ("cidr_nearest", ["10.1.2.3", []], []),
+        ("cidr_normalise", [["10.0.0.7/0", "10.0.0.7/255.0.0.0", "10.0.0.7/255.255.255.255"]], [ALL4, "10.0.0.0/8", "10.0.0.7"]),
+        ("cidr_normalise", [[" 1.2.3.4\n", "::/0", "fe80::1/64"]], ["1.2.3.4", ALL6, "fe80::/64"]),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_the_cidr_filters_hold_at_their_edges(name: str, given: list[Any], gives: Any) -> None:
+    assert call(name, *given) == gives
+
+
+@pytest.mark.parametrize("other", [None, 7, {"10.0.0.0/8": 1}, ["10.0.0.1/8"], [None]], ids=repr)
+@pytest.mark.parametrize(
+    "name", ["cidr_subtract", "cidr_intersect", "cidr_overlaps", "cidr_contains", "cidr_nearest"]
+)
+def test_what_is_compared_with_is_read_as_strictly(name: str, other: Any) -> None:
+    if name == "cidr_nearest" and other is None:
+        return
+    with pytest.raises(AnsibleFilterError, match=name):
+        call(name, ["10.0.0.0/8"], other)
+
+
+def test_an_entry_of_the_wrong_type_is_named_by_its_place() -> None:
+    with pytest.raises(AnsibleFilterError, match="entry 2 is no text but int: 7"):
+        call("cidr_merge", ["10.0.0.0/8", 7])
+
+
+@pytest.mark.parametrize("value", [7, b"10.0.0.0", None, {"a": 1}, [7], ["10.0.0.1/8"], ["x"]], ids=repr)
 @pytest.mark.parametrize("name", ["cidr_merge", "cidr_nearest", "cidr_normalise"])
 def test_cidr_filters_refuse_what_is_no_list_of_cidrs(name: str, value: Any) -> None:
     if name == "cidr_normalise" and value == ["10.0.0.1/8"]:

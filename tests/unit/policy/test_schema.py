@@ -12,7 +12,7 @@ import yaml
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import layers
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.language import json_schema
 
-from tests.unit.policy.test_load import SOUND
+from tests.unit.policy.test_load import SOUND, WRONG, shapes_with
 
 ROOT = Path(__file__).parents[3]
 FILE = ROOT / "docs/policy.schema.json"
@@ -42,6 +42,10 @@ def test_the_schema_takes_the_policies_of_this_project(path: Path) -> None:
 STRUCTURAL = [
     {"zone": {}},
     {"zones": {"any": {"cidrs": ["10.0.0.0/8"]}}},
+    {"zones": {"10.0.0.1": {"cidrs": ["10.0.0.0/8"]}}},
+    {"blocklists": [{"name": "any", "file": "a"}]},
+    {"blocklists": [{"name": "1.2.3.4", "file": "a"}]},
+    {"defaults": {"locked": ["inbond"]}},
     {"zones": {"a b": {"cidrs": ["10.0.0.0/8"]}}},
     {"zones": {"a": {"cidrs": []}}},
     {"zones": {"a": {"cidrs": "10.0.0.0/8"}}},
@@ -72,6 +76,19 @@ STRUCTURAL = [
 def test_schema_and_reader_refuse_the_same_shapes(value: dict[str, Any]) -> None:
     assert not VALIDATOR.is_valid(value)
     assert layers.variable_layer("sallyport_policy__10_x", value).findings
+
+
+_SHAPE = ("wrong-type", "quote-it", "unknown-key", "missing-key", "empty-list", "one-verdict", "bad-name")
+
+
+@pytest.mark.parametrize("value", WRONG, ids=[repr(value) for value in WRONG])
+def test_schema_and_reader_agree_on_the_shape_of_whatever_stands_anywhere(value: Any) -> None:
+    for shape in shapes_with(value):
+        findings = layers.variable_layer("sallyport_policy__10_x", shape).findings
+        valid = VALIDATOR.is_valid(shape)
+        assert valid or findings, f"an editor would refuse what is right: {shape}"
+        wrong = [one for one in findings if one.id in _SHAPE]
+        assert not (valid and wrong), f"an editor would take {shape}: {wrong}"
 
 
 def test_schema_and_reader_take_the_same_sound_policy() -> None:
