@@ -32,10 +32,10 @@ look() (
     say in-force broken
   elif [ ! -e "$held/nft" ] && [ ! -e "$held/sets" ]; then
     say in-force iptables
-    sh "$loader" bans | blob "$1"
+    listed=$(sh "$loader" bans) && printf '%s\n' "$listed" | blob "$1"
   else
     say in-force sets
-    sh "$loader" bans | blob "$1"
+    listed=$(sh "$loader" bans) && printf '%s\n' "$listed" | blob "$1"
   fi
 )
 """
@@ -134,7 +134,9 @@ class ActionModule(ActionBase):
         now = [*(one for one in before if one not in already), bans.Ban(whom.text, seconds)]
         message = f"{whom.text} is banned for {bans.for_people(seconds)}"
         if not self._task.check_mode:
-            reply = Exchange(self).run(_change(f"ban {shlex.quote(whom.address)} {seconds}"))
+            # What was before is known: nothing stands between the decision and the ban.
+            words = f"ban {shlex.quote(whom.address)} {seconds}"
+            reply = Exchange(self).run(f"{_LOOK}{_tell(words)}look after || :\n")
             now = _bans(reply, "after")
             if whom.text not in [one.text for one in now]:
                 raise _Refused(f"{whom.text} was not banned. The device says: {_said(reply)}")
@@ -144,7 +146,9 @@ class ActionModule(ActionBase):
 
     def _lift(self, whom: bans.Subject) -> dict[str, Any]:
         words = f"lift {shlex.quote(whom.address)}"
-        program = f"{_LOOK}look before || :\n" if self._task.check_mode else _change(words)
+        program = f"{_LOOK}look before || :\n"
+        if not self._task.check_mode:
+            program += f"{_tell(words)}look after || :\n"
         reply = Exchange(self).run(program)
         before = _bans(reply, "before")
         left = [one for one in before if one.text != whom.text]
@@ -158,9 +162,9 @@ class ActionModule(ActionBase):
         return {**_changed(before, now), "msg": f"the ban of {whom.text} is lifted"}
 
 
-def _change(words: str) -> str:
-    """Look, change, look again. A change that the loader refuses shows in what is seen afterwards."""
-    return f"{_LOOK}look before || :\nsh /etc/sallyport/firewall-load {words} || :\nlook after || :\n"
+def _tell(words: str) -> str:
+    """A change that the loader refuses shows in what is seen afterwards."""
+    return f"sh /etc/sallyport/firewall-load {words} || :\n"
 
 
 def _bans(reply: Reply, when: str) -> list[bans.Ban]:

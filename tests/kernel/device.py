@@ -166,11 +166,13 @@ class Device:
             (self.directory / name).write_text(text, encoding="utf-8")
         self.loader("adopt" if adopt else "load", legacy=legacy)
 
-    def loader(self, *arguments: str, legacy: bool = False) -> str:
+    def loader(self, *arguments: str, legacy: bool = False, memory_kb: int = 0) -> str:
         program = self.directory.parent / "firewall-load"
         if not program.exists():
             program.write_text(loader(), encoding="utf-8")
         script = f'SALLYPORT_FIREWALL_DIR="{self.directory}" exec sh "{program}" "$@"'
+        if memory_kb:
+            script = f"ulimit -v {memory_kb}\n{script}"
         if legacy:
             # A mount namespace of its own: only this command sees the other iptables.
             script = "mount --bind /usr/sbin/xtables-legacy-multi /usr/sbin/xtables-nft-multi\n" + script

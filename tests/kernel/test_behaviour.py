@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 import pytest
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import bans
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import (
     ICMP,
     ICMPV6,
@@ -151,6 +152,68 @@ def test_a_running_flow_outlives_a_stricter_policy_and_a_ban_ends_it(firewall: F
         assert firewall.banned() == {peer}, "a change of policy lifted a ban"
         firewall.loader("lift", peer)
         assert firewall.passes(request)
+
+
+def test_a_lifted_ban_takes_no_other_one_with_it(firewall: Firewall) -> None:
+    if firewall.name == "iptables":
+        pytest.skip("plain iptables does not tell when a ban ends")
+    firewall.load(CLOSED)
+    seconds = {
+        "10.77.0.2": 600,
+        "110.77.0.2": 500,
+        "10.77.0.20": 400,
+        "10.77.0.25": 300,
+        "fd77::": 200,
+        "fd78::": 100,
+    }
+    for address, length in seconds.items():
+        firewall.loader("ban", address, str(length))
+    for lifted in ("10.77.0.2", "fd78::"):
+        firewall.loader("lift", lifted)
+        del seconds[lifted]
+        left = bans.read(firewall.loader("bans"))
+        assert {one.text.removesuffix("/64") for one in left} == set(seconds)
+        for one in left:
+            allowed = seconds[one.text.removesuffix("/64")]
+            assert one.seconds is not None and allowed - 90 < one.seconds <= allowed, f"{one} grew or shrank"
+    with pytest.raises(AssertionError, match=r"10\.77\.0\.9|No such file|not added"):
+        firewall.loader("lift", "10.77.0.9")
+    for address in list(seconds):
+        firewall.loader("lift", address)
+    assert firewall.banned() == set()
+    assert firewall.loader("verify") == ""
+
+
+@pytest.mark.parametrize("firewall", ["nftables"], indirect=True)
+def test_thousands_of_bans_outlive_the_end_of_one(firewall: Firewall) -> None:
+    firewall.load(HostPolicy("device", traps=Traps(((23, 23),), proof="syn"), bridges=BRIDGES))
+    many = [f"fd78:0:{number:x}::" for number in range(1, 4097)]
+    declared = firewall.device.inside.run("nft", "list", "set", "inet", "sallyport", "bans6_4096")
+    assert "size 4096" in declared
+    for start in range(0, 4096, 1024):
+        elements = ", ".join(f"{one} timeout 1h" for one in many[start : start + 1024])
+        firewall.device.inside.run("nft", f"add element inet sallyport bans6_4096 {{ {elements} }}")
+    firewall.loader("lift", many[7])
+    assert firewall.banned() == {*many} - {many[7]}
+
+
+@pytest.mark.parametrize("firewall", ["nftables"], indirect=True)
+def test_a_ban_by_hand_reads_no_list(firewall: Firewall) -> None:
+    """With as much memory as nft itself needs, and not the tenfold that reading the list takes."""
+    listed = Addresses(tuple((number * 512, number * 512 + 255) for number in range(40_000, 140_000)))
+    firewall.load(replace(CLOSED, blocklists=(Blocklist("long", listed),)))
+    if "nftables v0." in firewall.device.inside.run("nft", "--version"):
+        pytest.skip("nft 0.9 reads every list to show one set")
+    little = 40_000
+    element = "inet sallyport bans4_4096 { 10.77.0.2 timeout 1h }"
+    with pytest.raises(AssertionError, match="Memory allocation failure"):
+        firewall.device.inside.run(
+            "sh", "-c", f'ulimit -v {little}; nft "$1"', "sh", f"add element {element}"
+        )
+    firewall.device.loader("ban", "10.77.0.2", "600", memory_kb=little)
+    assert firewall.banned() == {"10.77.0.2"}
+    firewall.device.loader("lift", "10.77.0.2", memory_kb=little)
+    assert firewall.banned() == set()
 
 
 def test_icmp_errors_of_a_running_flow_pass_and_redirects_do_not(firewall: Firewall) -> None:
