@@ -448,10 +448,14 @@ def _commands(
     for family, names in (("inetd", _INETD), ("xinetd", ("xinetd",))):
         if family in kinds:
             result.activate.append(shell.reload_named(names))
-            result.revert.append(shell.reload_named(names))
+            # One that is only now being started reads its files anyway, and a HUP before it listens for one ends it.
+            if not any(unit.rpartition(".")[0] in names for unit in units):
+                result.revert.append(shell.reload_named(names))
     if stop and sockets:
         result.activate.append(shell.stop_holders(stop, sockets))
     for command in restart:
         result.revert.append(f"( {command} ) </dev/null >/dev/null 2>&1 &")
     if sockets:
         result.verify.append(shell.nobody_listens(sockets))
+        # Daemons that fork return before they listen: back is only who answers again.
+        result.revert.append(shell.somebody_listens(sockets))

@@ -176,6 +176,23 @@ def test_a_socket_activated_service_takes_its_sessions_with_it_and_comes_back_on
     assert "telnet@*.service" in plan.activate[0]
     assert plan.revert[0] == "systemctl daemon-reload"
     assert "until systemctl start telnet.socket; do" in plan.revert[1]
+    assert "holders tcp:0017" in plan.revert[-1], "back is only who answers again"
+
+
+@pytest.mark.parametrize("also", [False, True], ids=["its only service", "one service of two"])
+def test_a_super_server_that_is_started_again_is_not_told_to_reload_meanwhile(also: bool) -> None:
+    files = {"/etc/xinetd.d/telnet": "service telnet\n{\n\tport = 2323\n\tserver = /usr/sbin/telnetd\n}\n"}
+    if also:
+        files["/etc/xinetd.d/own"] = "service own\n{\n\tport = 7000\n\tserver = /usr/bin/own\n}\n"
+    one = device(
+        files=files,
+        listening=[socket("tcp", 2323, "xinetd", "xinetd.service")],
+        units={"xinetd.service": {"active": "active", "enabled": "enabled", "path": ""}},
+    )
+    plan = legacy.plan(one, legacy.find(one, {}))
+    assert any("systemctl start xinetd.service" in step for step in plan.revert) != also
+    # A HUP before xinetd has its handlers ends it (seen); one that goes on running needs it.
+    assert any(step.endswith("reload_named xinetd") for step in plan.revert) == also
 
 
 @pytest.mark.parametrize(
