@@ -9,7 +9,6 @@ worked out and taken from the block lists.
 from __future__ import annotations
 
 import hashlib
-import struct
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date, timedelta
 from functools import lru_cache
@@ -214,19 +213,15 @@ def _protected(rules: Mapping[str, tuple[Rule, ...]], ports: set[int], around: S
 
 
 @lru_cache(maxsize=256)
-def _cut_addresses(addresses: Addresses, protected: Addresses) -> tuple[Addresses, Addresses, str]:
-    """A list without what is protected, what was taken out, and the digest of the rest. Shared between hosts."""
+def _cut_addresses(addresses: Addresses, protected: Addresses) -> tuple[Addresses, Addresses]:
+    """A list without what is protected, and what was taken out. Shared between hosts."""
     removed = intervals.common(addresses, protected)
     left = intervals.minus(intervals.minus(addresses, protected), UNSPOOFABLE)
-    digest = hashlib.sha256()
-    flat = [number for pair in left.v4 for number in pair]
-    digest.update(struct.pack(f">{len(flat)}I", *flat))
-    digest.update(b"".join(number.to_bytes(16, "big") for pair in left.v6 for number in pair))
-    return left, removed, digest.hexdigest()
+    return left, removed
 
 
 def _cut(blocked: Blocklist, protected: Addresses, reader: Reader) -> Blocklist:
-    left, removed, digest = _cut_addresses(blocked.addresses, protected)
+    left, removed = _cut_addresses(blocked.addresses, protected)
     if not intervals.is_empty(removed):
         count = intervals.count(removed.v4) + intervals.count(removed.v6)
         example = cidrs.texts(removed)[0]
@@ -237,7 +232,7 @@ def _cut(blocked: Blocklist, protected: Addresses, reader: Reader) -> Blocklist:
             "they are left out of it",
             "nothing; choose a list without them to be rid of this",
         )
-    return Blocklist(blocked.name, left, blocked.interfaces, blocked.both, digest, blocked.where)
+    return Blocklist(blocked.name, left, blocked.interfaces, blocked.both, blocked.where)
 
 
 def _management_open(policy: HostPolicy, draft: Draft, ports: set[int], reader: Reader) -> None:

@@ -27,6 +27,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
     Interval,
     Intervals,
 )
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.pause import no_collector
 from netaddr import IPAddress
 
 _OCTETS = {str(number): number for number in range(256)}
@@ -131,6 +132,7 @@ def parse_range(text: str) -> tuple[Family, int, int]:
     return family, low, high
 
 
+@no_collector()
 def read_list(text: str) -> tuple[Addresses, list[NotACidr]]:
     """Read a block list: a CIDR, address or range a line; ``#`` and ``;`` begin comments; CRLF is fine."""
     if "\r" in text:
@@ -168,9 +170,15 @@ def _uncomment(line: str) -> str:
     return line.strip()
 
 
+@no_collector()
 def texts(addresses: Addresses) -> list[str]:
     """The fewest CIDRs that make up ``addresses``, IPv4 first, in order."""
     return [*_texts4(addresses.v4), *_texts6(addresses.v6)]
+
+
+def prefix_texts(family: Family, intervals: Intervals) -> list[str]:
+    """The fewest CIDRs that make up ``intervals``, in order."""
+    return _texts4(intervals) if family == "ipv4" else _texts6(intervals)
 
 
 def span_texts(family: Family, intervals: Intervals) -> list[str]:
@@ -291,21 +299,17 @@ def _bulk6(lines: Sequence[str]) -> Intervals | None:
     merged: list[Interval] = []
     add = merged.append
     low, high = 0, -2
-    number = int.from_bytes
-    for cell in cells:
-        first = number(cell, "big")
-        host = _HOST6[first & 255]
-        first >>= 8
+    for left, right, length in struct.iter_unpack(">QQB", b"".join(cells)):
+        first = left << 64 | right
+        host = _HOST6[length]
+        if first & host:
+            return None
         if first > high:
-            if first & host:
-                return None
             if first == high + 1:
                 high = first + host
             else:
                 add((low, high))
                 low, high = first, first + host
-        elif first & host:
-            return None
     add((low, high))
     return tuple(merged[1:])
 

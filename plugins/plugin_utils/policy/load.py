@@ -18,6 +18,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
     Rule,
     ServiceSet,
 )
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.pause import no_collector
 
 JUDGEMENTS = frozenset(
     ("lock-out", "bad-controller", "management-open", "assert-failed", "blocklist-overlap", "expired-new", "unknown-file")
@@ -53,6 +54,7 @@ class Resolved:
         return tuple(one for one in self.findings if one.severity == "error")
 
 
+@no_collector()
 def load_host(
     policy_dir: str | None,
     host: str,

@@ -147,8 +147,6 @@ class Blocklist:
     addresses: Addresses
     interfaces: tuple[str, ...] = ()
     both: bool = False
-    digest: str = ""
-    """SHA-256 of the addresses, for sets that are compared by comment and uploaded once."""
     where: Where = field(default=Where(""), compare=False)
 
 

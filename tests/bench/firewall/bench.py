@@ -81,7 +81,7 @@ def policy(count: int) -> HostPolicy:
     return HostPolicy(
         "bench",
         inbound=(Rule("open", "allow", ServiceSet(udp=((OPEN, OPEN),))),),
-        blocklists=(Blocklist("bench", blocklist(count), digest=str(count)),) if count else (),
+        blocklists=(Blocklist("bench", blocklist(count)),) if count else (),
         traps=Traps(((TRAP, TRAP),), proof="syn"),
     )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.cidrs import prefix_texts, span_texts
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import (
     V4_MAX,
     Addresses,
@@ -41,8 +42,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base i
     interface,
     loader,
     never_banned,
-    prefix_texts,
-    range_texts,
     refill_seconds,
 )
 from hypothesis import given
@@ -200,7 +199,7 @@ def test_address_texts_cover_exactly_their_intervals(pairs: list[tuple[int, int]
         base, _, length = text.partition("/")
         return int(ip_address(base)), int(ip_address(base)) + (1 << 32 - int(length or 32)) - 1
 
-    assert merge(map(read, range_texts("ipv4", intervals))) == intervals
+    assert merge(map(read, span_texts("ipv4", intervals))) == intervals
     assert merge(map(read, prefix_texts("ipv4", intervals))) == intervals
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import HostPolicy
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.pause import no_collector
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render import (
     iptables,
     iptables_ipset,
@@ -87,6 +88,7 @@ fi
 """
 
 
+@no_collector()
 def render(
     policy: HostPolicy, device: Mapping[str, Any], backend: str = "auto", memory_kb: int = 0
 ) -> Rendered:

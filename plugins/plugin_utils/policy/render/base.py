@@ -8,13 +8,12 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from socket import AF_INET6, inet_ntoa, inet_ntop
 from typing import Any
 
-from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.cidrs import span_texts
-from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.intervals import merge, prefixes, subtract
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import shelf
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.intervals import merge, subtract
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import UNSPOOFABLE
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import (
     Addresses,
@@ -83,7 +82,7 @@ def short_hash(*parts: object) -> str:
 
 def content_hash(intervals: Intervals) -> str:
     """SHA-256 of an address set."""
-    return hashlib.sha256(repr(intervals).encode()).hexdigest()
+    return hashlib.sha256(shelf.pack(intervals)).hexdigest()
 
 
 def comment(text: str) -> str:
@@ -112,21 +111,6 @@ def address(family: Family, number: int) -> str:
     if family == "ipv6":
         return inet_ntop(AF_INET6, number.to_bytes(16, "big"))
     return inet_ntoa(number.to_bytes(4, "big"))
-
-
-def prefix_texts(family: Family, intervals: Intervals) -> list[str]:
-    """The fewest CIDRs that make up ``intervals``, as text."""
-    bits = BITS[family]
-    return [f"{address(family, start)}/{length}" for start, length in prefixes(intervals, bits)]
-
-
-@lru_cache(maxsize=8)
-def range_texts(family: Family, intervals: Intervals) -> tuple[str, ...]:
-    """One text for each interval, in order: an address, a CIDR, or ``first-last``.
-
-    Cached because the hundred devices of a fleet share their blocklists.
-    """
-    return tuple(span_texts(family, intervals))
 
 
 def spoofable(endpoint: Endpoint) -> Addresses:

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.cidrs import prefix_texts
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import SCTP, TCP, UDP
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import HostPolicy, Rule
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base import (
     FAMILIES,
     Unsupported,
-    prefix_texts,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.matches import Match, View, matches
 

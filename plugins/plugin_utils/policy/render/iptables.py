@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.cidrs import prefix_texts
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import Family, HostPolicy, Intervals
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base import (
     FAMILIES,
     Unsupported,
     clock_plausible,
     content_hash,
-    prefix_texts,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.xtables import (
     OWN,

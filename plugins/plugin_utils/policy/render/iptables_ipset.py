@@ -8,8 +8,11 @@ A set is named after its content, so a new generation has new sets, and rules an
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import shelf
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.cidrs import prefix_texts
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.intervals import prefixes
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import Family, HostPolicy, Intervals
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base import (
@@ -18,7 +21,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base i
     FAMILIES,
     clock_plausible,
     content_hash,
-    prefix_texts,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.xtables import Vocabulary, Writer
 
@@ -47,7 +49,7 @@ class _Sets(Vocabulary):
     def __init__(self, policy: HostPolicy) -> None:
         self.ban_seconds = policy.traps.ban_seconds if policy.traps else 0
         self.size = policy.traps.size if policy.traps else BANS_SIZE
-        self.sets: dict[str, tuple[Family, Intervals]] = {}
+        self.sets: dict[str, tuple[Family, Intervals, str]] = {}
 
     def files(self) -> dict[str, str]:
         """For ``ipset restore``. Sets of addresses are filled under a name that ends in ``-n``, then renamed."""
@@ -58,15 +60,11 @@ class _Sets(Vocabulary):
             short.append(
                 f"create {self._bans(family)} hash:ip family {_INET[family]}{mask} maxelem {self.size} timeout 0"
             )
-        for name, (family, intervals) in self.sets.items():
+        for name, (family, intervals, digest) in self.sets.items():
             lines = long if len(intervals) > LONG else short
-            texts = prefix_texts(family, _without_all(family, intervals))
-            size = 1 << max(6, (len(texts) - 1).bit_length())
             lines.append(
-                f"create {name}-n hash:net family {_INET[family]} hashsize {size} maxelem {max(size, len(texts))}"
+                shelf.text(digest, len(intervals), name, __file__, partial(_filled, name, family, intervals))
             )
-            start = f"add {name}-n "
-            lines += [start + text for text in texts]
         files = {"set-lists": "\n".join((*long, ""))} if long else {}
         return {**files, "sets": "\n".join((*short, ""))}
 
@@ -91,9 +89,19 @@ class _Sets(Vocabulary):
         return f"sallyport-bans{family[-1]}-{self.size}"
 
     def _set(self, family: Family, intervals: Intervals) -> str:
-        name = f"sallyport-{family[-1]}-{content_hash(intervals)[:10]}"
-        self.sets[name] = (family, intervals)
+        digest = content_hash(intervals)
+        name = f"sallyport-{family[-1]}-{digest[:10]}"
+        self.sets[name] = (family, intervals, digest)
         return name
+
+
+def _filled(name: str, family: Family, intervals: Intervals) -> str:
+    texts = prefix_texts(family, _without_all(family, intervals))
+    size = 1 << max(6, (len(texts) - 1).bit_length())
+    most = max(size, len(texts))
+    start = f"add {name}-n "
+    lines = [f"create {name}-n hash:net family {_INET[family]} hashsize {size} maxelem {most}"]
+    return "\n".join(lines + [start + text for text in texts])
 
 
 def _without_all(family: Family, intervals: Intervals) -> Intervals:

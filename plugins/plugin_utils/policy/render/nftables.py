@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import shelf
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.cidrs import span_texts
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.intervals import union
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import (
     ICMP,
@@ -40,7 +42,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base i
     content_hash,
     interface,
     never_banned,
-    range_texts,
     rate_text,
     refill_seconds,
     short_hash,
@@ -459,7 +460,7 @@ class _Writer:
         destinations = [""]
         if match.destination is not None and original:
             destinations = [
-                f"ct original {ip} daddr {text}" for text in range_texts(match.family, match.destination)
+                f"ct original {ip} daddr {text}" for text in span_texts(match.family, match.destination)
             ]
         return [
             " ".join(part for part in (*ways_in, *ways_out, *start, transport, destination, port) if part)
@@ -472,17 +473,20 @@ class _Writer:
     def _addresses(self, family: Family, intervals: Intervals) -> str:
         if len(intervals) > INLINE:
             return f"@{self._named_set(family, intervals, 'zone')}"
-        return _one_or_set(range_texts(family, intervals))
+        return _one_or_set(tuple(span_texts(family, intervals)))
 
     def _named_set(self, family: Family, intervals: Intervals, kind: str) -> str:
         digest = content_hash(intervals)
         name = f"{kind}{family[-1]}_{digest[:10]}"
         sets = self.lists if len(intervals) > LONG else self.sets
+        elements = shelf.text(
+            digest, len(intervals), family, __file__, lambda: ",\n".join(span_texts(family, intervals))
+        )
         sets[name] = [
             f"type {_TYPE[family]}",
             "flags interval",
             f'comment "sha256:{digest}"',
-            "elements = {\n" + ",\n".join(range_texts(family, intervals)) + "\n}",
+            "elements = {\n" + elements + "\n}",
         ]
         return name
 

@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from datetime import date
 
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.cidrs import prefix_texts
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.intervals import union
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import (
     ICMP,
@@ -40,7 +41,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base i
     comment,
     interface,
     never_banned,
-    prefix_texts,
     rate_text,
     refill_seconds,
     short_hash,
