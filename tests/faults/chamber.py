@@ -34,6 +34,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction i
 SHELLS = ("dash", "ash")
 MEDIA = {"default": "", "writeback": "noauto_da_alloc,data=writeback"}
 STATE = "/var/lib/sallyport"
+PATH = "/run/brisk:/usr/sbin:/usr/bin:/sbin:/bin"
 _IMAGE_KB = 6144
 _NEWNS, _NEWPID = 0x00020000, 0x20000000
 
@@ -66,7 +67,7 @@ def _run(*command: str) -> None:
 
 
 def make_tools(folder: Path) -> None:
-    """A /usr that holds BusyBox and nothing else."""
+    """A /usr that holds BusyBox and nothing else, and beside it the sleep of all chambers."""
     for name in ("bin", "sbin", "lib", "lib64"):
         (folder / name).mkdir(parents=True)
     busybox = shutil.which("busybox")
@@ -80,6 +81,8 @@ def make_tools(folder: Path) -> None:
             place = folder / real.relative_to("/usr" if word.startswith("/usr") else "/")
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(real, place)
+    source = Path(__file__).with_name("brisk_sleep.c")
+    _run("gcc", "-O1", "-Wall", "-Werror", "-static", "-o", str(folder / "brisk_sleep"), str(source))
     for applet in subprocess.run(
         [busybox, "--list"], capture_output=True, text=True, check=True
     ).stdout.split():
@@ -132,6 +135,8 @@ class Chamber:
         _run("mount", "--bind", "/dev", f"{root}/dev")
         _run("mount", "-t", "tmpfs", "tmpfs", f"{root}/run")
         _run("mount", "-t", "tmpfs", "tmpfs", f"{root}/tmp")
+        (root / "run/brisk").mkdir()
+        shutil.copy(tools / "brisk_sleep", root / "run/brisk/sleep")
         # Process 1 of these namespaces is a BusyBox, as the controller's question about the init system expects.
         command = ["chroot", str(root), "/bin/busybox", "sleep", "3600"]
         _children_in("new")
@@ -143,7 +148,7 @@ class Chamber:
         done = subprocess.run(
             ["chroot", str(self.root), "/bin/sh", "-c", script, "sh", *arguments],
             capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=60,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **environment},
+            env={"PATH": PATH, **environment},
         )  # fmt: skip
         if check and done.returncode:
             raise RuntimeError(f"{script}: status {done.returncode}: {done.stdout}{done.stderr}")
@@ -231,7 +236,7 @@ class ChamberExchange:
         done = subprocess.run(
             ["chroot", str(self.chamber.root), "/bin/sh"],
             input=frame(program, nonce), capture_output=True, check=False, timeout=60,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "SSH_CONNECTION": f"10.0.0.1 {self._port} 10.0.0.2 22"},
+            env={"PATH": PATH, "SSH_CONNECTION": f"10.0.0.1 {self._port} 10.0.0.2 22"},
         )  # fmt: skip
         parsed = parse(done.stdout.decode("utf-8", "surrogateescape"), nonce)
         if parsed is None:

@@ -100,7 +100,7 @@ def test_killed_at_any_call_the_device_is_old_or_new_and_the_next_run_converges(
 ) -> None:
     setting = settings(shell, "default", scenario)
     points = apart.apply(trial.record, (setting,))
-    victims = [point for point in points if not session or point.role in ("stage", "hook", "arm", "confirm")]
+    victims = [point for point in points if not session or point.role in ("stage", "arm", "confirm", "clear")]
     chosen = _chosen(victims, thorough)
     kind = "session" if session else "process"
     cases = [(f"{kind} killed {point}", (setting, point, session)) for point in chosen]

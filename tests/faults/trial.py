@@ -18,7 +18,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction i
     Transaction,
 )
 
-from tests.faults.chamber import STATE, Chamber, ChamberExchange, check_image, make_image, wait_until
+from tests.faults.chamber import PATH, STATE, Chamber, ChamberExchange, check_image, make_image, wait_until
 
 FACTORY = {
     "/etc/inittab": ("::sysinit:/etc/rc\n::respawn:/sbin/getty\n", 0o644, 0),
@@ -56,13 +56,16 @@ tries=0
 while [ "$tries" -lt 60 ]; do
   tries=$((tries + 1))
   SSH_CONNECTION='@confirm' sh -s confirm <confirm >reply.confirm 2>errors.confirm
-  if grep -q -e '^confirmed' -e '^reverted' -e '^unknown' reply.confirm; then exit 0; fi
+  if grep -q -e '^confirmed' -e '^reverted' -e '^unknown' reply.confirm; then break; fi
   sleep 0.2
 done
+if [ -f clear ] && grep -q '^confirmed' reply.confirm; then
+  SSH_CONNECTION='@confirm' sh -s clear <clear >reply.clear 2>errors.clear
+fi
 """
 _FOLDERS = ("/etc/made", "/etc/made/deep")
 _NONCE = "0" * 24
-_SESSION = "driver,stage,hook,arm,confirm"
+_SESSION = "driver,stage,arm,confirm,clear"
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ def kill(setting: Setting, point: Point, session: bool) -> list[str]:
         log = _drive(chamber, setting, [*mode, _SESSION] if session else mode)
         if "injected" not in log:
             # A guard that found its work done has no such call in this run; every other role always has it.
-            return [] if point.role in ("guard1", "guard2", "guard", "run") else [f"never reached: {point}"]
+            return [] if point.role in ("guard", "guards") else [f"never reached: {point}"]
         reply = _replies(chamber)
         problems = _judge(
             chamber, setting, may_be_old=reply != "confirmed", may_be_new=reply != "reverted", settled=False
@@ -255,6 +258,8 @@ def _drive(chamber: Chamber, setting: Setting, mode: list[str]) -> str:
     tmp = chamber.root / "tmp"
     (tmp / "stage").write_bytes(frame(stage, _NONCE))
     (tmp / "confirm").write_bytes(frame(confirm, _NONCE))
+    if transaction.factory:
+        (tmp / "clear").write_bytes(frame(generations.clear(STATE), _NONCE))
     (tmp / "driver").write_text(_DRIVER.replace("@stage", STAGE_FROM).replace("@confirm", CONFIRM_FROM))
     log = setting.work / "log"
     words = [] if setting.scenario == "abandoned" else ["confirm"]
@@ -262,7 +267,7 @@ def _drive(chamber: Chamber, setting: Setting, mode: list[str]) -> str:
         done = subprocess.run(
             [str(setting.crashpoint), str(chamber.root), str(log), *mode, "--", "/bin/sh", "-s", "driver", *words],
             stdin=script, capture_output=True, text=True, check=False, timeout=90,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+            env={"PATH": PATH},
         )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"crashpoint: status {done.returncode}: {done.stderr}\n{log.read_text()[-1500:]}")

@@ -22,7 +22,7 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.utils.display import Display
-from ansible_collections.sallyport.iot.plugins.plugin_utils.device import generations, mounts, payload
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device import generations, hook, mounts, payload
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import (
     Exchange,
     ExchangeError,
@@ -140,9 +140,11 @@ class _Driver:
             return self._result(result, "would_change", self._summary(changed, live))
         identity = secrets.token_hex(8)
         self._send(identity, reply, [(index + 1, item) for index, item, _ in changed], result)
-        generation = self._confirm(identity, result)
-        self._prune(reply)
-        result["generation"] = generation
+        result["generation"] = self._confirm(identity, result)
+        if self.wanted.factory:
+            result["generation"] = self._leave(result)
+        else:
+            self._prune(reply)
         result["confirmed"] = "local" if self.exchange.transport == "local" else "ssh"
         return self._result(result, "confirmed", self._summary(changed, live))
 
@@ -245,7 +247,7 @@ class _Driver:
                 )
             found.append(here)
         if init == "busybox":
-            paths = (state, payload.INITTAB, *(item.dest for item in self.wanted.files))
+            paths = (state, hook.INITTAB, *(item.dest for item in self.wanted.files))
             problem = mounts.too_late(paths, found_mounts)
             if problem:
                 raise self._refused(problem)
@@ -263,12 +265,12 @@ class _Driver:
         """Whatever a role wants in /etc/inittab, the line that takes back unconfirmed changes stays first."""
         if reply.get("init") != "busybox":
             return
-        line = payload.hook_line(self.wanted.state_dir)
+        line = hook.line(self.wanted.state_dir)
         self.wanted = replace(
             self.wanted,
             files=tuple(
                 replace(item, content=line + item.content.replace(line, b""))
-                if item.dest == payload.INITTAB and item.kind == "file"
+                if item.dest == hook.INITTAB and item.kind == "file"
                 else item
                 for item in self.wanted.files
             ),
@@ -441,8 +443,6 @@ class _Driver:
                     return int(reply.get("confirmed"))
                 if "reverted" in reply:
                     raise self._reverted(self._scrub(reply.get("reason").strip()), tried, result)
-                if reply.get("unknown") == "no_program" and self.wanted.factory:
-                    return generations.FACTORY  # the way back to factory removes the program as its last step
                 if "unknown" in reply:
                     raise self._refused(
                         "the device does not know of this change: it did not begin, and nothing was changed. "
@@ -461,10 +461,24 @@ class _Driver:
                 time.sleep(1 if denied_since else 0.2)
         raise self._reverted("", tried, result)
 
+    def _leave(self, result: dict[str, Any]) -> int:
+        """The way back to factory is confirmed: take Sallyport's own files and its boot hook away."""
+        try:
+            answer = self.exchange.run(generations.clear(self.wanted.state_dir))
+            problem = "" if answer.status == 0 else answer.get("refused") or answer.errors.strip()[-600:]
+        except (AnsibleConnectionFailure, ExchangeError) as error:
+            problem = str(error)
+        if problem:
+            raise CommitError(
+                f"{self.host}: the device is as it was found, but Sallyport's own files are still on it: {self._scrub(problem)}. Run again.",
+                **self._facts({**result, "changed": True}, "confirmed"),
+            )
+        return generations.FACTORY
+
     def _prune(self, before: Reply) -> None:
         """Forget old generations, some at a time: most commits shall not pay an exchange for it."""
         count = int(before.get("generations", "0")) + 1
-        if self.wanted.factory or count <= self.wanted.keep + 5:
+        if count <= self.wanted.keep + 5:
             return
         listed = self.exchange.run(generations.listing(self.wanted.state_dir))
         self.exchange.run(

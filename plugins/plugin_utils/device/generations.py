@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device import hook
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.payload import quote
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import (
@@ -191,11 +192,19 @@ def way_back(
 
 
 def clear(state_dir: str) -> bytes:
-    """sh that ends a way back to factory that was killed in its last steps, where there are no generations any more."""
+    """sh that ends a confirmed way back to factory: nothing of Sallyport stays. Killed, it is run again by the next one."""
     return (
         b"STATE=" + quote(state_dir) + b"\n"
-        b'[ ! -d "$STATE/armed" ] || sh "$STATE/device" recover "the way back was killed"\n'
-        b'[ -d "$STATE/armed" ] || [ -d "$STATE/generation" ] || rm -rf "$STATE"\n'
+        b'[ -d "$STATE" ] || exit 0\n'
+        b'[ ! -d "$STATE/armed" ] || [ ! -f "$STATE/device" ] || sh "$STATE/device" recover "the way back was killed"\n'
+        # The lock, as for a change: another controller may be about to begin one, which needs the hook.
+        b'mkdir "$STATE/armed" || { say refused "another change is pending"; exit 1; }\n'
+        # Rubbish has a name that the next arming sweeps. One rename: all generations are there, or none is.
+        b'rm -rf "$STATE/stage.done"; mkdir "$STATE/stage.done"\n'
+        b'[ ! -d "$STATE/generation" ] || mv "$STATE/generation" "$STATE/stage.done/generation"\n'
+        + hook.remove()
+        + b'mv "$STATE/armed" "$STATE/stage.done/armed"\n'
+        b'rm -rf "$STATE"\n'
     )
 
 
@@ -219,5 +228,5 @@ def prune(generations: Sequence[Generation], keep: int, state_dir: str) -> bytes
                 parts.append(b": >" + path + b'/pruned"\n')
         seen.update(generation.files)
         names.add(generation.name)
-    parts.append(b"sync\n")
+    parts.append(b'sync -f "$STATE" 2>/dev/null || sync\n')
     return b"".join(parts)

@@ -10,9 +10,13 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device import hook
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import File, Transaction
 
-INITTAB = "/etc/inittab"
+_DIGEST = (
+    b"digest() { if command -v sha256sum >/dev/null; then sha256sum; elif command -v md5sum >/dev/null; then md5sum; "
+    b"else cksum; fi; }\n"
+)
 
 
 def quote(text: str | bytes) -> bytes:
@@ -26,11 +30,6 @@ def device_program() -> bytes:
     """The program that stays on the device, without the comments that only its readers need."""
     lines = (Path(__file__).parent / "program.sh").read_bytes().split(b"\n")
     return b"\n".join(line for line in lines if not line.lstrip().startswith(b"#") or line.startswith(b"#!"))
-
-
-def hook_line(state_dir: str) -> bytes:
-    """The first line of /etc/inittab; the same text as INITLINE in program.sh."""
-    return b"::sysinit:/bin/sh " + state_dir.encode() + b"/device boot\n"
 
 
 _PLAIN = frozenset(range(0x20, 0x7F)) | {0x09}
@@ -89,9 +88,9 @@ def query(transaction: Transaction, show: Iterable[int], limit: int = 65536) -> 
     shown = set(show)
     parts = [
         b"STATE=" + state + b"\n",
+        _DIGEST,
         rb"""
 say uid "$(id -u 2>/dev/null || { [ -w /etc/passwd ] && echo 0; } || echo unknown)"
-digest() { if command -v sha256sum >/dev/null; then sha256sum; elif command -v md5sum >/dev/null; then md5sum; else cksum; fi; }
 init=unknown
 pid1=$(readlink /proc/1/exe 2>/dev/null) || pid1=''
 if [ -d /run/systemd/system ]; then init=systemd
@@ -132,10 +131,7 @@ look() {
         show_it = b"show" if index in shown else b"hide"
         parts.append(b"look %d %s %s %s\n" % (index, follow, quote(item.dest), show_it))
     if transaction.live:
-        parts.append(b"live() {\n")
-        parts.append(b'run() { sh -eu -c "$1" </dev/null 2>/dev/null || printf \'status %s\\n\' "$?"; }\n')
-        parts.extend(b"run " + quote(snippet) + b"\n" for snippet in transaction.live)
-        parts.append(b"}\n")
+        parts.append(_live(transaction))
         parts.append(
             b'if [ -f "$STATE/live/' + transaction.name.encode() + b'" ]; then\n'
             b'  read -r before <"$STATE/live/' + transaction.name.encode() + b'"; now=$(live | digest)\n'
@@ -143,6 +139,28 @@ look() {
             b"else say live unknown; fi\n"
         )
     return b"".join(parts)
+
+
+def _live(transaction: Transaction) -> bytes:
+    """sh that defines ``live``, which prints the live state."""
+    return (
+        b'live() {\nrun() { sh -eu -c "$1" </dev/null 2>/dev/null || printf \'status %s\\n\' "$?"; }\n:\n'
+        + b"".join(b"run " + quote(snippet) + b"\n" for snippet in transaction.live)
+        + b"}\n"
+    )
+
+
+def _record(transaction: Transaction) -> tuple[bytes, ...]:
+    """The last commands after a confirmation: keep the digest of the live state, with which queries compare it."""
+    if not transaction.live and not transaction.undone:
+        return ()
+    own = quote(transaction.name)
+    commands = b"umask 077\ncd " + quote(transaction.state_dir) + b"\n[ -d live ] || mkdir live\ncd live\n"
+    commands += b"".join(b"rm -f " + quote(name) + b"\n" for name in transaction.undone)
+    if transaction.live:
+        commands += _DIGEST + _live(transaction) + b"(cd /; live) | digest >" + own + b".new\n"
+        commands += b"mv -f " + own + b".new " + own + b"\n"
+    return (commands,)
 
 
 def stage(
@@ -190,17 +208,17 @@ def stage(
         elif item.kind == "keep":
             parts.append(b'cp -pP "$STATE/"' + quote(item.source) + b" " + target + b"\n")
     parts.append(write(manifest(transaction, identity, changed, folders), b'"$S/manifest"'))
+    parts.append(write(hook.install(transaction.state_dir), b'"$S/hook"'))
     parts.append(write(identity.encode() + b"\n", b'"$S/id"'))
     parts.append(write(transaction.name.encode() + b"\n", b'"$S/name"'))
     parts.append(
         write(f"{when}\n{by}\n{transaction.note}\n".encode("utf-8", "surrogateescape"), b'"$S/label"')
     )
-    lists = {
+    lists: dict[str, tuple[str | bytes, ...]] = {
         "activate": transaction.activate,
         "verify": transaction.verify,
         "revert": transaction.revert or transaction.activate,
-        "settle": transaction.settle,
-        "live_state": transaction.live,
+        "settle": (*transaction.settle, *_record(transaction)),
     }
     for name, snippets in lists.items():
         body = b"".join(b"run " + quote(snippet) + b" || return 1\n" for snippet in snippets)
@@ -211,7 +229,7 @@ def stage(
     parts.append(_checks(transaction, changed))
     if install:
         parts.append(write(device_program(), b'"$S/device"'))
-        parts.append(b'sync\nmv -f "$S/device" "$STATE/device"\n')
+        parts.append(b'sync -f "$S" 2>/dev/null || sync\nmv -f "$S/device" "$STATE/device"\n')
     if arm:
         parts.append(
             b'say staged\ntrap - EXIT\nsh "$STATE/device" arm "$ID" || { rm -rf "$S"; exit 1; }\nsay armed\n'
@@ -258,8 +276,6 @@ def manifest(
         b"ID=" + quote(identity),
         b"NAME=" + quote(transaction.name),
         b"LIMIT=%d" % transaction.confirm.seconds,
-        b"FACTORY=" + (b"yes" if transaction.factory else b"''"),
-        b"UNDONE=" + quote(" ".join(transaction.undone)),
         b"entries() { :",
     ]
     for number, item in changed:

@@ -34,15 +34,25 @@ blob() { # KEY FILE
   while IFS= read -r line || [ -n "$line" ]; do printf '|%s\n' "$line" >&3; done <"$2"
 }
 refuse() { say refused "$*"; exit 1; }
-pause() { sleep 0.1 2>/dev/null || sleep 1; }
-digest() { if command -v sha256sum >/dev/null; then sha256sum; elif command -v md5sum >/dev/null; then md5sum; else cksum; fi; }
+clock() { # sets $now, seconds since boot, which nobody can set
+  { read -r now _ </proc/uptime && now=${now%%.*}; } 2>/dev/null || now=$((${now:-0} + 1))
+}
+within() { # SECONDS COMMAND...: does it succeed, tried again and again for so long?
+  clock
+  deadline=$((now + $1))
+  shift
+  until "$@"; do
+    [ "$now" -lt "$deadline" ] || return 1
+    sleep 0.05 2>/dev/null || sleep 1
+    clock
+  done
+}
 
 # Everything written so far, directory entries included, is on the medium when this returns. Every call below
 # stands between two writes that must not change places when the power fails.
 flush() { with_folders sync -f "$STATE" /etc 2>/dev/null || sync; }
 
 # --- processes -------------------------------------------------------------------------------------------------
-
 stat_of() { # PID: sets $status, $parent and $started (ticks since boot: with the pid, a name that is never reused)
   status='' parent='' started=''
   { read -r line <"/proc/$1/stat"; } 2>/dev/null || return 0
@@ -57,6 +67,8 @@ alive() { # MARK [FOLDER]: is the process that signed it still there?
   stat_of "$pid"
   [ -n "$started" ] && [ "$started" = "$began" ] && [ "$status" != Z ]
 }
+dead() { ! alive "$1"; }
+ended() { stat_of "$1"; [ -z "$started" ] || [ "$status" = Z ]; }
 kill_tree() { # PID: with all that it started and that has not become a daemon of its own
   victims=" $1 " before=''
   while [ "$victims" != "$before" ]; do
@@ -73,32 +85,25 @@ kill_tree() { # PID: with all that it started and that has not become a daemon o
   # shellcheck disable=SC2086 # a list of process ids
   kill -9 $victims 2>/dev/null || :
 }
-session() { # sets $peer to address and port of the ssh client that this program came with; sudo and doas hide it
+session() { # sets $peer, address and port of the ssh client that this program came with (sudo and doas hide it), and
+  # $daemon, when the daemon that let it in was started
   peer='' walk=$$
   while [ "${walk:-1}" -gt 1 ]; do
-    text=$(cat "/proc/$walk/environ" 2>/dev/null) || text=''
+    text=''
+    [ -n "$peer" ] || text=$(cat "/proc/$walk/environ" 2>/dev/null) || :
     case $text in
       *SSH_CONNECTION=*)
         text=${text#*SSH_CONNECTION=}
         peer=${text%% *} text=${text#* }
-        peer="$peer ${text%% *}"
-        return 0 ;;
+        peer="$peer ${text%% *}" ;;
     esac
     stat_of "$walk"
-    walk=$parent
+    walk=$parent daemon=$started
   done
-}
-daemon_is_new() { # did the daemon that answered this session start after the worker, and so read the new files?
-  walk=$$
-  while stat_of "$walk" && [ "${parent:-1}" -gt 1 ]; do walk=$parent; done
-  answered=$started
-  read -r _ began <"$TX/worker"
-  [ "$answered" -ge "$began" ]
 }
 
 # --- the manifest: sh functions that the controller wrote, every word quoted -------------------------------------
-
-load() { # TRANSACTION: defines entries, folders, unfolders, with_folders, leave; sets ID, NAME, LIMIT, FACTORY, UNDONE and SALLYPORT_FIRST
+load() { # TRANSACTION: defines entries, folders, unfolders, with_folders, leave; sets ID, NAME, LIMIT, SALLYPORT_FIRST
   TX=$1
   # shellcheck disable=SC1091
   . "$TX/manifest"
@@ -132,7 +137,6 @@ save() {
     cp -pP "$3" "$TX/old/$1"
     cp -pP "$3" "$temp.old"
   elif [ -e "$3" ]; then
-    [ ! -d "$3" ] || refuse "$3 is a directory; a file was expected there"
     [ -f "$3" ] || refuse "$3 is neither a regular file nor a link"
     # Opening for append changes nothing, and fails on an immutable file.
     (: >>"$3") 2>/dev/null || refuse "$3 cannot be replaced: it is immutable or on a read-only file system"
@@ -159,28 +163,21 @@ restore() { # may be done again; one file that resists must not keep the others
     # shellcheck disable=SC3013 # dash and every ash have -ef
     { mv -f "$temp.old" "$3" || [ "$temp.old" -ef "$3" ]; } 2>/dev/null && rm -f "$temp.new" "$temp.old"
   else rm -f "$temp.new"
-  fi || printf 'and %s could not be restored\n' "$3" >>"$TX/reason" || :
+  fi || resists=$3
 }
 forget() { rm -f "$temp.new" "$temp.old"; }
 
 # --- commands of the role ----------------------------------------------------------------------------------------
-
+snippet() { (trap - HUP INT TERM; umask 022; exec sh -eu -c "$1" sallyport) </dev/null >"$TX/output" 2>&1 3>&-; }
+complaint() { printf '%s: status %s from: %s\n' "$phase" "$1" "$2"; cat "$TX/output"; }
 run() { # SNIPPET, from the lists activate and verify; the first failure ends the list, the guards bound its time
-  code=0
-  (trap - HUP INT TERM; umask 022; exec sh -eu -c "$1" sallyport) </dev/null >"$TX/output" 2>&1 3>&- || code=$?
-  [ "$code" -ne 0 ] || return 0
-  { printf '%s: status %s from: %s\n' "$phase" "$code" "$1"; cat "$TX/output"; } >"$TX/reason"
-  return 1
+  snippet "$1" || { complaint "$?" "$1" >"$TX/reason"; return 1; }
 }
 run_bounded() { # SNIPPET, from the lists revert and settle: all are run, and none may hang the way out
-  (trap - HUP INT TERM; umask 022; exec sh -eu -c "$1" sallyport) </dev/null >"$TX/output" 2>&1 3>&- &
-  child=$! count=0
-  while stat_of "$child" && [ -n "$started" ] && [ "$status" != Z ]; do
-    count=$((count + 1))
-    if [ "$count" -gt 600 ]; then kill_tree "$child"; break; fi
-    pause
-  done
-  wait "$child" || { printf '%s: status %s from: %s\n' "$phase" "$?" "$1"; cat "$TX/output"; } >>"$TX/$complaints" || :
+  snippet "$1" &
+  child=$!
+  within 60 ended "$child" || kill_tree "$child"
+  wait "$child" || complaint "$?" "$1" >>"$TX/$complaints" || :
 }
 list() { # LIST
   phase=$1
@@ -192,30 +189,24 @@ list() { # LIST
   set -e
   return "$1"
 }
-live_digest() { # FILE of run lines
-  (
-    # shellcheck disable=SC2317 # the list calls it
-    run() { sh -eu -c "$1" </dev/null 2>/dev/null || printf 'status %s\n' "$?"; }
-    # shellcheck disable=SC1090
-    . "$1"
-  ) | digest
-}
 
 # --- the ways out ------------------------------------------------------------------------------------------------
-
 drop() { # nothing live was touched yet
   # A manifest that the power cut tore is a syntax error, which would end this shell.
   (each forget; unfolders) || :
   rm -rf "$TX"
   rmdir "$ARMED" 2>/dev/null || :
 }
+file_away() { mv "$TX" "$STATE/$1"; rmdir "$ARMED"; flush; }
 revert() { # REASON; may be done again from the start
   [ -s "$TX/reason" ] || printf '%s\n' "$1" >"$TX/reason" || : # a full disk must not stop the way back
   mv "$TX/open" "$TX/reverted" 2>/dev/null || [ -e "$TX/reverted" ] || return 0
   if alive worker; then kill_tree "$pid"; fi
-  count=0
-  while alive worker && [ "$count" -lt 50 ]; do count=$((count + 1)); pause; done
+  within 5 dead worker || :
+  resists=''
   each restore
+  [ -z "$resists" ] || { resists=''; each restore; } # once more: its mv or rm may have been killed
+  [ -z "$resists" ] || printf 'and %s could not be restored\n' "$resists" >>"$TX/reason" || :
   unfolders
   flush
   if [ "$LIVE" = yes ]; then
@@ -223,10 +214,8 @@ revert() { # REASON; may be done again from the start
     complaints=reason
     list revert
   fi
-  rm -rf "$TX/new" "$TX/old" "$STATE/reverted"
-  mv "$TX" "$STATE/reverted"
-  rmdir "$ARMED"
-  flush
+  rm -rf "$TX/new" "$TX/old" "$TX/hook" "$STATE/reverted"
+  file_away reverted
 }
 finish() { # after the verdict `confirmed`; may be done again from the start
   each forget
@@ -236,28 +225,17 @@ finish() { # after the verdict `confirmed`; may be done again from the start
     complaints=settle_failed
     list settle
     [ ! -e "$TX/settle_failed" ] || { rm "$TX/settle_failed"; list settle; } # once more: it may have been killed
-    [ -d "$STATE/live" ] || mkdir "$STATE/live"
-    # shellcheck disable=SC2086 # names hold letters, digits and underscores only
-    for other in $UNDONE; do rm -f "$STATE/live/$other"; done
-    live_digest "$TX/live_state" >"$STATE/live/$NAME.new"
-    mv -f "$STATE/live/$NAME.new" "$STATE/live/$NAME"
   else
     rm -f "$STATE/live/$NAME" # what runs after a boot is judged anew by the next run
   fi
-  if [ -n "$FACTORY" ]; then forget_all; return 0; fi
   [ -d "$STATE/generation" ] || mkdir "$STATE/generation"
   number=0
   for other in "$STATE/generation"/*; do
     other=${other##*/}
     [ "$other" = '*' ] || [ "$other" -le "$number" ] || number=$other
   done
-  rm -rf "$TX/new" "$TX/output" "$TX/connected"
-  mv "$TX" "$STATE/generation/$((number + 1))"
-  rmdir "$ARMED"
-  flush
-}
-recover() { # REASON: for a controller that found a transaction of nobody
-  attended || end "$1"
+  rm -rf "$TX/new" "$TX/hook" "$TX/output" "$TX/connected"
+  file_away "generation/$((number + 1))"
 }
 end() { # REASON: whoever held the lock is gone: end the transaction the way that its marks say
   if [ -e "$TX/confirmed" ]; then load "$TX"; finish
@@ -267,28 +245,24 @@ end() { # REASON: whoever held the lock is gone: end the transaction the way tha
 }
 
 attended() { alive program || alive guard1 || alive guard2 || alive confirmer; }
+recover() { attended || end "$1"; } # REASON: for a controller that found a transaction of nobody
 pending() { # for a controller that comes new: what stands in the way, and does somebody look after it?
   [ -d "$ARMED" ] || return 0
-  NAME='' who=nobody
-  { read -r ID <"$TX/id" && read -r NAME <"$TX/name"; } 2>/dev/null || ID=empty
+  who=nobody
   ! attended || who=somebody
-  say pending "$ID" "$who" "$NAME"
+  say pending "$(cat "$TX/id" 2>/dev/null || echo empty)" "$who" "$(cat "$TX/name" 2>/dev/null)"
 }
 
 # --- arming ------------------------------------------------------------------------------------------------------
-
+lock() { mkdir "$ARMED" 2>/dev/null || { [ ! -d "$ARMED/tx" ] || refuse "another change is pending on this device"; false; }; }
+watched() { alive guard1 && alive guard2 && [ -e "$TX/worker" ]; }
+decided() { ! current "$1" || [ -e "$TX/live" ] || ! attended; } # ID: is it live, or will it never be?
 arm() { # ID: from stage.<id> to a running worker with two guards
   TX=$STATE/stage.$1
   sign program # before it is a transaction: a transaction of nobody is taken back by the next controller
-  TX=$ARMED/tx count=0
-  until mkdir "$ARMED" 2>/dev/null; do
-    count=$((count + 1))
-    [ ! -d "$TX" ] || refuse "another change is pending on this device"
-    # Empty: its owner is between mkdir and mv, or died there.
-    [ "$count" -lt 30 ] || rmdir "$ARMED" 2>/dev/null || :
-    [ "$count" -lt 60 ] || refuse "the lock $ARMED cannot be had"
-    pause
-  done
+  TX=$ARMED/tx
+  # A lock that stays empty: its owner died between mkdir and mv.
+  within 3 lock || { rmdir "$ARMED" 2>/dev/null || :; within 3 lock; } || refuse "the lock $ARMED cannot be had"
   mv "$STATE/stage.$1" "$TX"
   current "$1" || { rm -rf "$TX/stage.$1"; refuse "another change took the lock at the same moment"; }
   load "$TX"
@@ -299,7 +273,7 @@ arm() { # ID: from stage.<id> to a running worker with two guards
   : >"$TX/output"
   mkdir "$TX/old"
   flush # the manifest names the temporary files: it must outlive them
-  hook
+  hooked || { sh -eu "$TX/hook" || exit 1; hooked; } || refuse "the boot hook is not where it was put"
   step=save; folders
   each save
   session
@@ -308,24 +282,15 @@ arm() { # ID: from stage.<id> to a running worker with two guards
   if [ -d /run/systemd/system ]; then
     # Only a unit of its own survives a logout with KillUserProcesses=yes.
     systemd-run --quiet --collect --unit="sallyport-$ID" -p KillMode=process -p TimeoutStopSec=2 \
-      /bin/sh "$STATE/device" run "$ID" 3>&- || refuse "systemd-run could not start the timer"
+      /bin/sh "$STATE/device" guards "$ID" 3>&- || refuse "systemd-run could not start the timer"
   else
-    sh "$STATE/device" run "$ID" </dev/null >/dev/null 2>&1 3>&- &
+    sh "$STATE/device" guards "$ID" </dev/null >/dev/null 2>&1 3>&- &
   fi
-  count=0
-  until alive guard1 && alive guard2 && [ -e "$TX/worker" ]; do
-    count=$((count + 1))
-    [ "$count" -lt 100 ] || refuse "the timer did not start"
-    pause
-  done
+  within 10 watched || refuse "the timer did not start"
   trap - EXIT
   : >"$TX/go"
   # A new connection that comes before the change is live proves nothing, see was_connected: let it not come too early.
-  count=0
-  while current "$1" && [ ! -e "$TX/live" ] && [ ! -e "$TX/failed" ] && [ "$count" -lt 30 ]; do
-    count=$((count + 1))
-    pause
-  done
+  within 3 decided "$1" || :
 }
 guards() { # ID: two of them, so that no single process can take the way back with it
   # The worker first: a shell that was started with signals ignored cannot give them back to what it starts.
@@ -338,15 +303,9 @@ worker() { # ID
   trap '' HUP INT TERM
   load "$TX"
   sign worker
-  count=0
-  until [ -e "$TX/go" ]; do # the guards are there, and the controller's program has seen them
-    count=$((count + 1))
-    [ "$count" -lt 100 ] || exit 1
-    pause
-  done
+  within 10 [ -e "$TX/go" ] || exit 1 # the guards are there, and the controller's program has seen them
   : >"$TX/open"
   flush # no rename below may reach the medium before the mark that undoes it
-  code=0
   set +e # a condition would switch -e off inside of it
   (set -e; each swap; flush; list activate; list verify) 2>"$TX/errors"
   code=$?
@@ -364,12 +323,11 @@ guard() { # ID WHICH
   trap '' HUP INT TERM
   load "$TX"
   sign "guard$2"
-  now=0 since=0 was=''
+  since=0 was=''
   while current "$1"; do
     state=starting
     for mark in open live reverted confirmed; do [ ! -e "$TX/$mark" ] || state=$mark; done
-    # Time since boot, which nobody can set.
-    { read -r now _ </proc/uptime && now=${now%%.*}; } || now=$((now + 1))
+    clock
     [ "$state" = "$was" ] || { since=$now was=$state; }
     spent=$((now - since))
     if [ "$2" = 2 ] && alive guard1; then : # it watches too, and takes over if the first is killed
@@ -390,21 +348,15 @@ guard() { # ID WHICH
 }
 
 # --- confirming --------------------------------------------------------------------------------------------------
-
 outcome() { # ID: what became of it
-  for other in "$STATE/generation"/*/id; do
-    { read -r known <"$other"; } 2>/dev/null || continue
-    if [ "$known" = "$1" ]; then
-      other=${other%/id}
-      [ ! -e "$other/settle_failed" ] || blob settle_failed "$other/settle_failed"
-      say confirmed "${other##*/}"
-      return 0
-    fi
+  for other in "$STATE/generation"/* "$STATE/reverted"; do
+    { read -r known <"$other/id"; } 2>/dev/null || continue
+    [ "$known" = "$1" ] || continue
+    for words in reason settle_failed; do [ ! -e "$other/$words" ] || blob "$words" "$other/$words"; done
+    if [ "$other" = "$STATE/reverted" ]; then say reverted; else say confirmed "${other##*/}"; fi
+    return 0
   done
-  { read -r known <"$STATE/reverted/id"; } 2>/dev/null || known=''
-  if [ "$known" != "$1" ]; then say unknown; return 0; fi
-  [ ! -e "$STATE/reverted/reason" ] || blob reason "$STATE/reverted/reason"
-  say reverted
+  say unknown
 }
 was_connected() { # did the old daemon, or the old firewall, let this connection in? It may be newer than the arming one
   port=$(printf '%04X' "${peer#* }")
@@ -414,13 +366,8 @@ was_connected() { # did the old daemon, or the old firewall, let this connection
   return 1
 }
 confirm() { # ID NEW_DAEMON OVER
-  count=0
-  while current "$1" && [ ! -e "$TX/live" ]; do # the guards end it in any case; the controller asks again
-    attended || { recover 'the program that made the change was killed, and its guards too'; break; }
-    count=$((count + 1))
-    [ "$count" -lt 100 ] || { say waiting; return 0; }
-    pause
-  done
+  within 10 decided "$1" || { say waiting; return 0; } # the guards end it in any case; the controller asks again
+  if current "$1" && [ ! -e "$TX/live" ]; then recover 'the program that made the change was killed, and its guards too'; fi
   current "$1" || { outcome "$1"; return 0; }
   load "$TX"
   if [ "$3" = ssh ]; then
@@ -429,89 +376,24 @@ confirm() { # ID NEW_DAEMON OVER
     if [ -z "$peer" ]; then say denied no_session; return 0; fi
     if [ "$peer" = "$armed_by" ]; then say denied same_connection; return 0; fi
     if was_connected; then say waiting; return 0; fi
-    if [ "$2" = yes ] && ! daemon_is_new; then say denied old_daemon; return 0; fi
+    read -r _ began <"$TX/worker"
+    # One that is older than the worker cannot have read the new files.
+    if [ "$2" = yes ] && [ "${daemon:-0}" -lt "$began" ]; then say denied old_daemon; return 0; fi
   fi
   sign confirmer
   if mv "$TX/open" "$TX/confirmed" 2>/dev/null; then
     flush # only then may the controller believe it
-    factory=$FACTORY
     finish
-    if [ -n "$factory" ]; then say confirmed 0; return 0; fi
   fi
   outcome "$1"
 }
 
 # --- boot --------------------------------------------------------------------------------------------------------
-
-UNIT=/etc/systemd/system/sallyport-restore.service
-WANT=/etc/systemd/system/sysinit.target.wants/sallyport-restore.service
-INITLINE="::sysinit:/bin/sh $STATE/device boot"
-
-only_hook() { # FILE LINE: a device has one state folder; at boot nobody would look into a second one
-  while IFS= read -r line || [ -n "$line" ]; do
-    case $line in
-      "$2") ;;
-      ExecStart=*/device\ boot | ::sysinit:/bin/sh\ */device\ boot)
-        line=${line#*/bin/sh } line=${line%/device boot}
-        refuse "the boot hook looks after $line, not after $STATE: use that state_dir, or go back to factory with it first" ;;
-    esac
-  done <"$1"
-}
-hook() { # before the first arming: a power cut must find it
-  if [ -d /run/systemd/system ]; then
-    if [ -f "$UNIT" ]; then
-      only_hook "$UNIT" "ExecStart=/bin/sh $STATE/device boot"
-      [ ! -L "$WANT" ] || return 0
-    fi
-    (umask 022; mkdir -p "${WANT%/*}")
-    cat >"$UNIT.new" <<EOF
-[Unit]
-Description=Sallyport: take back an unconfirmed change before the network comes up
-DefaultDependencies=no
-RequiresMountsFor=$STATE
-After=local-fs.target systemd-remount-fs.service
-Before=network-pre.target sysinit.target nftables.service ssh.service sallyport-firewall.service
-Wants=network-pre.target
-ConditionPathExists=$ARMED
-
-[Service]
-Type=oneshot
-ExecStart=/bin/sh $STATE/device boot
-EOF
-    chmod 644 "$UNIT.new"
-    sync
-    mv -f "$UNIT.new" "$UNIT"
-    [ -L "$WANT" ] || ln -s "$UNIT" "$WANT"
-  else
-    only_hook /etc/inittab "$INITLINE"
-    { read -r line </etc/inittab; } || :
-    [ "$line" != "$INITLINE" ] || return 0
-    cp -p /etc/inittab /etc/.sallyport-inittab
-    { printf '%s\n' "$INITLINE"; cat /etc/inittab; } >/etc/.sallyport-inittab
-    sync
-    mv -f /etc/.sallyport-inittab /etc/inittab
-  fi
-  sync
-}
-unhook() {
-  rm -f "$WANT" "$UNIT"
-  rmdir "${WANT%/*}" 2>/dev/null || : # only if nobody else wants anything there
-  [ -f /etc/inittab ] || return 0
-  read -r line </etc/inittab || return 0
-  [ "$line" = "$INITLINE" ] || return 0
-  cp -p /etc/inittab /etc/.sallyport-inittab
-  { read -r line; while IFS= read -r line || [ -n "$line" ]; do printf '%s\n' "$line"; done; } </etc/inittab >/etc/.sallyport-inittab
-  sync
-  mv -f /etc/.sallyport-inittab /etc/inittab
-}
-forget_all() { # factory: nothing of Sallyport stays
-  rm -rf "$STATE/generation" "$STATE/live" "$STATE/reverted"
-  unhook
-  sync
-  # Until here a crash is found by its transaction and ended, at boot or, without a hook, by the next controller. One
-  # rename takes that away; the rest is rubbish, which the next way back to factory sweeps up.
-  mv "$ARMED" "$STATE/stage.done"
-  rm -rf "$STATE"
+hooked() { # is the boot hook in place? The controller sends what puts it there: hook.py
+  text=''
+  if [ -d /run/systemd/system ]; then text=$(cat /etc/systemd/system/sysinit.target.wants/sallyport-restore.service 2>/dev/null) || :
+  else read -r text </etc/inittab || :; fi
+  case $text in "::sysinit:/bin/sh $STATE/device boot" | *"ExecStart=/bin/sh $STATE/device boot") ;; *) return 1 ;; esac
 }
 boot() { # before the network: files only, the services start from them
   LIVE=no
@@ -528,17 +410,14 @@ boot() { # before the network: files only, the services start from them
       [ "$PPID" != 1 ] || kill -HUP 1
     fi
   fi
-  for stage in "$STATE"/stage.*; do rm -rf "$stage"; done
+  rm -rf "$STATE"/stage.* /etc/.sallyport-inittab # what a power cut left half-made
   [ ! -d /run/systemd/system ] || return 0
   for script in /etc/sallyport/boot.d/*; do
     [ ! -x "$script" ] || "$script" || printf 'sallyport: %s failed\n' "$script"
   done
 }
 
-command=$1
-shift
-case $command in
-  pending | arm | worker | guard | confirm | outcome | recover | hook | boot) "$command" "$@" ;;
-  run) guards "$@" ;;
-  *) printf 'sallyport: unknown command: %s\n' "$command" >&2; exit 2 ;;
+case $1 in
+  pending | arm | guards | worker | guard | confirm | outcome | recover | boot) "$@" ;;
+  *) printf 'sallyport: unknown command: %s\n' "$1" >&2; exit 2 ;;
 esac

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ansible_collections.sallyport.iot.plugins.plugin_utils.device import payload
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device import hook, payload
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import frame, parse
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.generations import _manifest
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import File, Transaction
@@ -137,11 +137,12 @@ def test_the_device_program_is_clean_for_every_shell_and_small_enough_to_read() 
     subprocess.run(
         ["shellcheck", "--shell=sh", "--severity=style", "--exclude=SC2317", str(_PROGRAM)], check=True
     )
-    assert len(_PROGRAM.read_text().splitlines()) <= 550
+    assert len(_PROGRAM.read_text().splitlines()) <= 430
     sent = payload.device_program().decode()
     assert sent.startswith("#!/bin/sh\nset -eu\n") and "\n#" not in sent
 
 
 def test_the_boot_line_of_the_controller_and_of_the_program_are_the_same() -> None:
-    line = payload.hook_line("/var/lib/sallyport").decode().strip()
-    assert 'INITLINE="' + line.replace("/var/lib/sallyport", "$STATE") + '"' in _PROGRAM.read_text()
+    line = hook.line("/var/lib/sallyport").decode().strip().replace("/var/lib/sallyport", "$STATE")
+    assert f'case $text in "{line}" |' in _PROGRAM.read_text()
+    assert f'INITLINE="{line}"' in hook.install("/var/lib/sallyport").decode()
