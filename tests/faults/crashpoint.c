@@ -69,7 +69,7 @@ static struct tracee tracees[4096];
 static int used;
 static struct { char role[32]; int count; } roles[64];
 static const char *root, *mode, *image, *folder, *how, *want_role, *want_when, *session_roles;
-static int want_number, injected, root_fd, log_fd;
+static int want_number, injected, root_fd, log_fd, changed = 1;
 
 static void die(const char *what) {
     fprintf(stderr, "crashpoint: %s: %s\n", what, strerror(errno));
@@ -192,6 +192,12 @@ static int counted(pid_t pid, const struct call *call, const uint64_t *args, cha
 static void store(char *name) {
     static unsigned char *buffer;
     static size_t size;
+    static char last[20];
+    if (!changed) { /* no call since the last copy */
+        strcpy(name, last);
+        return;
+    }
+    changed = 0;
     if (!strcmp(how, "eager")) {
         if (syncfs(root_fd)) die("syncfs");
     } else if (!strcmp(how, "noise")) {
@@ -216,6 +222,7 @@ static void store(char *name) {
         hash ^= hash >> 29;
     }
     snprintf(name, 20, "%016llx", (unsigned long long)hash);
+    strcpy(last, name);
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%s/%s", folder, name);
     fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0600);
@@ -295,6 +302,7 @@ static void handle_call(struct tracee *tracee) {
         if (WSTOPSIG(status) == (SIGTRAP | 0x80)) break;
         ptrace(PTRACE_SYSCALL, pid, 0, status >> 16 ? 0 : WSTOPSIG(status));
     }
+    changed = 1;
     point(tracee, number, "after", call->name, what);
     ptrace(PTRACE_CONT, pid, 0, 0);
 }

@@ -299,8 +299,36 @@ def manifest(
     )
     lines.append(b"}\nleave() { :")
     lines.extend(b"rmdir " + quote(path) + b" 2>/dev/null || :" for path in transaction.leaves)
+    lines.append(b"}\ndress() { :")
+    new = [(item, _beside(item, identity, number, "new")) for number, item in changed]
+    for owner in sorted({f"{item.owner}:{item.group}" for item, _ in new if item.kind == "file"}):
+        lines += _many(
+            b"chown -h " + quote(owner),
+            [p for item, p in new if item.kind == "file" and f"{item.owner}:{item.group}" == owner],
+        )
+    for mode in sorted({item.mode for item, _ in new if item.kind == "file"}):
+        lines += _many(
+            b"chmod " + mode.encode(), [p for item, p in new if item.kind == "file" and item.mode == mode]
+        )
+    lines.append(b"}\nforget() { :")
+    lines += _many(
+        b"rm -f", [_beside(item, identity, n, which) for n, item in changed for which in ("new", "old")]
+    )
     lines.append(b'}\nwith_folders() { "$@" ' + b" ".join(quote(path) for path in folders) + b"; }\n")
     return b"\n".join(lines)
+
+
+def _beside(item: File, identity: str, number: int, which: str) -> str:
+    """The temporary name beside a destination; the same as ``$temp`` in program.sh."""
+    return f"{posixpath.dirname(item.dest).rstrip('/')}/.sallyport-{identity}-{number}.{which}"
+
+
+def _many(command: bytes, paths: Sequence[str]) -> list[bytes]:
+    """One command for many files: on a device, starting a process costs more than what it does."""
+    return [
+        command + b" " + b" ".join(quote(path) for path in paths[start : start + 200])
+        for start in range(0, len(paths), 200)
+    ]
 
 
 def _checks(transaction: Transaction, changed: Sequence[tuple[int, File]]) -> bytes:

@@ -103,7 +103,7 @@ session() { # sets $peer, address and port of the ssh client that this program c
 }
 
 # --- the manifest: sh functions that the controller wrote, every word quoted -------------------------------------
-load() { # TRANSACTION: defines entries, folders, unfolders, with_folders, leave; sets ID, NAME, LIMIT, SALLYPORT_FIRST
+load() { # TRANSACTION: defines what each file and folder needs; sets ID, NAME, LIMIT, SALLYPORT_FIRST
   TX=$1
   # shellcheck disable=SC1091
   . "$TX/manifest"
@@ -120,8 +120,7 @@ current() { # ID: is it the pending one?
 }
 each() { step=$1; entries; }
 entry() { # INDEX KIND DEST MODE OWNER GROUP [TARGET]
-  dir=${3%/*}
-  temp=$dir/.sallyport-$ID-$1
+  temp=${3%/*}/.sallyport-$ID-$1
   "$step" "$@"
 }
 folder() { # INDEX PATH: a folder that a file of the change needs
@@ -147,10 +146,7 @@ save() {
     : >"$TX/old/$1.absent"
   fi
   case $2 in
-    file)
-      (set -C; cat "$TX/new/$1" >"$temp.new") # never through a link: the folder may be a user's own
-      { [ "$5:$6" = root:root ] && [ ! -g "$dir" ]; } || chown -h "$5:$6" "$temp.new"
-      [ "$4" = 0600 ] || chmod "$4" "$temp.new" ;;
+    file) (set -C; cat "$TX/new/$1" >"$temp.new") ;; # never through a link: the folder may be a user's own
     keep) cp -pP "$TX/new/$1" "$temp.new" ;;
     link) ln -s "$7" "$temp.new" ;;
   esac
@@ -165,7 +161,6 @@ restore() { # may be done again; one file that resists must not keep the others
   else rm -f "$temp.new"
   fi || resists=$3
 }
-forget() { rm -f "$temp.new" "$temp.old"; }
 
 # --- commands of the role ----------------------------------------------------------------------------------------
 snippet() { (trap - HUP INT TERM; umask 022; exec sh -eu -c "$1" sallyport) </dev/null >"$TX/output" 2>&1 3>&-; }
@@ -193,7 +188,7 @@ list() { # LIST
 # --- the ways out ------------------------------------------------------------------------------------------------
 drop() { # nothing live was touched yet
   # A manifest that the power cut tore is a syntax error, which would end this shell.
-  (each forget; unfolders) || :
+  (forget; unfolders) || :
   rm -rf "$TX"
   rmdir "$ARMED" 2>/dev/null || :
 }
@@ -218,7 +213,7 @@ revert() { # REASON; may be done again from the start
   file_away reverted
 }
 finish() { # after the verdict `confirmed`; may be done again from the start
-  each forget
+  forget
   leave
   if [ "$LIVE" = yes ]; then
     run() { run_bounded "$1"; }
@@ -240,7 +235,7 @@ finish() { # after the verdict `confirmed`; may be done again from the start
 end() { # REASON: whoever held the lock is gone: end the transaction the way that its marks say
   if [ -e "$TX/confirmed" ]; then load "$TX"; finish
   elif [ -e "$TX/open" ] || [ -e "$TX/reverted" ]; then load "$TX"; revert "$1"
-  elif [ -d "$TX" ]; then ID=''; entries() { :; }; unfolders() { :; }; (load "$TX"; drop) || drop
+  elif [ -d "$TX" ]; then ID=''; forget() { :; }; unfolders() { :; }; (load "$TX"; drop) || drop
   else rmdir "$ARMED" 2>/dev/null || :; fi
 }
 
@@ -276,6 +271,7 @@ arm() { # ID: from stage.<id> to a running worker with two guards
   hooked || { sh -eu "$TX/hook" || exit 1; hooked; } || refuse "the boot hook is not where it was put"
   step=save; folders
   each save
+  dress # owner and mode of every new file
   session
   printf '%s\n' "$peer" >"$TX/session"
   flush # all old and new copies, before `open` says that they can be relied on
