@@ -165,14 +165,16 @@ restore() { # may be done again; one file that resists must not keep the others
 # --- commands of the role ----------------------------------------------------------------------------------------
 snippet() { (trap - HUP INT TERM; umask 022; exec sh -eu -c "$1" sallyport) </dev/null >"$TX/output" 2>&1 3>&-; }
 complaint() { printf '%s: status %s from: %s\n' "$phase" "$1" "$2"; cat "$TX/output"; }
-run() { # SNIPPET, from the lists activate and verify; the first failure ends the list, the guards bound its time
-  snippet "$1" || { complaint "$?" "$1" >"$TX/reason"; return 1; }
-}
-run_bounded() { # SNIPPET, from the lists revert and settle: all are run, and none may hang the way out
-  snippet "$1" &
-  child=$!
-  within 60 ended "$child" || kill_tree "$child"
-  wait "$child" || complaint "$?" "$1" >>"$TX/$complaints" || :
+run() { # SNIPPET, one line of a list
+  case $phase in
+    activate | verify) # the first failure ends the list, the guards bound its time
+      snippet "$1" || { complaint "$?" "$1" >"$TX/reason"; return 1; } ;;
+    *) # revert, settle: all are run, and none may hang the way out
+      snippet "$1" &
+      child=$!
+      within 60 ended "$child" || kill_tree "$child"
+      wait "$child" || complaint "$?" "$1" >>"$TX/$complaints" || : ;;
+  esac
 }
 list() { # LIST
   phase=$1
@@ -205,7 +207,6 @@ revert() { # REASON; may be done again from the start
   unfolders
   flush
   if [ "$LIVE" = yes ]; then
-    run() { run_bounded "$1"; }
     complaints=reason
     list revert
   fi
@@ -216,7 +217,6 @@ finish() { # after the verdict `confirmed`; may be done again from the start
   forget
   leave
   if [ "$LIVE" = yes ]; then
-    run() { run_bounded "$1"; }
     complaints=settle_failed
     list settle
     [ ! -e "$TX/settle_failed" ] || { rm "$TX/settle_failed"; list settle; } # once more: it may have been killed
