@@ -1,6 +1,6 @@
 #!/bin/sh
-# Every test: static checks and pytest (unit, kernel, faults), and beside them pytest on real devices and the molecule
-# scenarios, each with a lab of its own. Needs root, for labs and network namespaces. Ctrl-C stops it and removes what it started.
+# Every test: static checks, pytest (unit, kernel, faults, crashes, lab) and the molecule scenarios, several side by side,
+# each with a lab of its own. Needs root, for labs and network namespaces. Ctrl-C stops it and removes what it started.
 # usage: scripts/test.sh [lint|pytest|pytest-LAYER|molecule|molecule-SCENARIO ...]      default: all
 set -eu
 cd -- "$(dirname -- "$0")/.."
@@ -12,7 +12,8 @@ fi
 started=$(date +%s)
 run=t$(od -An -N2 -tx2 /dev/urandom | tr -d ' \n') # the first letters of all labs of this run
 logs=.sallyport/logs/$run
-mkdir -p "$logs"
+mkdir -p "$logs/taken"
+lanes=""
 PATH=$PWD/.venv/bin:$PATH
 NO_COLOR=1
 export PATH NO_COLOR
@@ -57,26 +58,32 @@ stage() {
     [ "$verdict" = ok ] || tail -n 60 "$logs/$name.log" | sed 's/^/    /'
 }
 
-# Two lanes, one a core. In the first everything that computes, in the second what mostly waits for devices.
-computing() {
-    stage lint scripts/lint.sh
-    for layer in unit kernel faults; do
-        SALLYPORT_LAB=${run}p$layer stage "pytest-$layer" python -m pytest --durations=15 "tests/$layer"
-    done
+# perform STAGE: with a lab of its own, whose name begins with the run's letters, by which `clean` finds it.
+perform() {
+    SALLYPORT_LAB=$run${1#*-}
+    export SALLYPORT_LAB
+    case $1 in
+        lint) stage lint scripts/lint.sh ;;
+        pytest-faults) stage "$1" python -m pytest --durations=15 tests/faults \
+            --ignore tests/faults/test_crash_points.py --ignore tests/faults/test_mutations.py ;;
+        pytest-crashes) stage "$1" python -m pytest --durations=15 \
+            tests/faults/test_crash_points.py tests/faults/test_mutations.py ;;
+        pytest-*) stage "$1" python -m pytest --durations=15 "tests/${1#pytest-}" ;;
+        molecule-*) stage "$1" molecule test --scenario-name "${1#molecule-}" ;;
+    esac
 }
 
-waiting() {
-    SALLYPORT_LAB=${run}plab stage pytest-lab python -m pytest --durations=15 tests/lab
-    number=0
-    for file in molecule/*/molecule.yml; do
-        number=$((number + 1))
-        scenario=$(basename -- "$(dirname -- "$file")")
-        SALLYPORT_LAB=${run}m$number stage "molecule-$scenario" molecule test --scenario-name "$scenario"
+# Each lane takes the next stage that nobody has taken. The long ones come first, so that no lane ends long before
+# the others; three lanes for two cores, since most of the time devices are waited for.
+lane() {
+    for next in lint pytest-unit pytest-faults pytest-lab pytest-crashes pytest-kernel $(scenarios); do
+        ! mkdir "$logs/taken/$next" 2>/dev/null || perform "$next"
     done
 }
+scenarios() { for file in molecule/*/molecule.yml; do basename -- "$(dirname -- "$file")" | sed 's/^/molecule-/'; done; }
 
 clean() {
-    for lane in ${first:-} ${second:-}; do kill -TERM "$lane" 2>/dev/null || true; done
+    for lane in $lanes; do kill -TERM "$lane" 2>/dev/null || true; done
     wait || true
     for prefix in $(lab/lab list 2>/dev/null); do
         case $prefix in "$run"*) lab/lab down --prefix "$prefix" ;; esac
@@ -87,13 +94,12 @@ trap 'printf "test: interrupted\n"; exit 130' INT TERM HUP
 
 scripts/setup.sh
 : >"$logs/verdicts"
-computing &
-first=$!
-waiting &
-second=$!
-wait "$first" || true
-wait "$second" || true
-first="" second=""
+for _ in 1 2 3; do
+    lane &
+    lanes="$lanes $!"
+done
+for each in $lanes; do wait "$each" || true; done
+lanes=""
 
 for log in "$logs"/pytest-*.log; do
     [ -f "$log" ] || continue
