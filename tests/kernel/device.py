@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -178,6 +178,15 @@ class Device:
             script = "mount --bind /usr/sbin/xtables-legacy-multi /usr/sbin/xtables-nft-multi\n" + script
         return self.inside.run("sh", "-euc", script, "sh", *arguments)
 
+    def bridge_netfilter(self, on: bool) -> bool:
+        """Whether frames inside a bridge meet the packet filter, as they do beside Docker; False without the module."""
+        with suppress(FileNotFoundError):
+            self.inside.sysctl(
+                **{f"net__bridge__bridge-nf-call-{tables}": int(on) for tables in ("iptables", "ip6tables")}
+            )
+            return on
+        return False
+
     @contextmanager
     def translating(self, rules: Iterable[str]) -> Iterator[None]:
         """With destination translations, as a container engine makes them."""
@@ -190,14 +199,19 @@ class Device:
 
     # Packets
 
-    def shoot(self, packets: Iterable[tuple[Packet, bytes]], batch: int = 150) -> Seen:
-        """Send each (what it is, IP packet); a packet's number must be unique."""
+    def shoot(
+        self, packets: Iterable[tuple[Packet, bytes]], batch: int = 150, bridged: Container[int] = ()
+    ) -> Seen:
+        """Send each (what it is, IP packet); a packet's number must be unique.
+
+        The numbers ``bridged`` go to another station behind the same bridge, not to the device.
+        """
         packets = list(packets)
         # All of them before the first is sent: an answer may carry the number of a packet that is yet to come.
         seen = Seen(sources={number_of(data): source_of(data) for _, data in packets})
         waiting = 0
         for packet, data in packets:
-            self.send(packet, data)
+            self.send(packet, data, number_of(data) in bridged)
             waiting += 1
             if waiting == batch:
                 self._collect(seen)
@@ -205,7 +219,7 @@ class Device:
         self._collect(seen)
         return seen
 
-    def send(self, packet: Packet, data: bytes, port: str = "") -> None:
+    def send(self, packet: Packet, data: bytes, bridged: bool = False) -> None:
         """Put one IP packet on the wire that its judge's form names, or send it from the device itself."""
         if packet.hook == "outbound":
             to = ip_address(data[16:20] if packet.family == "ipv4" else data[24:40])
@@ -215,8 +229,8 @@ class Device:
             return
         name = packet.in_interface
         kind = b"\x08\x00" if packet.family == "ipv4" else b"\x86\xdd"
-        wire = self._wires[port or _ports(name)[0]]
-        wire.send(self._macs[name] + b"\x02\0\0\0\0\x01" + kind + data)
+        wire = self._wires[_ports(name)[0]]
+        wire.send((b"\x02\0\0\0\0\x22" if bridged else self._macs[name]) + b"\x02\0\0\0\0\x01" + kind + data)
 
     def _collect(self, seen: Seen) -> None:
         """Read until a marker comes by: packets are handled in order, so all before it have been decided.

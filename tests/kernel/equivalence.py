@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import Outcome, Packet, judge
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import (
+    SCTP,
+    TCP,
+    Outcome,
+    Packet,
+    judge,
+)
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import HostPolicy
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render import (
     Unsupported,
@@ -19,7 +25,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render import
 )
 
 from tests.kernel.device import Device
-from tests.kernel.packets import ip_packet
+from tests.kernel.packets import fragments, ip_packet
 from tests.kernel.policies import Author
 
 Files = Callable[[HostPolicy], dict[str, str]]
@@ -53,6 +59,8 @@ class Result:
     delivered: int = 0
     passed: int = 0
     unsupported: int = 0
+    fragmented: int = 0
+    bridged: int = 0
     disagreements: list[Disagreement] = field(default_factory=list)
 
 
@@ -65,10 +73,16 @@ def compare(
     shots = [(packet, extra, judge(policy, packet)) for packet, extra in author.packets(policy, count)]
     # A sprung trap bans; what comes after it would meet a device that is not idle.
     shots.sort(key=lambda shot: shot[2].step == "trap")
+    # Every other policy beside a bridge that shows its frames to the packet filter, as Docker's does.
+    bridging = device.bridge_netfilter(seed % 2 == 1)
+    if bridging:
+        shots += [(packet, extra, judge(policy, packet)) for packet, extra in author.bridged(count // 10)]
     wire = [
-        (packet, ip_packet(packet, number, **extra))
+        (packet, piece)
         for number, (packet, extra, _) in enumerate(shots, start=1)
+        for piece in _pieces(packet, number, extra)
     ]
+    bridged = {number for number, (_, extra, _) in enumerate(shots, start=1) if extra.get("bridged")}
     translations = [
         _translation(packet, number)
         for number, (packet, _, _) in enumerate(shots, start=1)
@@ -85,7 +99,7 @@ def compare(
             continue
         device.load(files, legacy=legacy)
         with device.translating(translations):
-            seen = device.shoot(wire)
+            seen = device.shoot(wire, bridged=bridged)
         for number, (packet, extra, expected) in enumerate(shots, start=1):
             if seen.first.get(number) != packet.hook:
                 continue
@@ -93,9 +107,24 @@ def compare(
             # A refused packet is answered from the hook it was refused in; a loss would look the same.
             got = "allow" if seen.last.get(number) == packet.hook else "deny"
             result.passed += got == "allow"
+            result.fragmented += bool(extra.get("fragmented"))
+            result.bridged += number in bridged
             if (got == "allow") != (expected.verdict == "allow"):
                 result.disagreements.append(Disagreement(seed, name, packet, extra, expected, got))
     return result
+
+
+def _pieces(packet: Packet, number: int, extra: Mapping[str, Any]) -> list[bytes]:
+    """The packet as it goes over the wire.
+
+    A fragmented one is cut behind its ports: in IPv4 inside a TCP header, in IPv6 behind it, since the kernel does not
+    put together what RFC 8200 forbids, a first fragment without its whole transport header.
+    """
+    how = {key: value for key, value in extra.items() if key not in ("fragmented", "bridged")}
+    if not extra.get("fragmented"):
+        return [ip_packet(packet, number, **how)]
+    first = 24 if packet.family == "ipv6" and packet.protocol == TCP else 16 if packet.protocol == SCTP else 8
+    return fragments(ip_packet(packet, number, payload=b"sallyport", **how), first)
 
 
 def _translation(packet: Packet, number: int) -> str:

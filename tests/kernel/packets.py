@@ -27,9 +27,11 @@ def ip_packet(
     spoil: bool = False,
     hop_by_hop: bool = False,
     body: bytes = b"sallyport",
+    payload: bytes = b"",
 ) -> bytes:
     """The IP packet. ``destination`` and ``port`` are those on the wire, where a translation follows;
-    ``spoil`` breaks the transport checksum; ``hop_by_hop`` puts extension headers before the transport."""
+    ``spoil`` breaks the transport checksum; ``hop_by_hop`` puts extension headers before the transport; ``payload``
+    is what a TCP segment carries."""
     to = packet.destination if destination is None else destination
     port = packet.port if port is None else port
     size = 4 if packet.family == "ipv4" else 16
@@ -43,7 +45,9 @@ def ip_packet(
         return internet_checksum(pseudo + data)
 
     if packet.protocol == TCP:
-        data = struct.pack(">HHIIBBHHH", packet.source_port, port, number, 0, 0x50, flags, 8192, 0, 0)
+        data = (
+            struct.pack(">HHIIBBHHH", packet.source_port, port, number, 0, 0x50, flags, 8192, 0, 0) + payload
+        )
         data = _place(data, 16, checksum(data), spoil)
     elif packet.protocol == UDP:
         data = struct.pack(">HHHH", packet.source_port, port, 8 + len(body), 0) + body

@@ -265,6 +265,8 @@ class Author:
             state = "invalid"
         if family == "ipv6" and hook != "outbound" and random.random() < 0.1:
             extra["hop_by_hop"] = True
+        elif hook != "outbound" and random.random() < 0.1:
+            extra["fragmented"] = True
         if hook == "inbound":
             target = random.choice(own_addresses(family))
             if protocol == 2 and family == "ipv4":
@@ -321,7 +323,32 @@ class Author:
             original_destination=original,
             original_port=port,
         )
-        return packet, {"destination": original, "port": port}
+        extra: dict[str, object] = {"destination": original, "port": port}
+        if random.random() < 0.1:
+            extra["fragmented"] = True
+        return packet, extra
+
+    def bridged(self, count: int) -> list[tuple[Packet, dict[str, object]]]:
+        """Packets from one station behind a bridge to another, of which only bridge netfilter knows."""
+        random = self.random
+        found: list[tuple[Packet, dict[str, object]]] = []
+        for _ in range(count):
+            family, name = random.choice(FAMILIES), random.choice(BRIDGES)
+            text = ADDRESSES[name][family == "ipv6"].partition("/")[0]
+            protocol = random.choice((TCP, UDP, SCTP))
+            packet = Packet(
+                hook="forward",
+                family=family,
+                source=_number(text) + random.randint(1, 99),
+                destination=_number(text) + random.randint(100, 199),
+                protocol=protocol,
+                port=random.randint(1, 65535),
+                source_port=40000,
+                in_interface=name,
+                out_interface=name,
+            )
+            found.append((packet, {"bridged": True}))
+        return found
 
     def near(self, family: Family, endpoints: list[Endpoint]) -> int:
         """An address at or beside an edge of one of ``endpoints``, or anywhere."""

@@ -434,13 +434,19 @@ def test_fragments_are_judged_after_reassembly(firewall: Firewall, family: str) 
         assert (number in seen.last) is expected
 
 
+def test_a_first_fragment_without_its_ports_starts_no_flow(firewall: Firewall) -> None:
+    firewall.load(allowing(tcp=((5003, 5003),)))
+    packet = incoming("ipv6", TCP, 5003)
+    for first, expected in ((24, True), (16, False), (8, False)):
+        number = next(_numbers)
+        pieces = fragments(ip_packet(packet, number, payload=b"x" * 64), first)
+        seen = firewall.device.shoot([(packet, piece) for piece in pieces])
+        assert (number in seen.last) is expected, first
+
+
 def test_traffic_inside_a_bridge_passes_with_bridge_netfilter_on(firewall: Firewall) -> None:
     device = firewall.device
-    try:
-        device.inside.sysctl(
-            **{"net__bridge__bridge-nf-call-iptables": 1, "net__bridge__bridge-nf-call-ip6tables": 1}
-        )
-    except FileNotFoundError:
+    if not device.bridge_netfilter(True):
         pytest.skip("this kernel has no br_netfilter")
     try:
         firewall.load(CLOSED)
@@ -456,21 +462,15 @@ def test_traffic_inside_a_bridge_passes_with_bridge_netfilter_on(firewall: Firew
             out_interface="br0",
         )
         number = next(_numbers)
-        data = ip_packet(packet, number)
-        wire = device._wires["br0a"]
-        frame = b"\x02\0\0\0\0\x22\x02\0\0\0\0\x23\x08\0" + data
-        wire.send(frame)
-        seen = device.shoot([])
+        frame = (packet, ip_packet(packet, number))
+        seen = device.shoot([frame], bridged={number})
         assert seen.first.get(number) == "forward", "bridge netfilter did not call the hook"
         assert seen.last.get(number) == "forward"
         # Positive control: without the bridge in the policy the same frame is dropped.
         firewall.load(replace(CLOSED, bridges=()))
-        wire.send(frame)
-        assert number not in device.shoot([]).last
+        assert number not in device.shoot([frame], bridged={number}).last
     finally:
-        device.inside.sysctl(
-            **{"net__bridge__bridge-nf-call-iptables": 0, "net__bridge__bridge-nf-call-ip6tables": 0}
-        )
+        device.bridge_netfilter(False)
 
 
 def test_published_ports_are_translated_and_need_a_rule(firewall: Firewall) -> None:

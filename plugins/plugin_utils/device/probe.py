@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
-from ansible_collections.sallyport.iot.plugins.plugin_utils.device.facts import access, network, storage
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.facts import (
+    access,
+    foreign,
+    network,
+    storage,
+)
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.facts import processes as running_processes
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.facts.text import (
     address,
@@ -80,6 +85,7 @@ def device(reply: Reply, remote_user: str = "", become_method: str = "") -> dict
         "connection": connection,
         "ssh": access.ssh(reply, running, sockets, units, files, connection["server_port"]),
         "firewall": _firewall(reply),
+        "foreign_drops": foreign.drops(reply),
         "listening": sockets,
         "accounts": access.accounts(reply),
         "packages": _packages(reply),

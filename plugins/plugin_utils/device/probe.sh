@@ -555,6 +555,40 @@ firewall() {
   done
 }
 
+# What others drop by default: chains with a policy, and rules that take whatever comes. A list of everything may be
+# long, so only these lines travel.
+foreign() {
+  if [ "$uid" != 0 ] || ! has sed; then return 0; fi
+  find_tool nft
+  _nft=$found
+  if [ -n "$_nft" ]; then
+    { "$_nft" -s -t list ruleset 2>/dev/null || :; } | sed -n \
+      '/^table inet sallyport {/,/^}/d
+/^table /p
+/chain .* {$/p
+/type filter hook /p
+/^[[:blank:]]*\(counter \)*drop$/p
+/^[[:blank:]]*\(counter \)*reject[^"]*$/p' | raw foreign_nft
+  fi
+  for _name in iptables ip6tables; do
+    find_tool "$_name"
+    if [ -z "$found" ]; then continue; fi
+    case $("$found" -V 2>&1) in
+      *nf_tables*) if [ -n "$_nft" ]; then continue; fi ;;
+      *)
+        # Asking for a table that the kernel does not have makes it.
+        _tables=/proc/net/${_name%tables}_tables_names
+        case $(cat "$_tables" 2>/dev/null) in *filter*) ;; *) continue ;; esac
+        ;;
+    esac
+    { "$found" -S 2>/dev/null || :; } |
+      sed -n '/^-P.* DROP/p
+/^-N ufw/p
+/^-A [A-Z]* -j DROP$/p
+/^-A [A-Z]* -j REJECT/p' | raw "foreign_$_name"
+  done
+}
+
 # All at once is the usual answer; one by one only where something is missing.
 firewall_features() {
   case $1 in
@@ -668,6 +702,7 @@ system
   dropbear_server
   units
   firewall
+  foreign
 } | {
   {
     connection

@@ -99,6 +99,7 @@ def _check(policy: HostPolicy, draft: Draft, around: Surroundings, ports: set[in
     if "outbound" not in draft.tainted and "defaults" not in draft.tainted:
         _blind(policy, draft, reader)
     _interfaces(draft, around, reader)
+    _foreign(policy, around, reader)
     if "inbound" not in draft.tainted:
         _published(policy, reader)
     reader.findings += shadow.findings(policy, draft.tainted)
@@ -511,6 +512,40 @@ def _blind(policy: HostPolicy, draft: Draft, reader: Reader) -> None:
             draft.defaults_at.get("outbound", Where("policy")),
             f"outbound is closed by default and no rule admits {', '.join(missing)}",
             "add outbound rules for what the device needs",
+        )
+
+
+def _foreign(policy: HostPolicy, around: Surroundings, reader: Reader) -> None:
+    """Firewalls of others on the device: Sallyport only says no, so what they drop stays dropped."""
+
+    def allows(rules: Iterable[Rule], default: str) -> bool:
+        return default == "allow" or any(rule.verdict == "allow" for rule in rules)
+
+    nat, defaults = policy.nat, policy.defaults
+    ways = {
+        "input": ("inbound", allows(policy.inbound, defaults.inbound)),
+        "output": ("outbound", allows(policy.outbound, defaults.outbound)),
+        "forward": (
+            "forward",
+            bool(nat.publish or nat.masquerade) or allows(policy.forward, defaults.forward),
+        ),
+    }
+    drops: list[Mapping[str, Any]] = list((around.device or {}).get("foreign_drops") or ())
+    for hook, (way, something) in ways.items():
+        here = [one for one in drops if one.get("hook") == hook]
+        if not here or not something:
+            continue
+        said = ", ".join(f"{one['chain']} of {one['table']} ({one['how']})" for one in here[:4])
+        more = f" and {len(here) - 4} more" if len(here) > 4 else ""
+        programs = sorted({str(one["program"]) for one in here if one.get("program")})
+        whose = f" {', '.join(programs)} is active." if programs else ""
+        remedy = "allow the same there, or switch that firewall off once this one is in force"
+        reader.warn(
+            "foreign-drop",
+            Where("policy", 0, short(said)),
+            f"{around.host} has another firewall that drops what it does not allow itself, whatever this policy says "
+            f"{way}: chain {said}{more}.{whose}",
+            remedy + (" (ufw disable)" if programs else ""),
         )
 
 

@@ -533,6 +533,32 @@ def test_probed_bridges_reach_the_policy(loaded: Loader) -> None:
     assert policy.container_addresses == (expected,)
 
 
+def test_a_firewall_of_others_that_drops_what_the_policy_allows_is_a_finding_for_each_way(
+    loaded: Loader,
+) -> None:
+    def drop(table: str, chain: str, program: str = "") -> dict[str, str]:
+        return {
+            "table": table,
+            "chain": chain,
+            "hook": chain.lower(),
+            "how": "policy drop",
+            "program": program,
+        }
+
+    ufw = [drop("ip filter", "INPUT", "ufw"), drop("ip6 filter", "INPUT", "ufw")]
+    docker = drop("ip filter", "FORWARD")
+    resolved = loaded(SOUND, device=DEVICE | {"foreign_drops": [*ufw, docker]})
+    # Nothing is forwarded by this policy, so Docker's policy takes nothing away from it.
+    assert [(one.id, one.severity) for one in resolved.findings] == [("foreign-drop", "warning")]
+    assert "chain INPUT of ip filter (policy drop), INPUT of ip6 filter" in resolved.findings[0].message
+    assert "ufw is active" in resolved.findings[0].message and "ufw disable" in resolved.findings[0].remedy
+    assert resolved.policy is not None
+    forward = "forward: [{name: cameras, allow: [rtsp], from: [10.30.0.0/24]}]\n"
+    resolved = loaded(SOUND + forward, device=DEVICE | {"foreign_drops": [docker]})
+    assert ["FORWARD of ip filter" in one.message for one in resolved.findings] == [True]
+    assert loaded(SOUND, device=DEVICE | {"foreign_drops": []}).findings == ()
+
+
 def with_firewall(**tools: dict[str, Any]) -> dict[str, Any]:
     return DEVICE | {"firewall": tools}
 
