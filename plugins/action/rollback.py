@@ -33,7 +33,7 @@ class ActionModule(ActionBase):
         known = generations.parse(exchange.run(program))
         result["generations"] = [_readable(generation) for generation in known]
         if not wanted:
-            return {**result, "changed": False, "msg": _table(known)}
+            return {**result, "changed": False, "msg": generations.table(known)}
         if not known and wanted == "factory":
             if not self._task.check_mode:
                 exchange.run(generations.clear(state_dir))
@@ -89,13 +89,3 @@ def _readable(generation: generations.Generation) -> dict[str, Any]:
         "files": sorted(generation.files),
         "kept": not generation.pruned,
     }
-
-
-def _table(known: list[generations.Generation]) -> str:
-    if not known:
-        return "no generations: Sallyport has not changed anything here"
-    return "\n".join(
-        f"{generation.number:>4}  {generation.when}  {generation.name:<16} {generation.by:<24} "
-        f"{generation.note or ', '.join(sorted(generation.files)) or 'live state repaired'}"
-        for generation in known
-    )

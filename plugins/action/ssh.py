@@ -147,6 +147,7 @@ class ActionModule(ActionBase):
                 "activate": plan.activate,
                 "verify": plan.verify,
                 "revert": plan.revert,
+                "live": plan.live,
             },
         )
         target = None

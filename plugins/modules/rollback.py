@@ -51,7 +51,7 @@ generations:
   type: list
   elements: dict
   returned: always
-  sample: [{number: 1, name: firewall, when: "2026-11-22T11:41:03Z", by: ops on desk, note: "", files: [/etc/sallyport/firewall.nft], kept: true}]
+  sample: [{number: 1, name: firewall, when: "2026-11-22T11:41:03Z", by: "ops on desk, harden.yml[4711]", note: "", files: [/etc/sallyport/firewall.nft], kept: true}]
 to:
   description: The generation that the device is at now; 0 is factory.
   type: int

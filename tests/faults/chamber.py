@@ -36,12 +36,12 @@ MEDIA = {"default": "", "writeback": "noauto_da_alloc,data=writeback"}
 STATE = "/var/lib/sallyport"
 PATH = "/run/brisk:/usr/sbin:/usr/bin:/sbin:/bin"
 _IMAGE_KB = 6144
-_NEWNS, _NEWPID = 0x00020000, 0x20000000
+_NEWNS, _NEWPID, _NEWNET = 0x00020000, 0x20000000, 0x40000000
 
 
 def isolate() -> None:
-    """Give this process its own mounts."""
-    _call("unshare", _NEWNS)
+    """Give this process its own mounts, and a network without connections: the device program counts those."""
+    _call("unshare", _NEWNS | _NEWNET)
     _run("mount", "--make-rprivate", "/")
 
 

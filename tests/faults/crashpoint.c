@@ -160,7 +160,9 @@ static int counted(pid_t pid, const struct call *call, const uint64_t *args, cha
     int yes, writes;
     what[0] = 0;
     switch (call->shape) {
-    case FLUSH: return 1;
+    case FLUSH:
+        if (call->number != SYS_sync) counted_fd(pid, (int)args[0], what);
+        return 1;
     case PATH1: return counted_path(pid, AT_FDCWD, args[0], what);
     case AT1: return counted_path(pid, (int)args[0], args[1], what);
     case AT_LINK: return counted_path(pid, (int)args[1], args[2], what);

@@ -306,6 +306,27 @@ def test_the_second_run_changes_nothing_and_costs_one_exchange_a_role(hardened: 
             assert not result["changed"] and result["exchanges"] <= 1, (device, role, result)
 
 
+def test_a_dropbear_that_was_started_by_hand_with_other_arguments_is_put_back(hardened: Hardened) -> None:
+    fleet = hardened.fleet
+    right = fleet.shell("vendor", "sed -n 's/^::respawn:\\(.*dropbear.*\\)/\\1/p' /etc/inittab").strip()
+    assert " -s " in right, right
+    # Until it is faster than the one that init starts.
+    other = (
+        "for try in 1 2 3 4 5 6 7 8 9; do kill $(pidof dropbear); dropbear -R -p 22 -P /run/by-hand; sleep 1; "
+        'if [ -s /run/by-hand ] && kill -0 "$(cat /run/by-hand)"; then echo taken; exit; fi; done'
+    )
+    assert fleet.shell("vendor", other).endswith("taken\n")
+    run = fleet.play("--tags", "ssh", "--limit", "vendor")
+    result = run.of("ssh")["vendor"]
+    assert run.status == 0 and result["state"] == "confirmed" and result["live"] == "differs", run.output[
+        -3000:
+    ]
+    # Its sessions, this run's own among them, live on.
+    assert "No such file" in fleet.shell("vendor", "ls /run/by-hand 2>&1")
+    assert right in fleet.shell("vendor", "cat /proc/[0-9]*/cmdline | tr '\\000' ' '")
+    assert not fleet.play("--tags", "ssh", "--limit", "vendor").of("ssh")["vendor"]["changed"]
+
+
 @pytest.mark.parametrize("device", ["debian11", "vendor"])
 def test_what_is_gone_stays_gone_after_a_power_cut(hardened: Hardened, device: str) -> None:
     hardened.fleet.lab.power_cut(device)

@@ -39,6 +39,7 @@ def children(pid: int) -> list[int]:
 
 def lose_power_in_the_middle(site: Site, host: str, commit: dict[str, object], until: str) -> None:
     """Start the commit, wait until ``until`` is true on the device, kill the controller, cut the power."""
+    site.sh(host, "rm -f /run/reached")  # /run is no tmpfs on every device
     plays = [{"hosts": host, "gather_facts": False, "tasks": [{"sallyport.iot.commit": commit}]}]
     book = site.folder / f"{host}.yml"
     book.write_text(json.dumps(plays), encoding="utf-8")
@@ -89,6 +90,75 @@ def test_systemd_boots_without_an_unconfirmed_sshd_setting(site: Site) -> None:
         play("-i", str(site.folder / "hosts.yml"), "playbooks/rollback.yml", "--limit", "debian13").status
         == 0
     )
+
+
+# What makes a change stay where it is, so that the power can be cut right there, and which state the boot must lead to.
+STAY = ["touch /run/reached", "sleep 300"]
+MOMENTS: dict[str, tuple[dict[str, object], str, str]] = {
+    "verifying": ({"verify": STAY}, "test -e /run/reached", "old"),
+    "waiting for the confirmation": ({"verify": ["true"]}, "test -e /var/lib/sallyport/armed/tx/live", "old"),
+    "reverting": ({"revert": STAY, "verify": ["false"]}, "test -e /run/reached", "old"),
+    "settling": ({"activate": ["true"], "verify": ["true"], "settle": STAY}, "test -e /run/reached", "new"),
+}
+# A setting that lets nobody in any more, and the command that makes it live.
+SHUT = {
+    "debian13": (SSHD, "DenyUsers root\n", "systemctl restart ssh"),
+    "vendor": ("/etc/gate", "shut\n", "kill -STOP $(pidof dropbear)"),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("host", ["debian13", "vendor"])
+def test_cut_at_any_moment_the_operator_logs_in_and_nothing_is_half_done(
+    site: Site, host: str, moment: str
+) -> None:
+    lists, until, leads_to = MOMENTS[moment]
+    path, text, shut = SHUT[host]
+    kept = leads_to == "new"
+    files = [
+        {"dest": "/etc/motd", "content": "new\n"},
+        {"dest": path, "content": "#\n" if kept else text},
+    ]
+    before = site.sh(host, "cat /etc/motd")
+    commit = {"name": "moment", "files": files, "activate": [shut], "confirm": {"seconds": 200}, **lists}
+    lose_power_in_the_middle(site, host, commit, until)
+    found = site.sh(host, f"cat /etc/motd; ls {path} 2>&1")
+    assert found.startswith("new\n" if kept else before), found
+    assert ("No such file" in found) != kept, found
+    inventory = ("-i", str(site.folder / "hosts.yml"), "--limit", host)
+    listed = play(*inventory, "playbooks/rollback.yml")
+    assert listed.status == 0, listed.output[-2000:]
+    again = play(*inventory, "playbooks/rollback.yml", "-e", "to=factory")
+    assert again.status == 0, again.output[-2000:]
+    left = site.sh(
+        host, "ls -d /var/lib/sallyport /etc/.sallyport* /etc/ssh/sshd_config.d/.sallyport* 2>/dev/null || :"
+    )
+    assert left == "" and site.sh(host, "cat /etc/motd") == before
+
+
+def test_systemd_restores_before_the_network_and_every_daemon(site: Site) -> None:
+    commit = {"name": "nobody", "files": [{"dest": "/etc/motd", "content": "new\n"}], "activate": STAY, "confirm": {"seconds": 200}}  # fmt: skip
+    lose_power_in_the_middle(site, "debian13", commit, "test -e /run/reached")
+    show = "systemctl show -P {} {}"
+    restored = site.sh("debian13", show.format("ExecMainExitTimestampMonotonic", "sallyport-restore.service"))
+    assert int(restored) > 0
+    for unit in ("network-pre.target", "ssh.service", "sysinit.target"):
+        began = site.sh("debian13", show.format("ActiveEnterTimestampMonotonic", unit))
+        assert int(restored) < int(began), unit
+
+
+def test_busybox_restores_before_the_script_that_brings_the_network_up(site: Site) -> None:
+    old = site.sh("vendor", "cat /etc/init.d/rcS")
+    script = old.replace("\n", "\ntouch /run/unconfirmed\n", 1)
+    commit = {
+        "name": "nobody",
+        "files": [{"dest": "/etc/init.d/rcS", "content": script, "mode": "0755"}],
+        "activate": STAY,
+        "confirm": {"seconds": 200},
+    }
+    lose_power_in_the_middle(site, "vendor", commit, "test -e /run/reached")
+    assert site.sh("vendor", "ls /run/unconfirmed 2>&1").strip().endswith("No such file or directory")
+    assert site.sh("vendor", "cat /etc/init.d/rcS") == old
 
 
 def test_a_second_state_folder_is_refused(site: Site) -> None:

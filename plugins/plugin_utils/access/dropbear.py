@@ -228,6 +228,8 @@ def plan(
     result.verify.append(shell.somebody_listens(ports))
     # What boots is what runs: the listener's own command line has to be the new one.
     result.verify.append(shell.runs_as("dropbear", ports, new))
+    # Started again by hand with other arguments it is another daemon, whatever the files say.
+    result.live.append(shell.started_as(ports))
     result.notes.append(
         "dropbear's ciphers and key exchange are compiled in; they stay what this build offers"
     )

@@ -106,6 +106,21 @@ def somebody_listens(sockets: Iterable[tuple[str, int]], seconds: int = 10) -> s
     return f"{HOLDERS}\n{checks}"
 
 
+def started_as(sockets: Iterable[tuple[str, int]]) -> str:
+    """Prints what listens on these sockets and the command line it was started with: its settings, for a daemon without a
+    file of them.
+    """
+    lists = "\n".join(
+        f"printf '%s\\n' {ports([socket])}\nseen='|'\nfor pid in $(holders {ports([socket])}); do\n"
+        "  found=$(tr '\\0' ' ' <\"/proc/$pid/cmdline\" 2>/dev/null || :)\n"
+        # One process holds a socket for each family, and a session may hold its listener's for a moment.
+        '  case "$seen" in *"|$found|"*) continue ;; esac\n'
+        '  seen="$seen$found|"\n  printf \'%s\\n\' "$found"\ndone'
+        for socket in sorted(set(sockets))
+    )
+    return f"{HOLDERS}\n{lists}"
+
+
 def runs_as(name: str, sockets: Iterable[tuple[str, int]], command: str, seconds: int = 10) -> str:
     """Succeeds once a process of this name that listens on these sockets has exactly this command line."""
     words = "".join(f"{word}|" for word in command.split())

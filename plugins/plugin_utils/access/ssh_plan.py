@@ -36,6 +36,7 @@ class Plan:
     activate: list[str] = field(default_factory=list)
     verify: list[str] = field(default_factory=list)
     revert: list[str] = field(default_factory=list)
+    live: list[str] = field(default_factory=list)
     renewals: list[Renewal] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     stays: list[str] = field(default_factory=list)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
+from ansible import context
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.utils.display import Display
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device import generations, hook, mounts, payload
@@ -158,7 +159,9 @@ class _Driver:
                 for index, item in enumerate(self.wanted.files)
                 if item.kind in ("file", "absent") and not item.secret
             ]
-        reply = self.exchange.run(payload.query(self.wanted, show, _SHOWN_BYTES))
+        reply = self.exchange.run(payload.query(self.wanted, show))
+        if reply.status == 0 and payload.looked_at(reply) is None:
+            reply = self.exchange.run(payload.query(self.wanted, show, together=1))
         if reply.status != 0:
             raise self._refused(
                 f"the device could not be examined: {self._scrub(reply.errors.strip()[-600:])}"
@@ -216,8 +219,7 @@ class _Driver:
         if problem:
             raise self._refused(problem)
         kinds = _keyed(reply.all("kind"))
-        digests = _keyed(reply.all("digest"))
-        metas = _keyed(reply.all("meta"))
+        digests, metas = payload.looked_at(reply) or ({}, {})
         found = []
         for index, item in enumerate(self.wanted.files):
             key = str(index)
@@ -514,7 +516,10 @@ class _Driver:
             user = getpass.getuser()
         except (KeyError, OSError):
             user = "unknown"
-        return f"{user} on {os.uname().nodename}"
+        # The process that forked this worker is the run: all changes of one run show the same number.
+        arguments = context.CLIARGS.get("args") or ()
+        books = [] if isinstance(arguments, str) else [os.path.basename(str(book)) for book in arguments]
+        return f"{user} on {os.uname().nodename}, {' '.join(books) or 'ansible'}[{os.getppid()}]"
 
     def _scrub(self, text: str) -> str:
         """``text`` without any line or longer word of a secret file: no_log alone does not keep messages quiet."""

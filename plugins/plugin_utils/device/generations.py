@@ -131,6 +131,24 @@ def _manifest(text: str) -> tuple[dict[str, int], dict[int, str]]:
     return files, folders
 
 
+def table(generations: Sequence[Generation]) -> str:
+    """The list for people: when, what changed, by which run. The newest is last."""
+    if not generations:
+        return "no generations: Sallyport has not changed anything here"
+    rows = [("", "when", "name", "by", "what")]
+    for one in generations:
+        files = ", ".join(sorted(one.files))
+        what = ": ".join(text for text in (one.note, files) if text) or "live state repaired"
+        rows.append(
+            (str(one.number), one.when, one.name, one.by, what + (" (not kept whole)" if one.pruned else ""))
+        )
+    wide = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        f"{row[0]:>{wide[0]}}  {row[1]:<{wide[1]}}  {row[2]:<{wide[2]}}  {row[3]:<{wide[3]}}  {row[4]}"
+        for row in rows
+    )
+
+
 def resolve(generations: Sequence[Generation], wanted: str) -> int:
     """The number that ``wanted`` (``previous``, ``factory`` or a number) means.
 

@@ -11,11 +11,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device import hook
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import File, Transaction
 
 _DIGEST = (
-    b"digest() { if command -v sha256sum >/dev/null; then sha256sum; elif command -v md5sum >/dev/null; then md5sum; "
-    b"else cksum; fi; }\n"
+    b'digest() { if command -v sha256sum >/dev/null; then sha256sum "$@"; elif command -v md5sum >/dev/null; then '
+    b'md5sum "$@"; else cksum "$@"; fi; }\n'
 )
 
 
@@ -77,12 +78,12 @@ def _lines(content: bytes) -> list[bytes]:
     return [part + b"\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
 
 
-def query(transaction: Transaction, show: Iterable[int], limit: int = 65536) -> bytes:
+def query(transaction: Transaction, show: Iterable[int], *, together: int = 200) -> bytes:
     """The read-only exchange: what is there now.
 
     Args:
         show: indices of files whose content is wanted for ``--diff``.
-        limit: bytes of a file above which its content is not sent.
+        together: how many files one digest tool looks at; :func:`looked_at` tells when it must be 1.
     """
     state = quote(transaction.state_dir)
     shown = set(show)
@@ -107,6 +108,7 @@ generations=0
 for g in "$STATE"/generation/*; do [ ! -d "$g" ] || generations=$((generations + 1)); done
 say generations "$generations"
 look() {
+  path=''
   if [ "$2" = follow ] && [ -L "$3" ]; then
     real=$(readlink -f -- "$3" && echo x) || real=''
     if [ -z "$real" ]; then say kind "$1 dangling"; return 0; fi
@@ -118,18 +120,32 @@ look() {
   elif [ -d "$3" ]; then say kind "$1 directory"
   elif [ -f "$3" ]; then
     say kind "$1 file"
-    say digest "$1 $(digest <"$3")"
-    say meta "$1 $(stat -c '%a %U %G %u %g %s' -- "$3" 2>/dev/null || ls -ld -- "$3" 2>/dev/null | { read -r m _ u g s _; printf '%s %s %s - - %s' "$m" "$u" "$g" "$s"; })"
+    path=$3 numbers="$numbers $1"
     if [ "$4" = show ]; then blob "content $1" <"$3"; fi
   elif [ -e "$3" ]; then say kind "$1 special"
   else say kind "$1 none"; fi
 }
+if stat -c %a / >/dev/null 2>&1; then metas() { stat -c '%a %U %G %u %g %s' "$@"; }
+else metas() { for file; do ls -ld "$file" | { read -r m _ u g s _; printf '%s %s %s - - %s\n' "$m" "$u" "$g" "$s"; }; done; }; fi
+files() {
+  [ -n "$numbers" ] || return 0
+  say files "$numbers"
+  { digest "$@" 2>/dev/null || :; } | blob digests
+  { metas "$@" 2>/dev/null || :; } | blob metas
+}
 """,
     ]
     for index, item in enumerate(transaction.files):
+        if index % together == 0:
+            parts.append(b"numbers=''; set --\n")
         follow = b"follow" if item.kind == "file" else b"stay"
         show_it = b"show" if index in shown else b"hide"
-        parts.append(b"look %d %s %s %s\n" % (index, follow, quote(item.dest), show_it))
+        parts.append(
+            b'look %d %s %s %s; [ -z "$path" ] || set -- "$@" "$path"\n'
+            % (index, follow, quote(item.dest), show_it)
+        )
+        if index % together == together - 1 or index + 1 == len(transaction.files):
+            parts.append(b'files "$@"\n')
     if transaction.live:
         parts.append(_live(transaction))
         parts.append(
@@ -139,6 +155,23 @@ look() {
             b"else say live unknown; fi\n"
         )
     return b"".join(parts)
+
+
+def looked_at(reply: Reply) -> tuple[dict[str, str], dict[str, str]] | None:
+    """Lines of digests and of modes and owners by the file's index; None where the tools said more or fewer lines than
+    there are files: one has just gone, or its name has more than one line.
+    """
+    digests: dict[str, str] = {}
+    metas: dict[str, str] = {}
+    for numbers, *told in zip(reply.all("files"), reply.all("digests"), reply.all("metas"), strict=True):
+        keys = numbers.split()
+        lines = [text.removesuffix("\n").split("\n") for text in told]
+        if any(len(each) != len(keys) for each in lines) and len(keys) > 1:
+            return None
+        # GNU tools put a backslash before the digest of a file whose name they had to escape.
+        digests.update(zip(keys, (line.removeprefix("\\") for line in lines[0]), strict=False))
+        metas.update(zip(keys, lines[1], strict=False))
+    return digests, metas
 
 
 def _live(transaction: Transaction) -> bytes:
@@ -295,10 +328,14 @@ def manifest(
     lines.extend(b"folder %d %s" % (index, quote(path)) for index, path in enumerate(ancestors))
     lines.append(b"}\nunfolders() { step=unfold")
     lines.extend(
-        b"folder %d %s" % (index, quote(path)) for index, path in reversed(list(enumerate(ancestors)))
+        b"folder %d %s" % (index, quote(path))
+        for index, path in 2 * list(reversed(list(enumerate(ancestors))))
     )
     lines.append(b"}\nleave() { :")
-    lines.extend(b"rmdir " + quote(path) + b" 2>/dev/null || :" for path in transaction.leaves)
+    # Twice: one that was killed alone would leave its folder for ever.
+    lines.extend(
+        b"rmdir " + quote(path) + b" 2>/dev/null || :" for path in (*transaction.leaves, *transaction.leaves)
+    )
     lines.append(b"}\ndress() { :")
     new = [(item, _beside(item, identity, number, "new")) for number, item in changed]
     for owner in sorted({f"{item.owner}:{item.group}" for item, _ in new if item.kind == "file"}):

@@ -173,7 +173,7 @@ run() { # SNIPPET, one line of a list
       snippet "$1" &
       child=$!
       within 60 ended "$child" || kill_tree "$child"
-      wait "$child" || complaint "$?" "$1" >>"$TX/$complaints" || : ;;
+      wait "$child" || complaint "$?" "$1" >>"$TX/${phase}_failed" || : ;;
   esac
 }
 list() { # LIST
@@ -185,6 +185,10 @@ list() { # LIST
   set -- "$?"
   set -e
   return "$1"
+}
+to_the_end() { # LIST; once more if any of it failed: it may have been killed
+  list "$1"
+  [ ! -e "$TX/$1_failed" ] || { rm "$TX/$1_failed"; list "$1"; }
 }
 
 # --- the ways out ------------------------------------------------------------------------------------------------
@@ -207,8 +211,8 @@ revert() { # REASON; may be done again from the start
   unfolders
   flush
   if [ "$LIVE" = yes ]; then
-    complaints=reason
-    list revert
+    to_the_end revert
+    [ ! -e "$TX/revert_failed" ] || cat "$TX/revert_failed" >>"$TX/reason" || :
   fi
   rm -rf "$TX/new" "$TX/old" "$TX/hook" "$STATE/reverted"
   file_away reverted
@@ -217,9 +221,7 @@ finish() { # after the verdict `confirmed`; may be done again from the start
   forget
   leave
   if [ "$LIVE" = yes ]; then
-    complaints=settle_failed
-    list settle
-    [ ! -e "$TX/settle_failed" ] || { rm "$TX/settle_failed"; list settle; } # once more: it may have been killed
+    to_the_end settle
   else
     rm -f "$STATE/live/$NAME" # what runs after a boot is judged anew by the next run
   fi

@@ -70,6 +70,19 @@ def test_a_daemon_is_only_believed_with_exactly_its_command_line(
     assert wrong.returncode == 1 and "does not run with the command line that boots" in wrong.stderr
 
 
+def test_what_a_listener_was_started_with_is_told_once(
+    sh: list[str], listener: tuple[int, subprocess.Popen[bytes]]
+) -> None:
+    port, process = listener
+    words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+    told = run(sh, shell.started_as([("tcp", port)]))
+    assert told.returncode == 0, told.stderr
+    assert told.stdout == f"tcp:{port:04X}\n{b' '.join(words).decode()}\n"
+    process.kill()
+    process.wait()
+    assert run(sh, shell.started_as([("tcp", port)])).stdout == f"tcp:{port:04X}\n"
+
+
 def test_every_snippet_is_clean_for_shellcheck_and_quotes_what_it_is_given() -> None:
     nasty = "x'; touch /tmp/pwned; '"
     assert "'\"'\"'" in shell.stop_holders([nasty], [("tcp", 1)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.generations i
     GenerationError,
     prune,
     resolve,
+    table,
     way_back,
 )
 from hypothesis import given, settings
@@ -54,6 +56,23 @@ def test_the_way_back_restores_what_was_there(history: list[list[str]], data: st
     assert transaction.factory == (to == 0)
     undone = list(range(len(history), to, -1))
     assert transaction.activate_from == tuple(f"generation/{number}/revert" for number in undone)
+
+
+def test_the_list_says_when_what_changed_and_by_which_run() -> None:
+    one = replace(
+        _generation(9, {"/etc/b": True, "/etc/a": True}, "ssh"),
+        when="2026-11-22T11:41:03Z", by="ops on desk, harden.yml[4711]", note="ssh role",
+    )  # fmt: skip
+    lines = table(
+        [one, replace(one, number=10, name="firewall", files={}, note="", pruned=True)]
+    ).splitlines()
+    assert lines[0].split() == ["when", "name", "by", "what"]
+    assert (
+        lines[1]
+        == " 9  2026-11-22T11:41:03Z  ssh       ops on desk, harden.yml[4711]  ssh role: /etc/a, /etc/b"
+    )
+    assert lines[2].endswith("  live state repaired (not kept whole)")
+    assert "has not changed anything" in table([])
 
 
 @settings(max_examples=15, deadline=None)

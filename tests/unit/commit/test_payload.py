@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device import hook, payload
-from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import frame, parse
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply, frame, parse
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.generations import _manifest
-from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import File, Transaction
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import (
+    File,
+    Transaction,
+    same_digest,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -98,6 +102,31 @@ def test_a_frame_cut_at_any_byte_runs_nothing(shell: str, tmp_path: Path) -> Non
     done = _run(f"{shell} -x", whole, tmp_path)
     assert done.returncode == 0 and re.search(rb"^\+ ", done.stderr, re.M)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ran", "written"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_many_files_are_looked_at_at_once_and_none_is_taken_for_another(shell: str, tmp_path: Path) -> None:
+    def ask(names: list[str], together: int) -> Reply:
+        files = tuple(File(f"{tmp_path}/{name}") for name in names)
+        program = payload.query(Transaction("trial", files, state_dir=str(tmp_path)), [], together=together)
+        parsed = parse(_run(shell, frame(program, "b" * 24), tmp_path).stdout.decode(), "b" * 24)
+        assert parsed is not None and parsed[1] == 0
+        return Reply(tuple(parsed[0]), parsed[1])
+
+    def right(name: str, index: int, looked: tuple[dict[str, str], dict[str, str]]) -> bool:
+        same = same_digest(name.encode(), looked[0][str(index)])
+        return same and looked[1][str(index)].split()[0] == "640"
+
+    plain = [f"file {number} 'of' $many" for number in range(7)]
+    for name in [*plain, "two\nlines", "back\\slash"]:
+        (tmp_path / name).write_text(name)
+        (tmp_path / name).chmod(0o640)
+    looked = payload.looked_at(ask([*plain, "missing"], 3))
+    assert looked is not None and all(right(name, index, looked) for index, name in enumerate(plain))
+    hostile = [plain[0], "two\nlines", "back\\slash", plain[1]]
+    assert (together := payload.looked_at(ask(hostile, 9))) is None or right(hostile[3], 3, together)
+    singly = payload.looked_at(ask(hostile, 1))
+    assert singly is not None and all(right(name, index, singly) for index, name in enumerate(hostile))
 
 
 @pytest.mark.parametrize("shell", SHELLS)
