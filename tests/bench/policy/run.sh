@@ -1,14 +1,11 @@
 #!/bin/sh
-# The policy bench with the tools that it is compared with, in a venv of its own under .cache.
+# The policy bench beside the tools that it is compared with, in a venv that is made for it and goes at the end.
 set -eu
 root=$(cd -- "$(dirname -- "$0")/../../.." && pwd -P)
-venv=$root/.cache/bench-policy
-if [ ! -x "$venv/bin/python" ]; then
-    mkdir -p "$root/.cache"
-    "${PYTHON:-$root/.venv/bin/python}" -m venv "$venv"
-    "$venv/bin/pip" install -q 'netaddr==1.3.0' PyYAML ansible-core==2.19.14
-fi
-for tool in aggregate6 aerleon; do
-    "$venv/bin/pip" install -q --disable-pip-version-check "$tool" 2>/dev/null || printf '%s cannot be installed here: its figures are left out\n' "$tool"
-done
-PYTHONPATH=$root/.collections exec "$venv/bin/python" "$root/tests/bench/policy/bench.py"
+venv=$(mktemp -d)
+trap 'rm -rf -- "$venv"' EXIT
+trap 'exit 1' HUP INT TERM
+"${PYTHON:-python3}" -m venv "$venv"
+"$venv/bin/pip" install -q --disable-pip-version-check 'ansible-core==2.19.14' 'netaddr==1.3.0' 'PyYAML==6.0.3' \
+    'aggregate6==1.0.15' 'aerleon==1.18.0'
+PYTHONPATH=$root/.collections "$venv/bin/python" "$root/tests/bench/policy/bench.py"
