@@ -104,6 +104,71 @@ def test_plain_iptables_refuses_a_long_list_by_name_and_count() -> None:
         render(policy, device("iptables", "ip6tables"))
 
 
+XTABLES = [
+    "hashlimit",
+    "limit",
+    "comment",
+    "multiport",
+    "addrtype",
+    "reject",
+    "log",
+    "nflog",
+    "synproxy",
+    "mangle",
+    "set",
+]
+NFT = ["synproxy", "log", "reject", "fib", "nat"]
+
+
+def taking(tools: tuple[str, ...], *absent: str) -> dict[str, Any]:
+    """A device whose kernel takes everything but ``absent``."""
+    found = device(*tools)
+    for tool in tools:
+        features = {"nft": NFT, "ipset": []}.get(tool, XTABLES)
+        found["firewall"][tool]["features"] = [one for one in features if one not in absent]
+    return found
+
+
+LOUD = HostPolicy(
+    "gate",
+    inbound=(Rule("panel", "allow", SSH, rate=Rate(5, 1)), Rule("rest", "reject", SSH)),
+    nat=Nat(("eth0",), (Publish("hmi", (Endpoint(),), "tcp", 8443, "ipv4", 0x0A000009, 443),)),
+    defaults=Defaults(ping=Ping(rate=Rate(5, 1))),
+    traps=Traps(((23, 23),), proof="handshake"),
+    log=Log(Rate(10, 60)),
+)
+IPTABLES = ("iptables", "ip6tables")
+
+
+@pytest.mark.parametrize("absent", ["hashlimit", "limit", "addrtype", "reject", "log", "synproxy"])
+@pytest.mark.parametrize("tools", [IPTABLES, (*IPTABLES, "ipset")], ids=["plain", "ipset"])
+def test_what_the_kernel_does_not_take_is_refused_where_the_policy_asks_for_it(
+    tools: tuple[str, ...], absent: str
+) -> None:
+    render(LOUD, taking(tools))
+    with pytest.raises(Unsupported, match=f"no {absent} from iptables"):
+        render(LOUD, taking(tools, absent))
+    # A name is only a name, and nobody misses what nobody asked for.
+    render(HostPolicy("gate", inbound=(Rule(f"-m {absent} -j REJECT", "allow", SSH),)), taking(tools, absent))
+
+
+@pytest.mark.parametrize("absent", NFT)
+def test_nft_is_asked_for_its_parts_too(absent: str) -> None:
+    render(LOUD, taking(("nft",)))
+    with pytest.raises(Unsupported, match=f"no {absent} from nft"):
+        render(LOUD, taking(("nft",), absent))
+    harmless = Rule("fib saddr synproxy reject with log prefix", "allow", SSH)
+    render(HostPolicy("gate", inbound=(harmless,)), taking(("nft",), *NFT))
+
+
+def test_without_sets_or_comments_in_the_kernel_plain_iptables_is_left() -> None:
+    for absent in ("set", "comment"):
+        name, notes = choose(HostPolicy("gate"), taking((*IPTABLES, "ipset"), absent))
+        assert name == "iptables" and f"does not take {absent}" in notes[-1]
+    with pytest.raises(Unsupported, match="does not take multiport"):
+        choose(HostPolicy("gate"), taking(IPTABLES, "multiport"))
+
+
 def test_an_unknown_init_system_is_refused_because_rules_would_not_survive() -> None:
     with pytest.raises(Unsupported, match=r"'openrc'.*reboot"):
         render(HostPolicy("gate"), device("nft", init="openrc"))

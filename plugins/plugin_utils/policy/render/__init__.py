@@ -8,6 +8,7 @@ loaded, shown and taken back is the same for all, and lies in ``firewall-load.sh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -41,6 +42,25 @@ _TOOLS = {
     "nftables": ("nft",),
     "iptables_ipset": ("iptables", "ip6tables", "ipset"),
     "iptables": ("iptables", "ip6tables"),
+}
+_ALWAYS = {
+    "nftables": (),
+    "iptables_ipset": ("mangle", "multiport", "set", "comment"),
+    "iptables": ("mangle", "multiport"),
+}
+"""Parts of the kernel that every rule set of a backend names."""
+_SOMETIMES = {
+    # As the rule set says it: (what probe calls it, what in the policy asks for it).
+    r"-m hashlimit ": ("hashlimit", "`rate` of a rule"),
+    r"-m limit ": ("limit", "`ping.rate` and `log.drops`"),
+    r"-m addrtype ": ("addrtype", "traps and published ports"),
+    r"-j REJECT\b": ("reject", "`reject`"),
+    r'-j LOG\b|\blog prefix "[^"]*"(?! group)': ("log", "`log`"),
+    r"-j NFLOG\b": ("nflog", "`log.group`"),
+    r"-j SYNPROXY\b|\bsynproxy\b": ("synproxy", "`proof: handshake` of traps"),
+    r"\breject with\b": ("reject", "`reject`"),
+    r"\bfib [sd]addr\b": ("fib", "traps and published ports"),
+    r"\bmasquerade$|\bdnat ip": ("nat", "`nat`"),
 }
 _FILES = ("nft-lists", "nft", "set-lists", "sets", "v4", "v6")
 """In the order in which they are checked and loaded."""
@@ -99,6 +119,7 @@ def render(
     """
     name, notes = choose(policy, device, backend, memory_kb)
     texts = BACKENDS[name](policy, device)
+    _refuse_unknown(name, texts, device)
     flows = cuts(policy, device)
     files = [
         RenderedFile(f"{DIRECTORY}/{file}", texts.get(file), "0600")
@@ -126,6 +147,29 @@ def render(
         verify=(f"/bin/sh {LOADER} verify",),
         notes=notes,
     )
+
+
+def _refuse_unknown(name: str, texts: Mapping[str, str], device: Mapping[str, Any]) -> None:
+    """What this policy asks for must be in the kernel: else a rate, say, would be found missing only at loading."""
+    # Long lists hold addresses only.
+    text = "\n".join(text for file, text in texts.items() if not file.endswith(("lists", "sets")))
+    text = re.sub(r'comment "[^"]*"|^#.*', "", text, flags=re.MULTILINE)
+    for tool in _TOOLS[name]:
+        known = _features(tool, device)
+        if known is None:
+            continue
+        for said, (feature, asks) in _SOMETIMES.items():
+            if feature not in known and re.search(said, text, re.MULTILINE):
+                raise Unsupported(
+                    f"This kernel takes no {feature} from {tool}, which {asks} in the policy asks for.",
+                    f"Install or load what gives it {feature}, or leave that out of this device's policy.",
+                )
+
+
+def _features(tool: str, device: Mapping[str, Any]) -> set[str] | None:
+    """What the kernel takes from this tool; None where nobody asked."""
+    found = ((device.get("firewall") or {}).get(tool) or {}).get("features")
+    return set(found) if found else None
 
 
 def _removal() -> str:
@@ -188,6 +232,11 @@ def _missing(name: str, device: Mapping[str, Any]) -> str:
         if not found.get("works"):
             why = found.get("error") or ("is not there" if not found.get("path") else "does not work")
             lacking.append(f"{tool}: {str(why).strip()}")
+            continue
+        known = _features(tool, device)
+        absent = [feature for feature in _ALWAYS[name] if known is not None and feature not in known]
+        if absent:
+            lacking.append(f"{tool}: the kernel does not take {', '.join(absent)}")
     return "; ".join(lacking) + "." if lacking else ""
 
 
