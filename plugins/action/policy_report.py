@@ -151,7 +151,7 @@ class ActionModule(ActionBase):
                 after = self._sound_in(host, folder(new, home) if new else home)
                 names = {**before.services, **after.services}
                 found = compare.compare(before.tentative, after.tentative, names, on=self.day)
-                worst.update(one.kind for one in found.changes)
+                worst.update(one.kind for one in found.every)
                 worst.update("lists" for _one in found.lists)
                 data.append(compare.as_data(found))
                 texts.append((compare.as_markdown if self.form == "markdown" else compare.as_text)(found))

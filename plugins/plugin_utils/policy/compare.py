@@ -46,6 +46,8 @@ class Change:
     fixed: Intervals
     before: Outcome
     after: Outcome
+    target: str = ""
+    """Where a published port of ours leads: address and port."""
 
     @property
     def example(self) -> str:
@@ -62,7 +64,8 @@ class Change:
             if "icmp" in self.protocol
             else ""
         )
-        return f"{self.protocol} {source} to {target}{port}"
+        onward = f", which leads to {self.target}" if self.target else ""
+        return f"{self.protocol} {source} to {target}{port}{onward}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +84,16 @@ class Comparison:
     host: str
     changes: tuple[Change, ...]
     lists: tuple[ListChange, ...]
+    translations: tuple[Change, ...] = ()
+    """Who gains and loses what by our own published ports, by where these lead."""
+
+    @property
+    def every(self) -> tuple[Change, ...]:
+        """All that a reader must see."""
+        return (*self.changes, *self.translations)
 
     def __bool__(self) -> bool:
-        return bool(self.changes or self.lists)
+        return bool(self.every or self.lists)
 
 
 def compare(
@@ -96,7 +106,10 @@ def compare(
     """Every flow that fares otherwise ``after``. ``services`` give the names. Raises ``flows.TooManyPieces``."""
     old, new = flows.Model(before, on), flows.Model(after, on)
     spans: dict[tuple[Any, ...], list[Interval]] = {}
-    for flow in flows.flow_classes([before, after], present=present):
+    present = list(present)
+    # Without a container engine only our own entries publish, and these are compared by where they lead.
+    hooks = [hook for hook in flows.HOOKS if hook != "published" or flows.engines_publish([before, after])]
+    for flow in flows.flow_classes([before, after], hooks, present):
         parts, others = old.outcomes(flow), new.outcomes(flow)
         if parts == others:
             continue
@@ -142,7 +155,46 @@ def compare(
         ), found in spans.items()
         for ports in intervals.merge(found)
     ]
-    return Comparison(after.host, tuple(changes), tuple(_lists(before, after)))
+    led = tuple(_translations(old, new, services, present))
+    return Comparison(after.host, tuple(changes), tuple(_lists(before, after)), led)
+
+
+def _translations(
+    old: flows.Model, new: flows.Model, services: Mapping[str, ServiceSet], present: Iterable[str]
+) -> Iterable[Change]:
+    policies = (old.policy, new.policy)
+    parts, others = (flows.translations(one, policies, present) for one in (old, new))
+    for key in dict.fromkeys((*parts, *others)):
+        flow, (address, port) = key
+        host = cidrs.address_text(flow.family, address)
+        for outcome, addresses in _whole(flow, parts.get(key, [])):
+            for other, theirs in _whole(flow, others.get(key, [])):
+                common = intervals.intersect(addresses, theirs)
+                if not common or outcome == other or "allow" not in (outcome.verdict, other.verdict):
+                    continue
+                yield Change(
+                    kind=_kind(outcome, other),
+                    hook=flow.hook,
+                    in_interface=flow.in_interface,
+                    out_interface="",
+                    family=flow.family,
+                    protocol=PROTOCOL_NAMES[flow.protocol],
+                    ports=flow.ports,
+                    service=label(services, flow.family, flow.protocol, flow.ports),
+                    addresses=common,
+                    fixed=flow.fixed,
+                    before=outcome,
+                    after=other,
+                    target=f"{host}:{port}" if flow.family == "ipv4" else f"[{host}]:{port}",
+                )
+
+
+def _whole(flow: flows.FlowClass, parts: list[flows.Part]) -> list[flows.Part]:
+    """``parts`` and all who are not translated."""
+    rest = intervals.subtract(
+        flows.everything(flow.family), intervals.union(*(addresses for _outcome, addresses in parts))
+    )
+    return [*parts, (flows.UNPUBLISHED, rest)] if rest else parts
 
 
 def _kind(before: Outcome, after: Outcome) -> Kind:
@@ -183,9 +235,10 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
                 "other_side": cidr_texts(one.family, one.fixed),
                 "before": outcome_text(one.before),
                 "after": outcome_text(one.after),
+                "target": one.target,
                 "example": one.example,
             }
-            for one in comparison.changes
+            for one in comparison.every
         ],
         "blocklists": [
             {
@@ -212,8 +265,8 @@ class Line:
 def lines(comparison: Comparison) -> list[Line]:
     """The changes as a reader wants them: gained first, services and interfaces with the same change together."""
     by_service: dict[tuple[Any, ...], tuple[Change, list[str]]] = {}
-    for one in comparison.changes:
-        texts = (outcome_text(one.before), outcome_text(one.after))
+    for one in comparison.every:
+        texts = (one.target, outcome_text(one.before), outcome_text(one.after))
         key = (one.kind, one.hook, one.family, one.service, one.addresses, one.fixed, *texts)
         by_service.setdefault(key, (one, []))[1].append(_way(one))
     merged: dict[tuple[Any, ...], Line] = {}
@@ -245,7 +298,7 @@ def as_text(comparison: Comparison) -> str:
     for line in lines(comparison):
         one = line.change
         found.append(f"  {one.kind:7} {', '.join(line.services)}: {_addresses(one)}")
-        found.append(f"          {one.hook} {one.family}{_on(line)}")
+        found.append(f"          {_where(line)}")
         found.append(f"          {outcome_text(one.before)} -> {outcome_text(one.after)}; e.g. {one.example}")
     for name, sign, addresses in _list_lines(comparison):
         found.append(f"  list {name}: {sign}{_size(addresses)} addresses: {_first(cidrs.texts(addresses))}")
@@ -257,7 +310,7 @@ def as_markdown(comparison: Comparison) -> str:
     if not comparison:
         return f"### {_escape(comparison.host)}\n\nNo difference.\n"
     found = [f"### {_escape(comparison.host)}", ""]
-    if comparison.changes:
+    if comparison.every:
         found += [
             "| | service | addresses | where | before | after | example |",
             "|---|---|---|---|---|---|---|",
@@ -265,7 +318,7 @@ def as_markdown(comparison: Comparison) -> str:
         for line in lines(comparison):
             one = line.change
             cells = (
-                one.kind, ", ".join(line.services), _addresses(one), f"{one.hook} {one.family}{_on(line)}",
+                one.kind, ", ".join(line.services), _addresses(one), _where(line),
                 outcome_text(one.before), outcome_text(one.after), one.example,
             )  # fmt: skip
             found.append("| " + " | ".join(_escape(cell) for cell in cells) + " |")
@@ -278,6 +331,12 @@ def as_markdown(comparison: Comparison) -> str:
 
 def _way(one: Change) -> str:
     return " to ".join(name for name in (one.in_interface, one.out_interface) if name)
+
+
+def _where(line: Line) -> str:
+    one = line.change
+    onward = f", which leads to {one.target}" if one.target else ""
+    return f"{one.hook} {one.family}{_on(line)}{onward}"
 
 
 def _on(line: Line) -> str:
@@ -339,6 +398,8 @@ _STEPS = {
 
 def outcome_text(outcome: Outcome) -> str:
     """An outcome in words."""
+    if outcome.step == "unpublished":
+        return "not published"
     text = {"allow": "allowed", "deny": "dropped", "reject": "rejected"}[outcome.verdict]
     if outcome.step in ("rule", "blocklist"):
         text += f" by {'rule' if outcome.step == 'rule' else 'list'} `{outcome.name}`"

@@ -20,6 +20,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import 
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import (
     Family,
+    Hook,
     HostPolicy,
     Interval,
     Intervals,
@@ -158,6 +159,8 @@ class Opening:
     until: date | None
     by: str
     """The rule's name, ``ping`` or ``default``."""
+    target: str = ""
+    """Where a published port of ours leads: address and port."""
 
 
 def openings(
@@ -169,8 +172,16 @@ def openings(
     """Everything that may reach the device or what it publishes, without what is essential to the network."""
     found: list[Opening] = []
     model = flows.Model(policy, on)
-    for flow in flows.flow_classes([policy], ("inbound", "published"), present):
-        for outcome, addresses in model.outcomes(flow):
+    present = list(present)
+    hooks: tuple[Hook, ...] = ("inbound", "published") if flows.engines_publish([policy]) else ("inbound",)
+    every: list[tuple[flows.FlowClass, str, list[flows.Part]]] = [
+        (flow, "", model.outcomes(flow)) for flow in flows.flow_classes([policy], hooks, present)
+    ]
+    for (flow, (address, port)), parts in flows.translations(model, [policy], present).items():
+        host = cidrs.address_text(flow.family, address)
+        every.append((flow, f"{host}:{port}" if flow.family == "ipv4" else f"[{host}]:{port}", parts))
+    for flow, target, parts in every:
+        for outcome, addresses in parts:
             if outcome.verdict != "allow" or outcome.step in (
                 "essential",
                 "loopback",
@@ -191,6 +202,7 @@ def openings(
                     outcome.rate,
                     outcome.until,
                     f"`{outcome.name}`" if outcome.step == "rule" else outcome.step,
+                    target,
                 )
             )
     return found

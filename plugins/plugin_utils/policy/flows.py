@@ -476,6 +476,46 @@ def flow_classes(
                                 yield FlowClass(hook, into, out, family, protocol, ports, piece)
 
 
+UNPUBLISHED = Outcome("deny", step="unpublished")
+"""What becomes of a flow through a translation that is not there."""
+Target = tuple[int, int]
+"""The address and port that a published port leads to."""
+
+
+def translations(
+    model: Model, policies: Sequence[HostPolicy], present: Iterable[str] = ()
+) -> dict[tuple[FlowClass, Target], list[Part]]:
+    """For each of the model's own published ports who gets through it, by original class and translated destination.
+
+    As in the kernel, the first entry that matches translates. Classes are those that ``policies`` can tell apart.
+    """
+    found: dict[tuple[FlowClass, Target], list[Part]] = {}
+    for into in interface_atoms(policies, present):
+        if into in model.policy.container_bridges:
+            # What containers start obeys containers.outbound, translated or not.
+            continue
+        taken: dict[tuple[str, int, Family], Intervals] = {}
+        for publish in model.policy.nat.publish:
+            family, number = publish.to_family, NUMBERS[publish.protocol]
+            before = taken.get((publish.protocol, publish.port, family), ())
+            sources = intervals.subtract(addresses_on(publish.sources, family, into), before)
+            taken[publish.protocol, publish.port, family] = intervals.union(before, sources)
+            for fixed in fixed_classes(policies, "published", family, number):
+                flow = FlowClass("published", into, "", family, number, (publish.port, publish.port), fixed)
+                parts = found.setdefault((flow, (publish.to_address, publish.to_port)), [])
+                parts += [
+                    (outcome, own)
+                    for outcome, addresses in model.outcomes(flow)
+                    if (own := intervals.intersect(addresses, sources))
+                ]
+    return found
+
+
+def engines_publish(policies: Iterable[HostPolicy]) -> bool:
+    """Whether somebody else may translate too: then any port may be a published one."""
+    return any(one.container_bridges for one in policies)
+
+
 def _too_many(hook: str) -> str:
     return (
         f"the policy cuts {hook} flows into more than {MAX_PIECES} pieces; "

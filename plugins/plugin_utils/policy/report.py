@@ -104,6 +104,7 @@ def opening_data(openings: Iterable[Opening]) -> list[dict[str, Any]]:
     for one in openings:
         key = (
             one.hook, one.family, one.protocol, one.ports, one.service, one.sources, one.to, one.rate, one.until, one.by,
+            one.target,
         )  # fmt: skip
         merged.setdefault(key, []).append(one.interface)
     return [
@@ -120,8 +121,21 @@ def opening_data(openings: Iterable[Opening]) -> list[dict[str, Any]]:
             "rate": rate_text(rate) if rate else "",
             "until": until.isoformat() if until else "",
             "by": by,
+            "target": target,
         }
-        for (hook, family, protocol, ports, service, sources, to, rate, until, by), names in merged.items()
+        for (
+            hook,
+            family,
+            protocol,
+            ports,
+            service,
+            sources,
+            to,
+            rate,
+            until,
+            by,
+            target,
+        ), names in merged.items()
     ]
 
 
@@ -132,6 +146,7 @@ def openings_text(host: str, entries: Sequence[Mapping[str, Any]]) -> str:
         notes = [f"at {one['rate']}"] if one["rate"] else []
         notes += [f"until {one['until']}"] if one["until"] else []
         notes += [f"to {', '.join(one['to'][:_SHOWN])}"] if one["to"] != ["any"] else []
+        notes += [f"leads to {one['target']}"] if one["target"] else []
         lines.append(
             f"  {one['service']:14} {one['protocol'] + '/' + one['ports']:16} {one['family']}"
             f" {'published ' if one['hook'] == 'published' else ''}by {one['by']}"
@@ -151,7 +166,7 @@ def openings_markdown(host: str, entries: Sequence[Mapping[str, Any]]) -> str:
     for one in entries:
         cells = (
             one["service"], f"{one['protocol']}/{one['ports']}", one["family"], ", ".join(one["interfaces"]),
-            one["who"], one["by"],
+            one["who"], one["by"] + (f", leads to {one['target']}" if one["target"] else ""),
         )  # fmt: skip
         head.append("| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |")
     return "\n".join(head) + "\n"

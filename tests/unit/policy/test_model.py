@@ -13,6 +13,8 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
     Defaults,
     Endpoint,
     HostPolicy,
+    Nat,
+    Publish,
     Rate,
     Rule,
     ServiceSet,
@@ -113,6 +115,63 @@ def test_compare_lists_exactly_the_packets_that_fare_otherwise(
             passed, passes = old.verdict == "allow", new.verdict == "allow"
             kind = "changed" if passed == passes else "gained" if passes else "lost"
             assert (hits[0].kind, hits[0].before, hits[0].after) == (kind, old, new)
+
+
+def published(*sources: tuple[int, int, int], port: int = 80) -> tuple[Publish, ...]:
+    """(first source, last source, last octet of the target) of each entry."""
+    return tuple(
+        Publish(
+            str(place), (Endpoint(Addresses(((low, high),))),), "tcp", port, "ipv4", own.TENS + 100 + last, 81
+        )
+        for place, (low, high, last) in enumerate(sources)
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15), st.integers(0, 1)), max_size=3),
+    st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15), st.integers(0, 1)), max_size=3),
+    st.tuples(st.integers(0, 15), st.integers(0, 15), st.sampled_from(["allow", "deny", "reject"])),
+    st.booleans(),
+)
+def test_compare_says_who_gains_and_loses_what_by_a_published_port(
+    old: list[tuple[int, int, int]],
+    new: list[tuple[int, int, int]],
+    ruled: tuple[int, int, str],
+    engine: bool,
+) -> None:
+    def policy(entries: list[tuple[int, int, int]]) -> HostPolicy:
+        entries = [(own.TENS + min(a, b), own.TENS + max(a, b), last) for a, b, last in entries]
+        first, last, verdict = ruled
+        one = rule("r", verdict, own.TENS + min(first, last), own.TENS + max(first, last), (80, 80))
+        bridges = ("pod0",) if engine else ()
+        return HostPolicy(
+            "h", inbound=(one,), nat=Nat(publish=published(*entries)), container_bridges=bridges
+        )
+
+    def goes(policy: HostPolicy, source: int) -> dict[int, str]:
+        """The one target that the kernel would choose, and whether the packet may go there."""
+        for entry in policy.nat.publish:
+            if any(intervals.holds(end.addresses.v4, source) for end in entry.sources):
+                packet = Packet(
+                    "forward", "ipv4", source, entry.to_address, 6, 81, in_interface="other",
+                    out_interface="lan9", original_destination=own.TENS + 200, original_port=80,
+                )  # fmt: skip
+                return {entry.to_address: judge(policy, packet).verdict}
+        return {}
+
+    before, after = policy(old), policy(new)
+    found = [one for one in compare.compare(before, after, {}).translations if one.in_interface == "other"]
+    for source in range(own.TENS, own.TENS + 17):
+        had = {to for to, verdict in goes(before, source).items() if verdict == "allow"}
+        has = {to for to, verdict in goes(after, source).items() if verdict == "allow"}
+        said = {
+            (one.kind, one.target)
+            for one in found
+            if intervals.holds(one.addresses, source) and one.ports == (80, 80)
+        }
+        expected = {("gained", to) for to in has - had} | {("lost", to) for to in had - has}
+        assert said == {(kind, f"10.0.0.{to & 255}:81") for kind, to in expected}
 
 
 def speaks_of(change: compare.Change, packet: Packet, start: int) -> bool:

@@ -20,6 +20,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import (
     explain,
     exposure,
     load,
+    report,
     versions,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import Packet, judge
@@ -155,6 +156,26 @@ def test_compare_of_blocklists_counts_and_shows_the_first(tmp_path: Path) -> Non
     text = compare.as_text(compare.compare(old, new, {}))
     assert "list bad: +1 addresses: 192.0.2.1/32" in text
     assert "list bad: -128 addresses: 203.0.113.128/25" in text
+
+
+def test_where_a_published_port_leads_is_part_of_every_answer() -> None:
+    def site(to: str) -> load.Resolved:
+        publish = {"publish": [{"name": "hmi", "port": 443, "to": to}]}
+        return load.load_host(None, "gw1", variables={"sallyport_policy__00_x": SITE | {"nat": publish}})
+
+    old, new = site("10.20.0.9:443"), site("10.20.0.8:443")
+    assert old.policy and new.policy
+    found = compare.compare(old.tentative, new.tentative, new.services)
+    text = compare.as_text(found)
+    assert "gained  https" in text and "which leads to 10.20.0.8:443" in text
+    assert "lost    https" in text and "which leads to 10.20.0.9:443" in text
+    assert "which leads to 10.20.0.8:443" in compare.as_markdown(found)
+    assert {one["target"] for one in compare.as_data(found)["changes"]} == {"10.20.0.8:443", "10.20.0.9:443"}
+    openings = report.opening_data(exposure.openings(new.tentative, new.services))
+    led = [one for one in openings if one["hook"] == "published"]
+    assert {(one["service"], one["target"]) for one in led} == {("https", "10.20.0.8:443")}
+    assert "leads to 10.20.0.8:443" in report.openings_text("gw1", openings)
+    assert "leads to 10.20.0.8:443" in report.openings_markdown("gw1", openings)
 
 
 def git(folder: Path, *arguments: str) -> None:
