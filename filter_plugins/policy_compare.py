@@ -31,7 +31,7 @@ review: "{{ 'policy.old' | sallyport.iot.policy_compare('policy', host='gw1', fo
 
 RETURN = r"""
 _value:
-  description: With O(form=data) a map with C(host), C(changes) and C(blocklists), else text.
+  description: With O(form=data) a map with C(host), C(changes) (C(target) is where a published port leads) and C(blocklists), else text.
   type: raw
 """
 

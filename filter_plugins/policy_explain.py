@@ -48,8 +48,9 @@ why: "{{ 'policy' | sallyport.iot.policy_explain(source='198.51.100.9', service=
 RETURN = r"""
 _value:
   description:
-    - One map for each answer, with C(verdict), C(step), C(name), C(where), C(text), C(interfaces), C(source_zones) and
-      C(passed_over), the rules before it with the reason why each did not match.
+    - One map for each answer, with C(verdict), C(step), C(name), C(where), C(text), C(interfaces), C(source_zones),
+      C(leads_to), where a published port leads, and C(passed_over), the rules before it with the reason why each did not
+      match.
   type: list
   elements: dict
 """

@@ -37,7 +37,7 @@ RETURN = r"""
 _value:
   description:
     - With O(vantage), a map with C(tcp), C(udp), C(sctp), C(icmp), C(icmpv6), C(rejected), C(rates) and C(footnotes).
-      Without, a list of maps, each a service with its sources.
+      Without, a list of maps, each a service with its sources; C(target) is where a published port leads.
   type: raw
 """
 

@@ -88,7 +88,7 @@ def ask(
             raise BadQuestion(f"`from` is {family} and `to` is {other}; name two addresses of one family")
     answers: list[Answer] = []
     for protocol, port in _ports(question.service, services, family):
-        grouped: dict[tuple[Outcome, str, str], tuple[Packet, list[str]]] = {}
+        grouped: dict[tuple[Outcome, str, str, int, int], tuple[Packet, list[str]]] = {}
         for into, out in _interfaces(policy, question):
             packet = Packet(
                 hook=question.hook,
@@ -107,12 +107,50 @@ def ask(
                 packet = replace(
                     packet, original_destination=destination, original_port=question.published_port
                 )
+            else:
+                packet = _led(policy, packet)
             outcome = judge(policy, packet, on)
-            key = (outcome, outcome.step, outcome.name)
+            key = (outcome, outcome.step, outcome.name, packet.destination, packet.port)
             grouped.setdefault(key, (packet, []))[1].append(" to ".join(name for name in (into, out) if name))
-        for (outcome, _step, _name), (packet, names) in grouped.items():
+        for (outcome, *_rest), (packet, names) in grouped.items():
             answers.append(_answer(policy, zones, packet, tuple(names), outcome, on))
     return answers
+
+
+def _led(policy: HostPolicy, packet: Packet) -> Packet:
+    """The packet as a published port of ours leads it on, where one does."""
+    if packet.hook != "inbound" or packet.in_interface in policy.container_bridges:
+        return packet
+    for publish in policy.nat.publish:
+        if (
+            (_NUMBERS[publish.protocol], publish.port, publish.to_family)
+            == (packet.protocol, packet.port, packet.family)
+        ) and any(
+            endpoint_matches(one, packet.family, packet.source, packet.in_interface)
+            for one in publish.sources
+        ):
+            return replace(
+                packet,
+                hook="forward",
+                destination=publish.to_address,
+                port=publish.to_port,
+                original_destination=packet.destination,
+                original_port=packet.port,
+                out_interface=flows.OTHER,
+            )
+    return packet
+
+
+def _leads_to(packet: Packet) -> str:
+    if packet.original_destination is None or packet.out_interface != flows.OTHER:
+        return ""
+    host = cidrs.address_text(packet.family, packet.destination)
+    return f"{host}:{packet.port}" if packet.family == "ipv4" else f"[{host}]:{packet.port}"
+
+
+def _port(packet: Packet) -> int:
+    """The port that was asked for."""
+    return packet.port if packet.original_destination is None else packet.original_port
 
 
 def _answer(
@@ -224,7 +262,8 @@ def as_data(answers: list[Answer]) -> list[dict[str, Any]]:
         {
             "interfaces": list(one.interfaces),
             "protocol": one.packet.protocol,
-            "port": one.packet.port,
+            "port": _port(one.packet),
+            "leads_to": _leads_to(one.packet),
             "verdict": one.outcome.verdict,
             "step": one.outcome.step,
             "name": one.outcome.name,
@@ -246,8 +285,10 @@ def as_text(question: Question, answers: list[Answer]) -> str:
     for one in answers:
         where = f" ({_place(one.rule)})" if one.rule else ""
         names = {number: name for name, number in _NUMBERS.items()}
-        what = f"{names.get(one.packet.protocol, f'protocol {one.packet.protocol}')}/{one.packet.port}"
+        what = f"{names.get(one.packet.protocol, f'protocol {one.packet.protocol}')}/{_port(one.packet)}"
         lines.append(f"  {what} on {', '.join(one.interfaces)}: {outcome_text(one.outcome)}{where}")
+        if _leads_to(one.packet):
+            lines.append(f"    a published port: it leads to {_leads_to(one.packet)}")
         lines.append(f"    the source lies in {', '.join(one.zones) or 'no zone'}")
         lines += [f"    not by `{rule.name}` ({_place(rule)}): {why}" for rule, why in one.passed_over]
     return "\n".join(lines) + "\n"

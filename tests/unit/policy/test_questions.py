@@ -7,6 +7,7 @@ import importlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,20 @@ def test_where_a_published_port_leads_is_part_of_every_answer() -> None:
     assert {(one["service"], one["target"]) for one in led} == {("https", "10.20.0.8:443")}
     assert "leads to 10.20.0.8:443" in report.openings_text("gw1", openings)
     assert "leads to 10.20.0.8:443" in report.openings_markdown("gw1", openings)
+    # Explained, it is judged as the kernel judges it: by the rules for the original port, and else dropped.
+    policy = replace(new.tentative, defaults=replace(new.tentative.defaults, inbound="allow"))
+    asked = explain.Question("198.51.100.9", "tcp/443", interface="eth0")
+    (answer,) = explain.ask(policy, new.services, new.zones, asked)
+    assert (answer.outcome.verdict, answer.outcome.step) == ("allow", "rule")
+    assert "tcp/443 on eth0" in explain.as_text(asked, [answer])
+    assert "it leads to 10.20.0.8:443" in explain.as_text(asked, [answer])
+    assert explain.as_data([answer])[0]["leads_to"] == "10.20.0.8:443"
+    bare = replace(policy, inbound=())
+    (answer,) = explain.ask(bare, new.services, new.zones, asked)
+    assert (answer.outcome.verdict, answer.outcome.step) == ("deny", "default")
+    other = replace(asked, service="tcp/444")
+    (answer,) = explain.ask(bare, new.services, new.zones, other)
+    assert (answer.outcome.verdict, explain.as_data([answer])[0]["leads_to"]) == ("allow", "")
 
 
 def git(folder: Path, *arguments: str) -> None:
