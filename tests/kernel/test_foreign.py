@@ -40,8 +40,8 @@ def asked(
         for name in ("find_tool", "foreign")
     )
     if without_nft:
-        # As on a device that has iptables alone.
-        functions = functions.replace("find_tool nft", "found=")
+        # As on a device whose nft crashes, which is taken for one that has iptables alone.
+        functions = functions.replace("find_tool nft", "found=false")
     script = (_LEGACY if legacy else "") + before + _FRAME + functions
     said = device.inside.run("sh", "-euc", script + "\nforeign\n")
     records = []

@@ -559,11 +559,12 @@ firewall() {
 # long, so only these lines travel.
 foreign() {
   if [ "$uid" != 0 ] || ! has sed; then return 0; fi
+  # nft 0.9.8 crashes on some rules that iptables-nft made; then iptables itself is asked.
+  _nft=
   find_tool nft
-  _nft=$found
-  if [ -n "$_nft" ]; then
-    { "$_nft" -s -t list ruleset 2>/dev/null || :; } | sed -n \
-      '/^table inet sallyport {/,/^}/d
+  if [ -n "$found" ] && _text=$("$found" -s -t list ruleset 2>/dev/null); then
+    _nft=1
+    printf '%s\n' "$_text" | sed -n '/^table inet sallyport {/,/^}/d
 /^table /p
 /chain .* {$/p
 /type filter hook /p
@@ -572,17 +573,14 @@ foreign() {
   fi
   for _name in iptables ip6tables; do
     find_tool "$_name"
-    if [ -z "$found" ]; then continue; fi
-    case $("$found" -V 2>&1) in
-      *nf_tables*) if [ -n "$_nft" ]; then continue; fi ;;
+    case $("${found:-false}" -V 2>&1) in
+      *nf_tables*) if [ "$_nft" ]; then continue; fi ;;
       *)
         # Asking for a table that the kernel does not have makes it.
-        _tables=/proc/net/${_name%tables}_tables_names
-        case $(cat "$_tables" 2>/dev/null) in *filter*) ;; *) continue ;; esac
+        case $(cat "/proc/net/${_name%tables}_tables_names" 2>/dev/null) in *filter*) ;; *) continue ;; esac
         ;;
     esac
-    { "$found" -S 2>/dev/null || :; } |
-      sed -n '/^-P.* DROP/p
+    "$found" -S 2>/dev/null | sed -n '/^-P.* DROP/p
 /^-N ufw/p
 /^-A [A-Z]* -j DROP$/p
 /^-A [A-Z]* -j REJECT/p' | raw "foreign_$_name"
