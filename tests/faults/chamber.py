@@ -17,7 +17,7 @@ import shutil
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -202,21 +202,37 @@ class Chamber:
         self.sh(line.removeprefix("::sysinit:"))
         return True
 
-    def commit(self, transaction: Transaction, *, check_mode: bool = False) -> dict[str, Any]:
+    def commit(
+        self, transaction: Transaction, *, check_mode: bool = False, exchange: ChamberExchange | None = None,
+        **more: Any,
+    ) -> dict[str, Any]:  # fmt: skip
         """A whole run of the real controller code."""
         action = SimpleNamespace(
             _task=SimpleNamespace(check_mode=check_mode, diff=False, delegate_to=None),
             _connection=SimpleNamespace(transport="chamber"),
         )
         return commit.run(
-            action, {"inventory_hostname": "chamber"}, transaction, exchange=ChamberExchange(self)
+            action,
+            {"inventory_hostname": "chamber"},
+            transaction,
+            exchange=exchange or ChamberExchange(self),
+            **more,
         )
 
     def close(self) -> None:
         self._init.kill()  # process 1: takes every other process of the device with it
         self._init.wait()
         _children_in("own")
-        for name in ("proc", "tmp", "run", "dev", "usr", ""):
+        for name in (
+            "proc",
+            "tmp",
+            "run",
+            "dev",
+            "usr",
+            "etc/one",
+            "var/lib",
+            "",
+        ):  # the last but one only in some tests
             subprocess.run(["umount", "-l", f"{self.root}/{name}"], capture_output=True, check=False)
 
 
@@ -243,6 +259,9 @@ class ChamberExchange:
             raise ExchangeError(f"no whole reply: {done.stdout!r} {done.stderr!r}")
         return Reply(tuple(parsed[0]), parsed[1], done.stderr.decode(errors="replace"))
 
+    def forget_connection(self) -> None:
+        pass  # none is shared
+
     @contextlib.contextmanager
     def as_new_connection(self, known_hosts: str = "", timeout: int = 0) -> Iterator[None]:
         del known_hosts, timeout
@@ -252,6 +271,17 @@ class ChamberExchange:
             yield
         finally:
             self._port = before
+
+
+class Replayed(ChamberExchange):
+    """First what was heard before, then what the device says now."""
+
+    def __init__(self, chamber: Chamber, heard: Sequence[Reply]) -> None:
+        super().__init__(chamber)
+        self._heard = list(heard)
+
+    def run(self, program: bytes | str) -> Reply:
+        return self._heard.pop(0) if self._heard else super().run(program)
 
 
 def wait_until(condition: Any, seconds: float = 30.0) -> bool:

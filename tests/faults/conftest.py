@@ -42,7 +42,7 @@ def devices() -> Iterator[Devices]:
     prefix = os.environ.get("SALLYPORT_LAB", "faults") + os.environ.get("PYTEST_XDIST_WORKER", "")
     one = Lab(load(), prefix, print)
     found = bool(one.networks())
-    one.up(["debian12", "vendor", "operator", "operator-password"])
+    one.up(["debian12", "vendor", "operator", "operator-password", "poor", "volatile"])
     yield Devices(one)
     if not found:
         one.down()

@@ -7,6 +7,8 @@
  *   record                     run to the end, log every point
  *   kill ROLE N WHEN           SIGKILL the process that makes the call
  *   session ROLE N WHEN ROLES  SIGKILL every process whose role is in ROLES (comma separated): its session was cut
+ *   fill ROLE N WHEN WHAT      from there on the file system has not one more of WHAT: blocks or inodes. What the program
+ *                              frees is taken before its next call, as by a log that grows
  *   cut IMAGE FOLDER HOW       at every point store the block device's backing file IMAGE as FOLDER/<hash>, once each.
  *                              HOW: lazy (as it is), noise (another program has just fsynced a file of its own, so
  *                              the journal's metadata overtook data), eager (everything written has arrived)
@@ -68,7 +70,7 @@ struct tracee { pid_t pid; char role[32]; int stopped_new; };
 static struct tracee tracees[4096];
 static int used;
 static struct { char role[32]; int count; } roles[64];
-static const char *root, *mode, *image, *folder, *how, *want_role, *want_when, *session_roles;
+static const char *root, *mode, *image, *folder, *how, *want_role, *want_when, *session_roles, *scarce;
 static int want_number, injected, root_fd, log_fd, changed = 1;
 
 static void die(const char *what) {
@@ -241,6 +243,28 @@ static void store(char *name) {
     close(fd);
 }
 
+/* Takes what is left of the file system; ROOT/fill and ROOT/fill.<n> give it back. */
+static void fill(void) {
+    static char zeros[65536];
+    static int fd = -1, names;
+    if (fd < 0 && (fd = openat(root_fd, "fill", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600)) < 0) die("fill");
+    if (!strcmp(scarce, "inodes")) {
+        char name[32];
+        for (;;) {
+            snprintf(name, sizeof name, "fill.%d", names++);
+            int made = openat(root_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+            if (made < 0) break;
+            close(made);
+        }
+        if (errno != ENOSPC) die("fill");
+        return;
+    }
+    for (size_t part = sizeof zeros; part; part /= 2) {
+        while (write(fd, zeros, part) == (ssize_t)part) ;
+        if (errno != ENOSPC) die("fill");
+    }
+}
+
 static int in_list(const char *list, const char *word) {
     size_t length = strlen(word);
     for (const char *at = list; (at = strstr(at, word)); at += length)
@@ -257,6 +281,10 @@ static int point(struct tracee *tracee, int number, const char *when, const char
     if (!is_wanted) return 0;
     injected = 1;
     dprintf(log_fd, "injected %s at %s %d %s %s %s\n", mode, tracee->role, number, when, name, what);
+    if (scarce) {
+        fill();
+        return 0;
+    }
     if (!strcmp(mode, "kill")) {
         kill(tracee->pid, SIGKILL);
         return 1;
@@ -278,7 +306,12 @@ static void handle_call(struct tracee *tracee) {
     for (size_t i = 0; i < CALLS; i++)
         if (calls[i].number == (long)info.seccomp.nr) call = &calls[i];
     char what[2 * PATH_MAX];
-    if (injected || !call || !tracee->role[0] || !counted(pid, call, info.seccomp.args, what)) {
+    if ((injected && !scarce) || !call || !tracee->role[0] || !counted(pid, call, info.seccomp.args, what)) {
+        ptrace(PTRACE_CONT, pid, 0, 0);
+        return;
+    }
+    if (injected) {
+        fill();
         ptrace(PTRACE_CONT, pid, 0, 0);
         return;
     }
@@ -343,6 +376,7 @@ int main(int argc, char **argv) {
     int extra = dashes - 4;
     if (!strcmp(mode, "kill") && extra == 3) want_role = more[0], want_number = atoi(more[1]), want_when = more[2];
     else if (!strcmp(mode, "session") && extra == 4) want_role = more[0], want_number = atoi(more[1]), want_when = more[2], session_roles = more[3];
+    else if (!strcmp(mode, "fill") && extra == 4) want_role = more[0], want_number = atoi(more[1]), want_when = more[2], scarce = more[3];
     else if (!strcmp(mode, "cut") && extra == 3) image = more[0], folder = more[1], how = more[2];
     else if (strcmp(mode, "record") || extra) { fprintf(stderr, "usage: see crashpoint.c\n"); return 2; }
     if ((root_fd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0) die(root);

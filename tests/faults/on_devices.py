@@ -137,11 +137,13 @@ class Devices:
             return done, json.loads(outcome.read_text())
 
     def commit(
-        self, host: str, *arguments: str, variables: dict[str, Any] | None = None, **commit: Any
-    ) -> dict[str, Any]:
+        self, host: str, *arguments: str, variables: dict[str, Any] | None = None,
+        environment: dict[str, str] | None = None, **commit: Any,
+    ) -> dict[str, Any]:  # fmt: skip
         """One commit; its result."""
         commit.setdefault("name", "trial")
-        _, results = self.play(host, [{"sallyport.iot.commit": commit}], *arguments, variables=variables)
+        task = {"sallyport.iot.commit": commit}
+        _, results = self.play(host, [task], *arguments, variables=variables, environment=environment)
         return dict(results[0])
 
     def rollback(self, host: str, **arguments: Any) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """Every state-changing system call of the device program, stopped right before and right after: as the death of the
-process, as the death of the controller's session, and as a power cut."""
+process, as the death of the controller's session, as a power cut, and as the moment from which on the medium is full."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ def settings(place: Path, apart: Any) -> Callable[[str, str, str], trial.Setting
     return get
 
 
-def _chosen(items: Sequence[Any], thorough: bool) -> list[Any]:
+def _chosen(items: Sequence[Any], thorough: bool, sample: int = _SAMPLE) -> list[Any]:
     """All of them, or some that lie evenly spread."""
-    step = 1 if thorough else max(1, len(items) // _SAMPLE)
+    step = 1 if thorough else max(1, len(items) // sample)
     return list(items[step // 2 :: step])
 
 
@@ -134,4 +134,19 @@ def test_power_cut_at_any_call_boots_into_old_or_new_and_the_next_run_converges(
         f"power cut, {shell}, {medium}, {scenario}, {how}: {len(points)} points on {len(wanted)} different media, "
         f"{len(media)} booted"
     )
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("scarce", ["blocks", "inodes"])
+@pytest.mark.parametrize("scenario", trial.SCENARIOS)
+@pytest.mark.parametrize("shell", SHELLS)
+def test_full_from_any_call_on_the_device_is_old_or_new_says_why_and_the_next_run_converges(
+    shell: str, scenario: str, scarce: str, settings: Any, apart: Any, thorough: bool
+) -> None:
+    setting = settings(shell, "default", scenario)
+    points = [point for point in apart.apply(trial.record, (setting,)) if point.when == "before"]
+    chosen = _chosen(points, thorough, _SAMPLE // 2)
+    cases = [(f"no {scarce} left from {point} on", (setting, point, scarce)) for point in chosen]
+    problems = _all(apart, trial.fill, cases)
+    COUNTED.append(f"no {scarce} left, {shell}, {scenario}: {len(chosen)} of {len(points)} points")
     assert not problems, "\n".join(problems)

@@ -4,21 +4,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible.errors import AnsibleError
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device import generations, payload
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.commit import CommitError
-from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import frame, parse
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply, frame, parse
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import (
     Confirm,
     File,
     Transaction,
 )
 
-from tests.faults.chamber import PATH, STATE, Chamber, ChamberExchange, check_image, make_image, wait_until
+from tests.faults.chamber import (
+    PATH,
+    STATE,
+    Chamber,
+    ChamberExchange,
+    Replayed,
+    check_image,
+    make_image,
+    wait_until,
+)
 
 FACTORY = {
     "/etc/inittab": ("::sysinit:/etc/rc\n::respawn:/sbin/getty\n", 0o644, 0),
@@ -56,7 +68,7 @@ tries=0
 while [ "$tries" -lt 60 ]; do
   tries=$((tries + 1))
   SSH_CONNECTION='@confirm' sh -s confirm <confirm >reply.confirm 2>errors.confirm
-  if grep -q -e '^confirmed' -e '^reverted' -e '^unknown' reply.confirm; then break; fi
+  if grep -q -e '^confirmed' -e '^reverted' -e '^unknown' -e '^unfinished' reply.confirm; then break; fi
   sleep 0.2
 done
 if [ -f clear ] && grep -q '^confirmed' reply.confirm; then
@@ -171,6 +183,58 @@ def kill(setting: Setting, point: Point, session: bool) -> list[str]:
         image.unlink()
 
 
+def fill(setting: Setting, point: Point, scarce: str) -> list[str]:
+    """From this point on no block, or no inode, is left; when the device has settled there is room again, and a next run."""
+    image = _fresh(setting, "fill")
+    chamber = Chamber(image, setting.shell, setting.medium, setting.tools, setting.work / "fill.root")
+    try:
+        transaction = _transaction(chamber, setting)
+        asked = ChamberExchange(chamber).run(payload.query(transaction, []))
+        log = _drive(chamber, setting, ["fill", point.role, str(point.number), point.when, scarce])
+        if "injected" not in log:
+            return [] if point.role in ("guard1", "guard2", "guard", "run") else [f"never reached: {point}"]
+        heard = _heard(chamber)
+        unfinished = any("unfinished" in reply for reply in heard) or (
+            len(heard) > 2 and heard[2].status != 0
+        )
+        confirmed = unfinished or any("confirmed" in reply for reply in heard)
+        problems = _judge(chamber, setting, may_be_old=not confirmed, may_be_new=confirmed, settled=False)
+        if chamber.pending() and not unfinished:
+            problems.append("still pending, with nobody left to end it")
+        # A refusal is the last that the controller hears; it does not try to confirm.
+        said = _told(chamber, transaction, [asked, *heard[: 1 if heard[0].status else 3]])
+        wanted = "is full" if scarce == "blocks" else "has no inodes left"
+        if (unfinished or not confirmed) and wanted not in said:
+            problems.append(f"the controller does not say why: {said}\n{_words(chamber)}")
+        for path in chamber.root.glob("fill*"):
+            path.unlink()
+        return problems + _run_again(chamber, setting)
+    finally:
+        chamber.close()
+        image.unlink()
+
+
+def _heard(chamber: Chamber) -> list[Reply]:
+    """The last replies to the stage, the confirmation and the last step to factory, as the controller reads them."""
+    replies = []
+    for name in ("stage", "confirm", "clear"):
+        path = chamber.root / f"tmp/reply.{name}"
+        parsed = parse(path.read_text(errors="replace"), _NONCE) if path.exists() else None
+        if parsed:
+            errors = (chamber.root / f"tmp/errors.{name}").read_text(errors="replace")
+            replies.append(Reply(tuple(parsed[0]), parsed[1], errors))
+    return replies
+
+
+def _told(chamber: Chamber, transaction: Transaction, heard: list[Reply]) -> str:
+    """What the operator reads: the controller's code on what it heard, and on the device as it is now."""
+    exchange = Replayed(chamber, heard)
+    try:
+        return str(chamber.commit(transaction, exchange=exchange))
+    except AnsibleError as error:
+        return str(error)
+
+
 def cut(setting: Setting, medium: Path, must_be: str, again: bool = True) -> list[str]:
     """Power comes back on a device with this medium; ``must_be`` old, new or either. ``again``: then a next run."""
     if must_be == "contradiction":
@@ -224,6 +288,34 @@ def must_be(points: list[Point]) -> dict[str, str]:
 
 def _is_flush(point: Point) -> bool:
     return point.what.split(" ")[0] in ("sync", "syncfs", "fsync", "fdatasync")
+
+
+@contextlib.contextmanager
+def fresh(setting: Setting, name: str) -> Iterator[Chamber]:
+    """A device as it was before the change, running."""
+    image = _fresh(setting, name)
+    chamber = Chamber(image, setting.shell, setting.medium, setting.tools, setting.work / f"{name}.root")
+    try:
+        _start_services(chamber)
+        yield chamber
+    finally:
+        chamber.close()
+        image.unlink()
+
+
+def old(chamber: Chamber, setting: Setting) -> list[str]:
+    """What is not as it was before the change."""
+    return _judge(chamber, setting, may_be_old=True, may_be_new=False)
+
+
+def next_run(chamber: Chamber, setting: Setting) -> list[str]:
+    """What a run of the change leaves to be desired."""
+    return _run_again(chamber, setting)
+
+
+def processes(chamber: Chamber) -> list[str]:
+    """Numbers of the device program's processes, as the device sees them."""
+    return [number for number, _ in _programs(chamber)]
 
 
 def _fresh(setting: Setting, name: str) -> Path:
@@ -346,6 +438,10 @@ def _judge(
 
 def _running(chamber: Chamber) -> list[str]:
     """Command lines of the device program's processes that are still there."""
+    return [words for _, words in _programs(chamber)]
+
+
+def _programs(chamber: Chamber) -> list[tuple[str, str]]:
     found = []
     for path in (chamber.root / "proc").glob("[0-9]*/cmdline"):
         try:
@@ -353,7 +449,7 @@ def _running(chamber: Chamber) -> list[str]:
         except OSError:
             continue
         if f"{STATE}/device".encode() in words:
-            found.append(b" ".join(words).decode())
+            found.append((path.parent.name, b" ".join(words).decode()))
     return found
 
 

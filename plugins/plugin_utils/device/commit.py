@@ -23,7 +23,13 @@ from typing import Any
 from ansible import context
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.utils.display import Display
-from ansible_collections.sallyport.iot.plugins.plugin_utils.device import generations, hook, mounts, payload
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device import (
+    generations,
+    hook,
+    mounts,
+    payload,
+    room,
+)
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import (
     Exchange,
     ExchangeError,
@@ -55,6 +61,7 @@ class Found:
     digest: str = ""
     mode: str = ""
     owners: tuple[str, ...] = ()
+    size: int = 0
     target: str = ""
     real: str = ""
     content: str = ""
@@ -113,6 +120,8 @@ class _Driver:
         self.check_mode = bool(action._task.check_mode)
         self.with_diff = bool(action._task.diff)
         self.started_with = exchange.count
+        self.needs: list[room.Need] = []
+        self.size = 0
 
     def run(self) -> dict[str, Any]:
         reply = self._query()
@@ -140,6 +149,8 @@ class _Driver:
         if self.check_mode:
             return self._result(result, "would_change", self._summary(changed, live))
         identity = secrets.token_hex(8)
+        sizes = [(item, found[index].size) for index, item, _ in changed]
+        self.needs = room.needs(self.wanted.state_dir, sizes, mounts.parse(reply.all("mount")))
         self._send(identity, reply, [(index + 1, item) for index, item, _ in changed], result)
         result["generation"] = self._confirm(identity, result)
         if self.wanted.factory:
@@ -159,9 +170,12 @@ class _Driver:
                 for index, item in enumerate(self.wanted.files)
                 if item.kind in ("file", "absent") and not item.secret
             ]
-        reply = self.exchange.run(payload.query(self.wanted, show))
+        more = b""
+        if sum(len(item.content) for item in self.wanted.files) > room.LARGE:
+            more = room.MEMORY
+        reply = self.exchange.run(payload.query(self.wanted, show) + more)
         if reply.status == 0 and payload.looked_at(reply) is None:
-            reply = self.exchange.run(payload.query(self.wanted, show, together=1))
+            reply = self.exchange.run(payload.query(self.wanted, show, together=1) + more)
         if reply.status != 0:
             raise self._refused(
                 f"the device could not be examined: {self._scrub(reply.errors.strip()[-600:])}"
@@ -178,6 +192,8 @@ class _Driver:
                     f"an unconfirmed change ({name.strip() or identity}) is pending; it ends by itself. Run again."
                 )
             if who == "nobody":
+                if "program" not in reply:
+                    self.exchange.run(payload.reinstall(self.wanted.state_dir))
                 self.exchange.run(
                     payload.call(
                         self.wanted.state_dir,
@@ -224,12 +240,13 @@ class _Driver:
         for index, item in enumerate(self.wanted.files):
             key = str(index)
             kind = kinds.get(key, "unknown")
-            mode, owners = _meta(metas.get(key, ""))
+            mode, owners, size = _meta(metas.get(key, ""))
             here = Found(
                 kind=kind,
                 digest=digests.get(key, ""),
                 mode=mode,
                 owners=owners,
+                size=size,
                 target=reply.get(f"target {key}"),
                 real=reply.get(f"real {key}"),
                 content=reply.get(f"content {key}"),
@@ -341,8 +358,13 @@ class _Driver:
         install = not same_digest(payload.device_program(), reply.get("program"))
         generates = any(item.generate for _, item in changed)
         program = payload.stage(
-            self.wanted, identity, changed, install=install, arm=not generates, by=self._who(), when=_now()
-        )
+            self.wanted, identity, changed, install=install, arm=not generates, by=self._who(), when=_now(),
+            first=room.refusal(self.needs),
+        )  # fmt: skip
+        self.size = len(program)
+        problem = room.too_large(reply, self.size)
+        if problem:
+            raise self._refused(problem, result)
         answer = self._exchange_or_unknown(program, result)
         if answer is None:
             return
@@ -376,6 +398,8 @@ class _Driver:
             return
         text = self._scrub(answer.get("refused"))
         output = self._scrub(answer.get("output").strip())
+        if text == "room":
+            raise self._refused(room.shortage(answer, self.needs), result)
         by_number = {str(number): item for number, item in changed}
         for number, item in by_number.items():
             output = re.sub(rf"\S*/stage\.{identity}/new/{number}\b", item.dest.replace("\\", "\\\\"), output)
@@ -390,20 +414,40 @@ class _Driver:
                 f"the staged files were refused by a check (status {status}): {output or 'no output'}", result
             )
         errors = self._scrub(answer.errors.strip()[-800:])
-        if "No space left" in errors or "no space left" in errors or "Disk quota" in errors:
-            raise self._refused(
-                f"no space or no inodes are left on the device for the change and for the way back: {errors}. Free some on the file "
-                f"systems of {self.wanted.state_dir} and of {', '.join(sorted({item.folder for _, item in changed}))}.",
-                result,
-            )
+        said = (
+            text
+            or f"the device could not stage the change (status {answer.status}): {errors or 'no message'}"
+        )
+        lacking = self._lacking()
+        if lacking:
+            raise self._refused(f"{lacking} The device said: {said}", result)
+        if "o space left" in errors or "Disk quota" in errors:
+            places = ", ".join(sorted({self.wanted.state_dir, *(item.folder for _, item in changed)}))
+            said += f". Free space or inodes where these lie: {places}"
         if "Read-only file system" in errors:
             raise self._refused(
                 f"a file system is read-only: {errors}. Remount it writable for the run.", result
             )
-        raise self._refused(
-            text
-            or f"the device could not stage the change (status {answer.status}): {errors or 'no message'}",
-            result,
+        raise self._refused(said, result)
+
+    def _lacking(self, killed: bool = False) -> str:
+        """What the device has too little of, as far as it can still tell; asked only where something failed.
+
+        Args:
+            killed: a program on the device was killed: the kernel does that where memory runs out.
+        """
+        try:
+            reply = self.exchange.run(room.ask(self.needs) + room.MEMORY)
+        except (AnsibleConnectionFailure, ExchangeError):
+            return ""
+        short = room.shortage(reply, self.needs) or room.too_large(reply, self.size, ample=True)
+        if short or not killed:
+            return short
+        there = room.memory_kb(reply)
+        return (
+            "status 137 is a kill: where nobody else did that, the kernel did because memory ran out"
+            + (f"; {there} kB can be had in all" if there else "")
+            + "."
         )
 
     def _confirm(self, identity: str, result: dict[str, Any]) -> int:
@@ -443,12 +487,19 @@ class _Driver:
                             **self._facts({**result, "changed": True}, "confirmed"),
                         )
                     return int(reply.get("confirmed"))
+                if "unfinished" in reply:
+                    raise CommitError(
+                        f"{self.host}: confirmed, but the device could not finish its records: "
+                        f"{self._lacking() or self._scrub(reply.errors.strip()[-400:])} Run again.",
+                        **self._facts({**result, "changed": True}, "confirmed"),
+                    )
                 if "reverted" in reply:
-                    raise self._reverted(self._scrub(reply.get("reason").strip()), tried, result)
+                    reason = self._scrub(reply.get("reason").strip())
+                    raise self._reverted(self._explained(reason, tried), tried, result)
                 if "unknown" in reply:
                     raise self._refused(
-                        "the device does not know of this change: it did not begin, and nothing was changed. "
-                        + (f"What went wrong on the way: {'; '.join(tried)}" if tried else "Run again."),
+                        f"the device does not know of this change: it did not begin, and nothing was changed. {self._lacking()}"
+                        + (f" What went wrong on the way: {'; '.join(tried)}" if tried else " Run again."),
                         result,
                     )
                 if "denied" in reply:
@@ -460,6 +511,11 @@ class _Driver:
                     }.get(reply.get("denied"), reply.get("denied"))
                     _note(tried, why)
                     denied_since = denied_since or time.monotonic()
+                elif reply.status != 0:
+                    _note(
+                        tried,
+                        self._scrub(f"the device could not confirm (status {reply.status}): {reply.errors}"),
+                    )
                 time.sleep(1 if denied_since else 0.2)
         raise self._reverted("", tried, result)
 
@@ -472,10 +528,18 @@ class _Driver:
             problem = str(error)
         if problem:
             raise CommitError(
-                f"{self.host}: the device is as it was found, but Sallyport's own files are still on it: {self._scrub(problem)}. Run again.",
+                f"{self.host}: the device is as it was found, but Sallyport's own files are still on it: {self._lacking() or self._scrub(problem) + '.'} Run again.",
                 **self._facts({**result, "changed": True}, "confirmed"),
             )
         return generations.FACTORY
+
+    def _explained(self, reason: str, tried: Sequence[str]) -> str:
+        """The device's reason, and what it lacks where that may be behind it: a full disk takes no reason."""
+        words = " ".join((reason, *tried))
+        killed = "status 137" in words or "Killed" in words
+        full = any(sign in words for sign in ("o space left", "I/O error", "could not confirm"))
+        lacking = self._lacking(killed) if killed or full or not reason else ""
+        return f"{reason or 'the device could not write down why.'} {lacking}".strip()
 
     def _prune(self, before: Reply) -> None:
         """Forget old generations, some at a time: most commits shall not pay an exchange for it."""
@@ -605,23 +669,24 @@ def _difference(item: File, here: Found) -> str:
     return ""
 
 
-def _meta(line: str) -> tuple[str, tuple[str, ...]]:
-    """Mode as four octal digits and (owner, group, uid, gid), from stat or from the long form of ls; or nothing."""
+def _meta(line: str) -> tuple[str, tuple[str, ...], int]:
+    """Mode as four octal digits, (owner, group, uid, gid) and size, from stat or from the long form of ls; or nothing."""
     words = line.split()
     if len(words) < 5:
-        return "", ()
+        return "", (), 0
+    size = int(words[5]) if len(words) > 5 and words[5].isdigit() else 0
     if words[0].isdigit():
-        return words[0].rjust(4, "0"), tuple(words[1:5])
+        return words[0].rjust(4, "0"), tuple(words[1:5]), size
     symbolic = _SYMBOLIC.match(words[0])
     if not symbolic:
-        return "", ()
+        return "", (), 0
     bits = 0
     for position, letter in enumerate(symbolic[1]):
         if letter not in "-ST":
             bits |= 0o400 >> position
         if letter in "sStT":
             bits |= (0o4000, 0o2000, 0o1000)[position // 3]
-    return f"{bits:04o}", tuple(words[1:5])
+    return f"{bits:04o}", tuple(words[1:5]), size
 
 
 def _keyed(lines: Sequence[str]) -> dict[str, str]:

@@ -188,6 +188,11 @@ class Exchange:
             except AnsibleConnectionFailure as error:
                 raise AnsibleConnectionFailure(self._advise_login(str(error))) from None
             except AnsibleError as error:
+                if "pipelining" in str(error):  # the words of connections that know that they cannot
+                    raise ExchangeError(
+                        f"the connection {self.transport!r} does not carry standard input, which the program for the "
+                        f"device needs: use ansible.builtin.ssh. The connection said: {error}"
+                    ) from None
                 raise ExchangeError(self._advise_become(str(error))) from None
         parsed = parse(result["stdout"], nonce)
         if parsed is None:
@@ -284,7 +289,17 @@ class Exchange:
     def _no_reply(self, result: dict[str, Any]) -> str:
         errors = result["stderr"].strip()
         lowered = f"{errors} {result['stdout']}".lower()
-        if "must have a tty" in lowered or "tty is required" in lowered or "no tty" in lowered:
+        if "doas: authentication" in lowered:
+            why = (
+                "doas wants a password for this user, and takes it from a terminal only, which cannot carry the program. "
+                "Permit the user with nopass in the device's doas.conf, or use sudo or su"
+            )
+        elif result["rc"] == 137:
+            why = (
+                "the program was killed on the device while it was read or ran (return code 137): where nobody did that, "
+                "the kernel did, because memory ran out"
+            )
+        elif "must have a tty" in lowered or "tty is required" in lowered or "no tty" in lowered:
             why = (
                 "the device wants a terminal before it grants root (requiretty in sudoers, or doas with a password), and "
                 "a terminal cannot carry the program. Remove requiretty for this user, or use doas with nopass"
@@ -293,6 +308,9 @@ class Exchange:
             "password is required" in lowered
             or "permission denied" in lowered
             or "not in the sudoers" in lowered
+            or "doas: operation not permitted" in lowered
+            or "su: incorrect password" in lowered  # BusyBox
+            or "su: authentication failure" in lowered
         ):
             why = "root was not gained: check ansible_become_method and ansible_become_password for this host"
         else:

@@ -103,7 +103,7 @@ say init "$init"
 say pid1 "$pid1"
 while read -r _ mount type options _; do say mount "$mount $type $options"; done </proc/mounts
 if [ -f "$STATE/device" ]; then say program "$(digest <"$STATE/device")"; sh "$STATE/device" pending; fi
-if [ -d "$STATE/armed" ] && [ ! -f "$STATE/device" ]; then say pending empty nobody ''; fi
+if [ -d "$STATE/armed/tx" ] && [ ! -f "$STATE/device" ]; then say pending empty nobody ''; fi
 generations=0
 for g in "$STATE"/generation/*; do [ ! -d "$g" ] || generations=$((generations + 1)); done
 say generations "$generations"
@@ -205,6 +205,7 @@ def stage(
     arm: bool,
     by: str,
     when: str,
+    first: bytes = b"",
 ) -> bytes:
     """The exchange that sends the change: staged, checked, and (with ``arm``) set going.
 
@@ -212,12 +213,14 @@ def stage(
         changed: (number, file) of what differs on the device; numbers are stable names within the transaction.
         install: send the device program along.
         by, when: for the list of generations.
+        first: sh that may refuse before anything is written.
     """
     state = quote(transaction.state_dir)
     folders = sorted({posixpath.dirname(item.dest) or "/" for _, item in changed})
     parts = [
         b"umask 077\n",
         b"STATE=" + state + b" ID=" + quote(identity) + b'\nS="$STATE/stage.$ID"\n',
+        first,
         # mkdir -p under this umask would close /var/lib too if it had to make it.
         b'(umask 022; mkdir -p "${STATE%/*}")\n[ -d "$STATE" ] || mkdir "$STATE"\nchmod 700 "$STATE" 2>/dev/null || :\n',
         b'mkdir "$S" "$S/new"\n',
@@ -291,6 +294,11 @@ def call(state_dir: str, command: str, *arguments: str) -> bytes:
         + words
         + b"\n"
     )
+
+
+def reinstall(state_dir: str) -> bytes:
+    """Put the device program back that somebody has removed; what is pending needs it."""
+    return b"umask 077\nSTATE=" + quote(state_dir) + b"\n" + write(device_program(), b'"$STATE/device"')
 
 
 def manifest(

@@ -225,7 +225,6 @@ finish() { # after the verdict `confirmed`; may be done again from the start
   else
     rm -f "$STATE/live/$NAME" # what runs after a boot is judged anew by the next run
   fi
-  [ -d "$STATE/generation" ] || mkdir "$STATE/generation"
   number=0
   for other in "$STATE/generation"/*; do
     other=${other##*/}
@@ -269,6 +268,7 @@ arm() { # ID: from stage.<id> to a running worker with two guards
   done
   : >"$TX/output"
   mkdir "$TX/old"
+  mkdir -p "$STATE/live" "$STATE/generation" # after the verdict nothing may need space any more
   flush # the manifest names the temporary files: it must outlive them
   hooked || { sh -eu "$TX/hook" || exit 1; hooked; } || refuse "the boot hook is not where it was put"
   step=save; folders
@@ -378,10 +378,14 @@ confirm() { # ID NEW_DAEMON OVER
     # One that is older than the worker cannot have read the new files.
     if [ "$2" = yes ] && [ "${daemon:-0}" -lt "$began" ]; then say denied old_daemon; return 0; fi
   fi
-  sign confirmer
+  [ ! -e "$TX/open" ] || sign confirmer
   if mv "$TX/open" "$TX/confirmed" 2>/dev/null; then
     flush # only then may the controller believe it
     finish
+  elif current "$1"; then # decided, but not over
+    if alive guard1 || alive guard2; then say waiting; return 0; fi
+    [ ! -e "$TX/confirmed" ] || say unfinished # for the case that what stopped the others stops this one too
+    end 'whoever took it back was killed'
   fi
   outcome "$1"
 }

@@ -1,0 +1,318 @@
+"""Poor devices: full, read-only, forgetful, short of memory and tools, with a clock that lies or a lock that somebody left.
+Each is confirmed, or refused or taken back by name, with the device wholly as it was."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleError
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device import payload
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import File, Transaction
+
+from tests.faults import trial
+from tests.faults.chamber import SHELLS, STATE, Chamber, ChamberExchange, wait_until
+from tests.faults.counted import COUNTED
+from tests.faults.on_devices import Devices
+from tests.faults.test_crash_points import apart, place, settings  # noqa: F401  (fixtures)
+from tests.faults.test_crash_points import pytestmark as _needs_root
+
+pytestmark = _needs_root
+_FILE = {"dest": "/etc/trial", "content": "new\n"}
+_PROGRAM = Path(payload.__file__).with_name("program.sh")
+OTHER = Transaction(
+    name="other",
+    files=(File("/etc/other", content=b"of another controller\n"),),
+    confirm=trial.CHANGE.confirm,
+)
+
+
+# --- in the chamber: one small ext4 and one shell -----------------------------------------------------------------
+
+Case = tuple[Callable[[Chamber], str], str, str]
+
+
+def _full(chamber: Chamber) -> str:
+    chamber.sh("cat /dev/zero >/fill 2>/dev/null || :; sync; cat /dev/zero >>/fill 2>/dev/null || :")
+    return "rm /fill"
+
+
+def _almost_full(chamber: Chamber) -> str:
+    chamber.sh("head -c 15000 /dev/zero >/spare; sync")
+    _full(chamber)
+    chamber.sh("rm /spare; sync")
+    return "rm /fill"
+
+
+def _no_inodes(chamber: Chamber) -> str:
+    chamber.sh("mkdir /fill; i=0; while true >/fill/$i; do i=$((i + 1)); done 2>/dev/null")
+    return "rm -r /fill"
+
+
+def _outside(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def _read_only(chamber: Chamber) -> str:
+    _outside("mount", "-o", "remount,ro", str(chamber.root))
+    return ""
+
+
+def _state_in_memory(chamber: Chamber) -> str:
+    _outside("mount", "-t", "tmpfs", "tmpfs", f"{chamber.root}/var/lib")
+    return ""
+
+
+def _immutable(chamber: Chamber) -> str:
+    _outside("chattr", "+i", f"{chamber.root}/etc/one")
+    return ""
+
+
+def _mount_point(chamber: Chamber) -> str:
+    _outside("mount", "--bind", f"{chamber.root}/etc/one", f"{chamber.root}/etc/one")
+    return ""
+
+
+_REFUSED: dict[str, tuple[Callable[[Chamber], str], str]] = {
+    "a full disk": (_full, r"the file system of / is full: .* up to \d+ kB there, and \d+ kB are free\. Delete files"),
+    "a disk with less room than the change needs": (_almost_full, r"is full: .* up to \d+ kB there, and \d\d kB are free"),
+    "no inodes": (_no_inodes, r"no inodes left: .* up to \d+ files there, and \d+ are free\. Delete files"),
+    "a read-only root": (_read_only, "read-only file system .* Remount it writable"),
+    "a state folder in memory": (_state_in_memory, "lies on tmpfs .*Set state_dir to a folder on persistent storage"),
+    "an immutable file": (_immutable, "/etc/one cannot be replaced: it is immutable"),
+    "a mount point": (_mount_point, "/etc/one is a mount point"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("what", _REFUSED)
+def test_a_device_that_cannot_take_the_change_refuses_it_by_name_and_stays_as_it_is(
+    what: str,
+    shell: str,
+    settings: Any,  # noqa: F811
+    apart: Any,  # noqa: F811
+) -> None:
+    prepare, message = _REFUSED[what]
+    said, problems = apart.apply(_refused, (settings(shell, "default", "confirmed"), prepare))
+    COUNTED.append(f"{what}, {shell}: refused")
+    assert re.search(message, said), f"{what}: {said}"
+    assert not problems, f"{what}: {problems}"
+
+
+def _refused(setting: trial.Setting, prepare: Callable[[Chamber], str]) -> tuple[str, list[str]]:
+    """What the controller says of such a device, and what is wrong with it then and after a next run with room again."""
+    with trial.fresh(setting, "poor") as chamber:
+        again = prepare(chamber)
+        try:
+            return str(chamber.commit(trial.CHANGE)), ["it was not refused"]
+        except AnsibleError as error:
+            said = str(error)
+        problems = trial.old(chamber, setting)
+        if "nothing was changed" not in said:
+            problems.append("the message does not say that nothing was changed")
+        if again:
+            problems += [f"left over: {name}" for name in chamber.leftovers()]
+            chamber.sh(again)
+            problems += trial.next_run(chamber, setting)
+        return said, problems
+
+
+# What somebody left behind: -> does the change of the other controller have to be old afterwards?
+def _stale_lock(chamber: Chamber) -> None:
+    chamber.sh(f"mkdir -p {STATE}/armed")
+
+
+def _stale_stage(chamber: Chamber) -> None:
+    chamber.sh(
+        f"mkdir -p {STATE}/stage.0000/new; echo '1 1' >{STATE}/stage.0000/program; echo secret >{STATE}/stage.0000/new/1"
+    )
+
+
+def _pending(chamber: Chamber) -> None:
+    """Another controller's change, armed and not confirmed; its guards are alive."""
+    identity = "00000000000000ff"
+    program = payload.stage(
+        OTHER,
+        identity,
+        [(1, OTHER.files[0])],
+        install=True,
+        arm=True,
+        by="another",
+        when="2026-01-01T00:00:00Z",
+    )
+    reply = ChamberExchange(chamber).run(program)
+    assert "armed" in reply, reply
+    assert wait_until((chamber.root / "etc/other").exists)
+
+
+def _pending_of_nobody(chamber: Chamber) -> None:
+    """The same, with every one of its processes killed."""
+    _pending(chamber)
+    for _ in range(50):
+        pids = trial.processes(chamber)
+        if not pids:
+            return
+        chamber.sh(f"kill -9 {' '.join(pids)} 2>/dev/null || :")
+    raise AssertionError("still running")
+
+
+def _pending_without_program(chamber: Chamber) -> None:
+    _pending_of_nobody(chamber)
+    chamber.sh(f"rm {STATE}/device")
+
+
+_LEFT: dict[str, Callable[[Chamber], None]] = {
+    "an empty lock of a dead controller": _stale_lock,
+    "a stage of a dead controller": _stale_stage,
+    "a pending change of a live controller": _pending,
+    "a pending change of a dead controller": _pending_of_nobody,
+    "a pending change whose device program is gone": _pending_without_program,
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("what", _LEFT)
+def test_what_another_controller_left_is_ended_or_waited_for_and_the_change_confirmed(
+    what: str,
+    shell: str,
+    settings: Any,  # noqa: F811
+    apart: Any,  # noqa: F811
+) -> None:
+    problems = apart.apply(_after, (settings(shell, "default", "confirmed"), _LEFT[what]))
+    COUNTED.append(f"{what}, {shell}: confirmed")
+    assert not problems, f"{what}: {problems}"
+
+
+def _after(setting: trial.Setting, prepare: Callable[[Chamber], None]) -> list[str]:
+    with trial.fresh(setting, "left") as chamber:
+        prepare(chamber)
+        problems = trial.next_run(chamber, setting)
+        if (chamber.root / "etc/other").exists():
+            problems.append("the change that nobody confirmed is still there")
+        return problems
+
+
+# --- on the lab's devices -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clean(devices: Devices) -> Iterator[Devices]:
+    yield devices
+    for host in ("debian12", "vendor", "poor"):
+        left = "ls -d /var/lib/sallyport /etc/trial* 2>/dev/null || :"
+        if devices.inside(host, left):
+            devices.rollback(host, to="factory")
+            assert not devices.inside(host, left), host
+
+
+def test_a_device_without_base64_sha256sum_setsid_and_timeout_confirms_and_takes_back(clean: Devices) -> None:
+    missing = "for tool in base64 sha256sum setsid timeout stat mktemp nohup; do command -v $tool; done || :"
+    assert not clean.inside("poor", missing)
+    result = clean.commit("poor", files=[_FILE])
+    assert result["state"] == "confirmed", result
+    assert clean.commit("poor", files=[_FILE])["state"] == "unchanged"
+    back = clean.commit("poor", files=[{**_FILE, "content": "other\n", "mode": "0600"}], verify=["false"])
+    assert back["state"] == "reverted" and "verify: status 1" in back["msg"], back
+    assert clean.inside("poor", "cat /etc/trial; ls -l /etc/trial").startswith("new\n-rw-r--r--")
+
+
+def test_a_root_that_forgets_is_refused_by_name(devices: Devices) -> None:
+    result = devices.commit("volatile", files=[_FILE])
+    assert result["failed"] and result["state"] == "refused", result
+    assert (
+        "upper directory /mnt/upper lies on tmpfs" in result["msg"] and "lost at reboot" in result["msg"]
+    ), result["msg"]
+    assert not devices.inside("volatile", "ls -d /var/lib/sallyport /etc/trial 2>/dev/null || :")
+
+
+@pytest.mark.parametrize("host", ["debian12", "vendor"])
+def test_temporary_folders_that_run_nothing_are_no_hindrance(host: str, clean: Devices) -> None:
+    clean.inside(
+        host, "for d in /tmp /var/tmp; do mkdir -p $d; mount -t tmpfs -o noexec,mode=1777 tmpfs $d; done"
+    )
+    try:
+        result = clean.commit(host, files=[{**_FILE, "check": 'grep -q new "$1"'}], activate=["true"])
+    finally:
+        clean.inside(host, "umount /tmp /var/tmp")
+    assert result["state"] == "confirmed", result
+
+
+@pytest.fixture
+def short_of_memory(clean: Devices) -> Iterator[Callable[[str], None]]:
+    """Limits what the gateway's processes may have together."""
+    container = clean.lab.container("vendor")
+
+    def limit(amount: str) -> None:
+        _outside("podman", "update", "--memory", amount, "--memory-swap", amount, container)
+
+    yield limit
+    limit("4g")
+
+
+def test_a_list_that_the_memory_cannot_hold_is_refused_with_the_figures(
+    clean: Devices, short_of_memory: Callable[[str], None]
+) -> None:
+    content = "a line of a list of prefixes 198.51.100.0/24\n" * 116_000
+    short_of_memory("16m")
+    result = clean.commit("vendor", files=[{**_FILE, "content": content}])
+    assert result["failed"] and result["state"] == "refused", str(result)[:800]
+    assert re.search(
+        r"too little memory for a change of \d+ kB: .* up to \d+ kB .* and 16384 kB can be had", result["msg"]
+    )
+    assert not clean.inside("vendor", "ls -d /var/lib/sallyport /etc/trial 2>/dev/null || :")
+
+
+def test_an_activation_that_the_memory_cannot_hold_is_taken_back_with_the_reason(
+    clean: Devices, short_of_memory: Callable[[str], None]
+) -> None:
+    short_of_memory("24m")
+    greedy = "x=$(head -c 100000000 /dev/zero | tr '\\000' x); test -n \"$x\""
+    result = clean.commit(
+        "vendor", files=[_FILE], activate=[greedy], revert=["true"], confirm={"seconds": 20}
+    )
+    assert result["failed"] and result["state"] == "reverted", result
+    assert "memory ran out" in result["msg"] and "24576 kB" in result["msg"], result["msg"]
+    assert not clean.inside("vendor", "ls -d /etc/trial 2>/dev/null || :")
+
+
+_DATE = """\
+#!/bin/sh
+# 1970 when first asked, then a day later each time.
+echo asked >>/run/date-asked
+n=0; while read -r _; do n=$((n + 86400)); done </run/date-asked
+case $* in *%s*) echo $n ;; *) echo 'Thu Jan  1 00:00:00 UTC 1970' ;; esac
+"""
+_LOCK_OUT = {
+    "debian12": {"activate": ["systemctl stop ssh"], "revert": ["systemctl start ssh"]},
+    "vendor": {
+        "activate": ["iptables -I INPUT -p tcp --dport 22 -j DROP"], "revert": ["iptables -D INPUT -p tcp --dport 22 -j DROP || :"],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("host", ["debian12", "vendor"])
+def test_with_a_clock_in_1970_that_jumps_the_time_to_confirm_is_the_time_that_passes(
+    host: str, clean: Devices
+) -> None:
+    """The machine's clock is not touched: whoever asks the device for the time would get the wrong one, and nobody asks."""
+    program = _PROGRAM.read_text()
+    assert "/proc/uptime" in program and not re.search(r"\bdate\b|-[no]t \"|-newer|EPOCH|\btouch\b", program)
+    clean.inside(
+        host,
+        f"mv /bin/date /bin/date.real\ncat >/bin/date <<'EOF'\n{_DATE}EOF\nchmod 755 /bin/date; date >/dev/null; rm /run/date-asked",
+    )
+    try:
+        good = clean.commit(host, files=[_FILE])
+        bad = clean.commit(
+            host, files=[{**_FILE, "content": "other\n"}], confirm={"seconds": 6}, **_LOCK_OUT[host]
+        )
+        asked = clean.inside(host, "cat /run/date-asked 2>/dev/null || :")
+    finally:
+        clean.inside(host, "mv /bin/date.real /bin/date; rm -f /run/date-asked")
+    assert good["state"] == "confirmed", good
+    assert bad["state"] == "reverted" and "no confirmation came within 6 seconds" in bad["msg"], bad
+    assert not asked
