@@ -142,6 +142,8 @@ class Chamber:
         _children_in("new")
         self._init = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         _run("mount", "-t", "proc", "proc", f"{root}/proc")
+        if not wait_until(lambda: os.readlink(f"{root}/proc/1/exe").endswith("busybox")):
+            raise RuntimeError("process 1 of the device did not start")
 
     def sh(self, script: str, *arguments: str, check: bool = True, **environment: str) -> str:
         """Run a script on the device; its output."""

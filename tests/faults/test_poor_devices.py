@@ -88,19 +88,18 @@ _REFUSED: dict[str, tuple[Callable[[Chamber], str], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("what", _REFUSED)
 def test_a_device_that_cannot_take_the_change_refuses_it_by_name_and_stays_as_it_is(
     what: str,
-    shell: str,
     settings: Any,  # noqa: F811
     apart: Any,  # noqa: F811
 ) -> None:
     prepare, message = _REFUSED[what]
-    said, problems = apart.apply(_refused, (settings(shell, "default", "confirmed"), prepare))
-    COUNTED.append(f"{what}, {shell}: refused")
-    assert re.search(message, said), f"{what}: {said}"
-    assert not problems, f"{what}: {problems}"
+    cases = [(settings(shell, "default", "confirmed"), prepare) for shell in SHELLS]
+    for shell, (said, problems) in zip(SHELLS, apart.starmap(_refused, cases), strict=True):
+        assert re.search(message, said), f"{what}, {shell}: {said}"
+        assert not problems, f"{what}, {shell}: {problems}"
+    COUNTED.append(f"{what}, {' and '.join(SHELLS)}: refused")
 
 
 def _refused(setting: trial.Setting, prepare: Callable[[Chamber], str]) -> tuple[str, list[str]]:
@@ -174,17 +173,16 @@ _LEFT: dict[str, Callable[[Chamber], None]] = {
 }
 
 
-@pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("what", _LEFT)
 def test_what_another_controller_left_is_ended_or_waited_for_and_the_change_confirmed(
     what: str,
-    shell: str,
     settings: Any,  # noqa: F811
     apart: Any,  # noqa: F811
 ) -> None:
-    problems = apart.apply(_after, (settings(shell, "default", "confirmed"), _LEFT[what]))
-    COUNTED.append(f"{what}, {shell}: confirmed")
-    assert not problems, f"{what}: {problems}"
+    cases = [(settings(shell, "default", "confirmed"), _LEFT[what]) for shell in SHELLS]
+    for shell, problems in zip(SHELLS, apart.starmap(_after, cases), strict=True):
+        assert not problems, f"{what}, {shell}: {problems}"
+    COUNTED.append(f"{what}, {' and '.join(SHELLS)}: ended, then confirmed")
 
 
 def _after(setting: trial.Setting, prepare: Callable[[Chamber], None]) -> list[str]:

@@ -101,8 +101,26 @@ def _doas_plugin() -> tuple[str, dict[str, str]]:
     return ("community.general.doas", {}) if "become_exe" in done.stdout else ("trial_doas", _OWN)
 
 
+@pytest.fixture(scope="module")
+def doas_package(devices: Devices, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Debian's opendoas on the Debian device; it is in no image, and this machine needs none."""
+    folder = tmp_path_factory.mktemp("doas")
+    command = ["apt-get", "-o", "APT::Sandbox::User=root", "download", "opendoas"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    packages = list(folder.glob("*.deb"))
+    if not packages:
+        pytest.skip(f"Debian's package opendoas cannot be had: {done.stderr.strip()[-200:]}")
+    container = devices.lab.container("debian12")
+    subprocess.run(["podman", "cp", str(packages[0]), f"{container}:/tmp/doas.deb"], check=True)
+    devices.inside(
+        "debian12", "dpkg-deb --fsys-tarfile /tmp/doas.deb | tar -x -C / ./usr/bin ./etc; rm /tmp/doas.deb"
+    )
+    if "usage" not in devices.inside("debian12", "doas 2>&1 || :"):
+        pytest.skip("this machine's opendoas is built for another Debian than the device's")
+
+
 @pytest.fixture
-def doas(clean: Devices) -> Iterator[tuple[Devices, dict[str, Any], dict[str, str]]]:
+def doas(doas_package: None, clean: Devices) -> Iterator[tuple[Devices, dict[str, Any], dict[str, str]]]:
     method, environment = _doas_plugin()
     road = {
         **_ADMIN["debian12"], "ansible_become": True, "ansible_become_method": method, "ansible_become_password": "",
