@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access import (
+    admission,
     algorithms,
     driver,
     dropbear,
+    enrolment,
     host_keys,
     known_hosts,
     offers,
     openssh,
     options,
     policy_view,
+    second_factor,
+    sshd_config,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.ssh_plan import (
     Plan,
@@ -49,6 +55,16 @@ _SPEC: dict[str, dict[str, Any]] = {
     "renew_shared_host_keys": {"type": "bool", "default": True},
     "known_hosts": {"type": "bool", "default": True},
     "options": {"type": "dict", "default": {}},
+    "users": {"type": "list", "elements": "raw", "default": []},
+    "groups": {"type": "list", "elements": "raw", "default": []},
+    "second_factor": {"type": "str", "default": "none"},
+    "enrolment_directory": {"type": "str", "default": ""},
+    "enrol_again": {"type": "list", "elements": "str", "default": []},
+    "trusted_user_ca": {"type": "list", "elements": "str", "default": []},
+    "revoked_keys": {"type": "list", "elements": "raw", "default": []},
+    "host_certificates": {"type": "list", "elements": "str", "default": []},
+    "idle_timeout": {"type": "int", "default": 0},
+    "max_startups_per_source": {"type": "int", "default": 10},
 }
 
 
@@ -64,15 +80,20 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         del tmp
         task_vars = task_vars or {}
+        self._enrolments: list[enrolment.Enrolment] = []
         device = driver.device_of(self, task_vars, result)
         _, arguments = self.validate_argument_spec(argument_spec={**_SPEC, **driver.SETTINGS})
         settings = {name: arguments.pop(name) for name in driver.SETTINGS}
         try:
-            wanted = options.parse(arguments)
+            wanted = admission.with_login_keys(device, options.parse(arguments))
             options.check_settings(settings)
             exchange = Exchange(self)
             plan = self._plan(device, wanted, task_vars, exchange)
-        except (options.OptionError, algorithms.AlgorithmsRefused, Refused, ValueError) as error:
+            if not self._task.check_mode:
+                for one in self._enrolments:
+                    one.prepare()
+        except (enrolment.EnrolmentError, Refused, ValueError) as error:
+            enrolment.discard_all(self._enrolments)
             host = task_vars.get("inventory_hostname")
             message = f"{host}: ssh was refused, nothing was changed: {error}"
             return {**result, "failed": True, "changed": False, "state": "refused", "msg": message}
@@ -80,7 +101,18 @@ class ActionModule(ActionBase):
         keys = len(wanted.authorized_keys)
         result.update(driver.with_fresh_facts(self, outcome, device, plan.files, keys))
         result["notes"] = plan.notes
+        self._hand_over(result)
         return result
+
+    def _hand_over(self, result: dict[str, Any]) -> None:
+        """Files with second factors count once their device has confirmed."""
+        if result.get("state") == "confirmed":
+            for one in self._enrolments:
+                one.commit()
+            if self._enrolments:
+                result["enrolled"] = [{"user": one.user, "file": str(one.path)} for one in self._enrolments]
+        elif result.get("state") in ("refused", "reverted", "unchanged"):
+            enrolment.discard_all(self._enrolments)
 
     def _plan(
         self,
@@ -92,18 +124,31 @@ class ActionModule(ActionBase):
         ssh = device["ssh"]
         shared = host_keys.shared_with(ssh.get("host_keys") or [], driver.fleet_host_keys(task_vars))
         if ssh["server"] == "openssh":
-            policy = policy_view.of(task_vars, device) if openssh.punishes(device) else None
-            if policy is not None:
-                port = int((device.get("connection") or {}).get("server_port") or 22)
+            needs_policy = openssh.punishes(device) or wanted.chooses_people
+            written = policy_view.resolved(task_vars, device) if needs_policy else None
+            policy = written.policy if written else None
+            port = int((device.get("connection") or {}).get("server_port") or 22)
+            if policy is not None and openssh.punishes(device):
                 sources = (*wanted.exempt_sources, *policy_view.management_sources(policy, port))
                 wanted = dataclasses.replace(wanted, exempt_sources=sources)
+            if written is not None and policy is None and wanted.chooses_people:
+                raise Refused(
+                    f"the policy, which says from where people may come, has errors: {written.errors[0].message}. "
+                    "Correct it (playbooks/policy.yml lists all), or set from in every entry and take the policy away"
+                )
+            admitted, answers = self._admitted(device, wanted, exchange, written, port)
             chosen = algorithms.choose(
                 ssh.get("supported") or {}, oldest_client=wanted.clients, profile=wanted.profile
             )
             # A daemon that runs with these lists has just proved that this controller speaks them.
             if exchange.transport == "ssh" and not algorithms.running_with(ssh.get("config") or {}, chosen):
                 algorithms.check_controller(chosen, algorithms.controller_speaks(self._ssh()))
-            return openssh.plan(device, wanted, chosen, shared, BANNER)
+            plan = openssh.plan(device, wanted, chosen, shared, BANNER, admitted, answers)
+            if admitted is not None and admitted.with_factor("totp"):
+                self._enrol(
+                    plan, device, wanted, admitted, exchange, str(task_vars.get("inventory_hostname"))
+                )
+            return plan
         if ssh["server"] == "dropbear":
             return dropbear.plan(device, wanted, shared, self._keys_before(device, exchange))
         raise Refused(
@@ -111,6 +156,72 @@ class ActionModule(ActionBase):
             "role. "
             "Leave the role out for this host, or install one of them"
         )
+
+    def _admitted(
+        self,
+        device: dict[str, Any],
+        wanted: options.SshOptions,
+        exchange: Exchange,
+        written: Any,
+        port: int,
+    ) -> tuple[admission.Admission | None, second_factor.Answers | None]:
+        """Who may log in; asks the device where that was or is to be said."""
+        files = device.get("files") or {}
+        before = "".join(str(files.get(path, "")) for path in (sshd_config.MAIN, sshd_config.DROP_IN))
+        if not wanted.chooses_people and admission.EVERYBODY not in before:
+            return None, None
+        reply = exchange.run(second_factor.question())
+        answers = second_factor.answers(reply, time.time(), container=bool(device.get("container")))
+        ports = {port, *(int(one) for one in device["ssh"].get("ports") or [])}
+
+        def resolve(where: str, texts: Sequence[str]) -> Sequence[str]:
+            return policy_view.sources(where, texts, written)
+
+        default = policy_view.admitted_sources(written.policy if written else None, ports)
+        return admission.admit(device, wanted, answers, resolve, default), answers
+
+    def _enrol(
+        self,
+        plan: Plan,
+        device: dict[str, Any],
+        wanted: options.SshOptions,
+        admitted: admission.Admission,
+        exchange: Exchange,
+        host: str,
+    ) -> None:
+        """A secret for each who has none, in the plan and in a file for the operator; PAM's module where it is missing."""
+        names = admitted.enrol()
+        if names and not wanted.enrolment_directory:
+            raise Refused(
+                f"{', '.join(names)} would get a second factor that nobody is told: set ssh_enrolment_directory to a "
+                "directory of this controller"
+            )
+        if not admitted.answers.module:
+            self._install(plan, device, exchange)
+        for name in names:
+            one = enrolment.Enrolment(Path(wanted.enrolment_directory).expanduser(), host, name)
+            self._enrolments.append(one)
+            dest = f"{second_factor.SECRETS_DIR}/{name}"
+            plan.files.append({"dest": dest, "content": one.device_file(), "mode": "0600", "secret": True})
+
+    def _install(self, plan: Plan, device: dict[str, Any], exchange: Exchange) -> None:
+        package = second_factor.PACKAGE
+        if device.get("packages") != "apt":
+            raise Refused(
+                f"one-time codes need PAM's module pam_google_authenticator.so, and this device has no apt to "
+                f"install {package} with; put it into the image, or use second_factor: fido2"
+            )
+        if self._task.check_mode:
+            plan.notes.append(f"{package} would be installed first")
+            return
+        reply = exchange.run(second_factor.install())
+        if "installed" not in reply:
+            last = [line for line in reply.errors.splitlines() if line.strip()][-1:] or ["no output"]
+            raise Refused(
+                f"one-time codes need the package {package}, and apt could not install it: {last[0].strip()}. Make a "
+                "package source reachable for this device, or put the package into its image"
+            )
+        plan.notes.append(f"{package} was installed")
 
     def _keys_before(self, device: dict[str, Any], exchange: Exchange) -> str:
         path = dropbear.keys_file(device, login_account(device))

@@ -101,6 +101,90 @@ options:
     - More sshd options, by name; they win over the role's own. OpenSSH only.
     type: dict
     default: {}
+  users:
+    description:
+    - >-
+      People who may log in, each a mapping. With this or O(groups), nobody else may, but the login user of this
+      inventory always.
+    - >-
+      C(name) is an account of the device; C(keys) are public keys without options; C(from) are zones of the
+      CIDR policy and CIDRs, by default what the policy admits to the SSH port; C(principals) are names in
+      certificates that stand for the account.
+    - >-
+      C(command) is run instead of what the user asks for; C(forwarding) is V(true) or V(false) for this user
+      alone; C(second_factor) is V(none), V(totp) or V(fido2), by default O(second_factor). OpenSSH only.
+    type: list
+    elements: raw
+    default: []
+  groups:
+    description:
+    - >-
+      Groups of the device whose members may log in, each a mapping with C(name) and C(from) as in O(users).
+      OpenSSH only.
+    type: list
+    elements: raw
+    default: []
+  second_factor:
+    description:
+    - >-
+      What people of O(users) need beside their key. V(totp) is a one-time code (libpam-google-authenticator),
+      V(fido2) a key in a token that verifies its user by PIN or finger. The login user of this inventory is
+      exempted, bound to its keys and sources.
+    type: str
+    choices:
+    - none
+    - totp
+    - fido2
+    default: none
+  enrolment_directory:
+    description:
+    - >-
+      Directory on the controller for new second factors, one file for each device and user, written once, with
+      a QR code and the same as text. Needed for V(totp).
+    type: str
+    default: ""
+  enrol_again:
+    description:
+    - >-
+      Names of users who get a new one-time secret in this run; the old one stops counting.
+    type: list
+    elements: str
+    default: []
+  trusted_user_ca:
+    description:
+    - >-
+      Public keys of CAs whose certificates let people in, by the C(principals) of O(users). OpenSSH only.
+    type: list
+    elements: str
+    default: []
+  revoked_keys:
+    description:
+    - >-
+      Keys and certificates that no longer get in, whatever else lets them. Each is a public key, or a mapping
+      with C(serial) (1 or 1-9), C(id) or C(fingerprint) (SHA256:...). OpenSSH only.
+    type: list
+    elements: raw
+    default: []
+  host_certificates:
+    description:
+    - >-
+      Host certificates, one line each, for host keys of this device. OpenSSH only.
+    type: list
+    elements: str
+    default: []
+  idle_timeout:
+    description:
+    - >-
+      Seconds after which a silent session of anybody but the login user of this inventory ends; 0 for never.
+      OpenSSH 9.2 and later.
+    type: int
+    default: 0
+  max_startups_per_source:
+    description:
+    - >-
+      How many connections that have not logged in yet one source may hold. OpenSSH 8.5 and later.
+    type: int
+    default: 10
   confirm_seconds:
     description:
     - How long the device waits for the confirmation before it takes the change back.
@@ -166,6 +250,12 @@ host_keys:
       description: The public key.
       type: str
       sample: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJTxY7WWw3MsgWv+4L0jukRWO3TumLgCvMX4HmTPoyAF
+enrolled:
+  description: Who got a new second factor, and the file on the controller that holds it.
+  returned: when somebody did
+  type: list
+  elements: dict
+  sample: [{user: alice, file: /srv/enrolment/gateway7/alice.txt}]
 state:
   description: C(unchanged), C(would_change), C(confirmed), C(reverted) or C(refused).
   returned: always

@@ -122,6 +122,12 @@ def parse_client(name: str) -> tuple[int, int]:
         raise AlgorithmsRefused(
             f"ssh_clients: expected the oldest client to admit, as openssh-MAJOR.MINOR, found {name!r}"
         )
+    oldest = (6, 5)
+    if (int(major), int(minor or "0")) < oldest:
+        raise AlgorithmsRefused(
+            f"ssh_clients: expected openssh-{oldest[0]}.{oldest[1]} or later, found {name!r}: older clients speak "
+            "none of the key exchanges that are still safe"
+        )
     return int(major), int(minor or "0")
 
 

@@ -33,6 +33,15 @@ _SAFE_WORD = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 _ED25519_SINCE = (2020, 79)
 _MAX_TRIES_SINCE = (2019, 77)
 
+_CANNOT = {
+    "ssh_users": "dropbear can neither limit who logs in from where, nor ask for a second factor (it has no PAM and "
+    "reads no verify-required)",
+    "ssh_groups": "dropbear cannot limit who logs in",
+    "ssh_trusted_user_ca": "dropbear knows no certificates",
+    "ssh_revoked_keys": "dropbear knows no revocation; take the key out of the authorized_keys file instead",
+    "ssh_host_certificates": "dropbear knows no certificates",
+}
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -184,6 +193,20 @@ def plan(
         )
     if options.options:
         raise Refused("ssh_options are sshd's; dropbear has none of them. Leave it empty for this device")
+    for name, given in (
+        ("ssh_users", options.users),
+        ("ssh_groups", options.groups),
+        ("ssh_trusted_user_ca", options.trusted_user_ca),
+        ("ssh_revoked_keys", options.revoked_keys),
+        ("ssh_host_certificates", options.host_certificates),
+    ):
+        if given:
+            raise Refused(f"{name}: {_CANNOT[name]}. Leave it empty for this device")
+    if options.idle_timeout:
+        raise Refused(
+            "ssh_idle_timeout: dropbear's would end Ansible's own long tasks too, since it cannot except anybody. "
+            "Leave it at 0 for this device"
+        )
     ssh, files = device["ssh"], device.get("files") or {}
     if str(ssh.get("unit") or "").endswith((".service", ".socket")):
         raise Refused(

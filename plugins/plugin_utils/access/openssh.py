@@ -10,9 +10,16 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.sallyport.iot.plugins.plugin_utils.access import host_keys, sshd_config
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access import (
+    admission,
+    host_keys,
+    second_factor,
+    sshd_config,
+)
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access.admission import Admission
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.algorithms import Algorithms
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.options import SshOptions
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access.second_factor import Answers
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.ssh_plan import (
     Plan,
     Refused,
@@ -21,9 +28,9 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.access.ssh_plan impo
     login_account,
 )
 
-# Keys of the operator stand in a directory that only root writes: no home directory with odd modes, and no
-# user, can make them not count, and the keys that people put into their own files are left alone.
-KEYS_DIR = "/etc/ssh/authorized_keys.d"
+# Keys of the operator stand in a directory that only root writes (KEYS_DIR): no home directory with odd modes, and
+# no user, can make them not count, and the keys that people put into their own files are left alone.
+KEYS_DIR = second_factor.KEYS_DIR
 HOST_KEYS = {"ed25519": "/etc/ssh/ssh_host_ed25519_key"}
 _OLDEST = (7, 4)
 
@@ -45,7 +52,9 @@ def punishes(device: Mapping[str, Any]) -> bool:
     return version(str(device["ssh"]["version"])) >= (9, 8)
 
 
-def settings(device: Mapping[str, Any], options: SshOptions, algorithms: Algorithms) -> list[tuple[str, str]]:
+def settings(
+    device: Mapping[str, Any], options: SshOptions, algorithms: Algorithms, admitted: Admission | None = None
+) -> list[tuple[str, str]]:
     """sshd's settings, in the order in which they are written."""
     ssh = device["ssh"]
     has = version(str(ssh["version"]))
@@ -81,16 +90,33 @@ def settings(device: Mapping[str, Any], options: SshOptions, algorithms: Algorit
         ("PermitTunnel", "no"),
         ("X11Forwarding", "no"),
         ("PermitUserEnvironment", "no"),
+        # A client that is gone holds its session for three minutes at most.
+        ("ClientAliveInterval", "60"),
+        ("ClientAliveCountMax", "3"),
     ]
     if options.allow_users:
         result.append(("AllowUsers", " ".join(options.allow_users)))
     if has >= (9, 1):
         result.append(("RequiredRSASize", str(host_keys.MIN_RSA_BITS)))
+    if has >= (8, 5):
+        # One source cannot use up the places of those who have not logged in yet; its IPv6 network counts as one.
+        result.append(("PerSourceMaxStartups", str(options.max_startups_per_source)))
+        result.append(("PerSourceNetBlockSize", "32:64"))
+    if options.idle_timeout:
+        if has < (9, 2):
+            raise Refused(
+                f"ssh_idle_timeout: OpenSSH {ssh['version']} cannot end idle sessions, that came with 9.2; "
+                "set it to 0 for this device (sessions whose client is gone end after three minutes in any case)"
+            )
+        result.append(("ChannelTimeout", f"session*={options.idle_timeout}"))
+        result.append(("UnusedConnectionTimeout", str(options.idle_timeout)))
     if punishes(device):
+        result.append(("PerSourcePenalties", "yes"))
         exempt = exemptions(device, options)
         if exempt:
             result.append(("PerSourcePenaltyExemptList", ",".join(exempt)))
     result += algorithm_settings(has, algorithms)
+    result += admission.settings(admitted, options, has)
     result += list(options.options.items())
     last = {keyword.lower(): (keyword, value) for keyword, value in result}
     return list(last.values())
@@ -127,12 +153,16 @@ def plan(
     algorithms: Algorithms,
     shared: Mapping[str, Sequence[str]],
     banner: str,
+    admitted: Admission | None = None,
+    answers: Answers | None = None,
 ) -> Plan:
     """The whole change for one device.
 
     Args:
         shared: host keys that other devices show too, from ``host_keys.shared_with``.
         banner: the comment at the top of the file.
+        admitted: who may log in; None where nobody said it.
+        answers: what the device said about second factors; None where it was not asked.
 
     Raises:
         Refused: the operator would lose the way in, or this sshd cannot be served.
@@ -143,6 +173,7 @@ def plan(
             f"OpenSSH {ssh['version']} is older than {_OLDEST[0]}.{_OLDEST[1]}, the oldest that is supported"
         )
     check_way_in(device, options)
+    _check_daemon(device)
     user = str(login_account(device)["name"])
     result = Plan()
     files = {
@@ -154,20 +185,7 @@ def plan(
         raise Refused(
             f"{sshd_config.MAIN} could not be read on this device; is sshd configured from another file?"
         )
-    wanted = settings(device, options, algorithms)
-    where = sshd_config.place(files, [keyword for keyword, _ in wanted])
-    for path, text in sshd_config.files_for(where, files, wanted, banner).items():
-        mode = "" if path == sshd_config.MAIN else "0600"
-        result.files.append({"dest": path, "content": text, "mode": mode})
-    if options.authorized_keys:
-        text = "".join(f"{key}\n" for key in options.authorized_keys)
-        result.files.append({"dest": f"{KEYS_DIR}/{user}", "content": f"# {banner}\n{text}", "mode": "0644"})
-    result.notes += sshd_config.exceptions(files, wanted)
-    result.notes += [f"kept for {options.clients}: {name}" for name in algorithms.kept_for_clients]
-    result.notes += [
-        f"{kind}: left as the device has it, because it does not tell what it supports"
-        for kind in algorithms.unknown
-    ]
+    has = version(str(ssh["version"]))
     keys = ssh.get("host_keys") or []
     renew, weak = host_keys.renewals(keys, shared if options.renew_shared_host_keys else {}, wanted=HOST_KEYS)
     result.renewals = renew
@@ -177,8 +195,82 @@ def plan(
     result.stays = [
         str(key["public"]) for key in keys if host_keys.blob(str(key.get("public", ""))) not in gone
     ]
-    _commands(result, device, where, wanted, user)
+    wanted = settings(device, options, algorithms, admitted)
+    shown, said = admission.host_certificates(
+        options.host_certificates,
+        result.stays,
+        result.gone,
+        {host_keys.blob(str(key.get("public", ""))): str(key["path"]) for key in keys},
+    )
+    wanted += [("HostCertificate", path) for path, _ in shown]
+    result.notes += said
+    matches = admission.matches(admitted, options, algorithms.user_keys, has, user)
+    where = sshd_config.place(files, [keyword for keyword, _ in wanted])
+    before = files.get(where.path, "")
+    result.files += [{"dest": path, "content": f"{line}\n", "mode": "0644"} for path, line in shown]
+    result.files += admission.files(admitted, options, banner, before)
+    if answers is not None:
+        result.files += admission.factor_files(admitted, answers)
+    for path, text in sshd_config.files_for(where, files, wanted, banner, matches).items():
+        mode = "" if path == sshd_config.MAIN else "0600"
+        result.files.append({"dest": path, "content": text, "mode": mode})
+    if options.authorized_keys:
+        text = "".join(f"{key}\n" for key in options.authorized_keys)
+        result.files.append({"dest": f"{KEYS_DIR}/{user}", "content": f"# {banner}\n{text}", "mode": "0644"})
+    result.notes += sshd_config.exceptions(files, wanted, matches)
+    result.notes += admission.notes(admitted)
+    result.notes += _others(device)
+    result.notes += [f"kept for {options.clients}: {name}" for name in algorithms.kept_for_clients]
+    result.notes += [
+        f"{kind}: left as the device has it, because it does not tell what it supports"
+        for kind in algorithms.unknown
+    ]
+    _commands(result, device, where, wanted, user, admission.logins(admitted))
     return result
+
+
+def _check_daemon(device: Mapping[str, Any]) -> None:
+    """Refuse a daemon whose command line says what its file is to say: the command line would win.
+
+    Raises:
+        Refused: with the word on the command line.
+    """
+    words = [str(word) for word in device["ssh"].get("arguments") or []]
+    for index, word in enumerate(words):
+        following = words[index + 1] if index + 1 < len(words) else ""
+        value = word[2:] or following
+        if word.startswith("-f") and value != sshd_config.MAIN:
+            raise Refused(
+                f"the sshd that this controller came in by reads {value or 'a file of its own'} and not {sshd_config.MAIN}; "
+                "set ansible_port to the port of the main daemon, or start this one without -f"
+            )
+        if word.startswith("-o"):
+            keyword = re.split(r"[=\s]", value.strip(), maxsplit=1)[0]
+            if keyword.lower() not in ("pidfile", "port", "listenaddress", "addressfamily"):
+                raise Refused(
+                    f"this sshd is started with -o {value}, which wins over every file; take it out of its unit "
+                    "(/etc/default/ssh) and run again"
+                )
+
+
+def _others(device: Mapping[str, Any]) -> list[str]:
+    """Daemons beside the one that this controller came in by, in words: they are left alone."""
+    ssh = device["ssh"]
+    unit, main = str(ssh.get("unit") or ""), (device.get("connection") or {}).get("server_port")
+    found = set()
+    for listener in device.get("listening") or []:
+        theirs = str(listener.get("unit") or "")
+        if (
+            listener.get("process") in ("sshd", "dropbear")
+            and theirs
+            and theirs.rpartition(".")[0] != unit.rpartition(".")[0]
+            and listener.get("port") != main
+        ):
+            found.add((int(listener["port"]), str(listener["process"]), theirs))
+    return [
+        f"{process} listens on port {port} too ({theirs}); it is a daemon of its own, and was left alone"
+        for port, process, theirs in sorted(found)
+    ]
 
 
 def _commands(
@@ -187,18 +279,16 @@ def _commands(
     where: sshd_config.Place,
     wanted: list[tuple[str, str]],
     user: str,
+    logins: Sequence[tuple[str, str, Mapping[str, Sequence[str]]]],
 ) -> None:
     ssh = device["ssh"]
     sshd = shlex.quote(str(ssh.get("binary") or "/usr/sbin/sshd"))
     staged = f'"$(staged {shlex.quote(where.path)})"'
-    whole = f"cat {staged}" if where.path == sshd_config.MAIN else f"cat {staged} {sshd_config.MAIN}"
-    # sshd wants its directory even for a test, and systemd takes it away while the service is stopped.
-    result.check.append(
-        f"[ -d /run/sshd ] || mkdir -m 0755 /run/sshd\n"
-        f"whole=$(mktemp)\ntrap 'rm -f \"$whole\"' EXIT\n"
-        f'{whole} >"$whole"\n{sshd} -t -f "$whole"\n'
-        # What the files say for the operator's own login, before anything is touched.
-        + _expect(f'{_effective(sshd, device, user)} -f "$whole"', wanted, user, device)
+    # By an Include, as it will be: a Match block at the end of a drop-in must not swallow the main file.
+    whole = (
+        f"cat {staged}"
+        if where.path == sshd_config.MAIN
+        else f"printf 'Include \"%s\"\\n' {staged}; cat {sshd_config.MAIN}"
     )
     unit = str(ssh.get("unit") or "")
     if not unit:
@@ -206,7 +296,24 @@ def _commands(
             "sshd runs without a systemd unit on this device; how it is started at boot is not known, "
             "so it cannot be shown that the new settings would be there after a reboot"
         )
-    if unit.endswith(".socket"):
+    behind_socket = unit.endswith(".socket")
+
+    def asked(file: str) -> str:
+        """sh that asks sshd what it will do for the operator, and for all who have settings of their own."""
+        parts = [_expect(_effective(sshd, device, user) + file, _for_login(wanted, user, device), user)]
+        parts.append(_lets_in(_effective(sshd, device, user) + file, device, user, behind_socket))
+        for name, address, expected in logins:
+            parts.append(_expect(_effective(sshd, device, name, address) + file, expected, name))
+        return "\n".join(parts)
+
+    # sshd wants its directory even for a test, and systemd takes it away while the service is stopped.
+    result.check.append(
+        f"[ -d /run/sshd ] || mkdir -m 0755 /run/sshd\n"
+        f"whole=$(mktemp)\ntrap 'rm -f \"$whole\"' EXIT\n"
+        f'{{ {whole}; }} >"$whole"\n{sshd} -t -f "$whole"\n' + asked(' -f "$whole"')
+        # What the files say for the operator's own login, before anything is touched.
+    )
+    if behind_socket:
         # The socket itself stays: its port and addresses are none of ours. With one sshd for all connections its
         # service runs by now, started by this very connection; with one for each, there is none to restart and every
         # new one reads the new files.
@@ -217,12 +324,12 @@ def _commands(
         result.verify.append(f"systemctl is-active --quiet {shlex.quote(unit)}")
     result.activate.append(restart)
     result.revert.append(restart)
-    result.verify.append(_expect(_effective(sshd, device, user), wanted, user, device))
+    result.verify.append(asked(""))
 
 
-def _effective(sshd: str, device: Mapping[str, Any], user: str) -> str:
+def _effective(sshd: str, device: Mapping[str, Any], user: str, address: str = "") -> str:
     connection = device.get("connection") or {}
-    address = str(connection.get("client") or "127.0.0.1").partition("%")[0]
+    address = address or str(connection.get("client") or "127.0.0.1").partition("%")[0]
     spec = f"user={user},host={address},addr={address}"
     server, port = str(connection.get("server") or "").partition("%")[0], connection.get("server_port")
     if server and port:
@@ -230,36 +337,43 @@ def _effective(sshd: str, device: Mapping[str, Any], user: str) -> str:
     return f"{sshd} -T -C {shlex.quote(spec)}"
 
 
-def _expect(command: str, wanted: list[tuple[str, str]], user: str, device: Mapping[str, Any]) -> str:
-    """sh that fails, naming the option, unless sshd's own account of its settings lets ``user`` in as it
-    should.
-    """
+def _for_login(
+    wanted: list[tuple[str, str]], user: str, device: Mapping[str, Any]
+) -> dict[str, Sequence[str]]:
+    """What sshd has to say about the operator's own login."""
     values = {keyword.lower(): value for keyword, value in wanted}
-    exact = {"pubkeyauthentication": ["yes"]}
+    exact: dict[str, Sequence[str]] = {"pubkeyauthentication": ["yes"]}
     if user == "root":
         exact["permitrootlogin"] = ["yes", "without-password", "prohibit-password"]
-    matched = any(
-        directive.match
+    files = {
+        path: text
         for path, text in (device.get("files") or {}).items()
         if path.startswith("/etc/ssh/sshd_config")
-        for directive in sshd_config.parse(path, text)
-    )
-    if not matched:
+    }
+    if not any(directive.match for directive in sshd_config.foreign(files)):
         # A Match block of the device's own may differ for this login; it is named in the notes instead.
         exact["passwordauthentication"] = [values["passwordauthentication"]]
+    return exact
+
+
+def _expect(command: str, exact: Mapping[str, Sequence[str]], user: str) -> str:
+    """sh that fails, naming the option, unless sshd's own account of its settings is as it should be for ``user``."""
     lines = [
         f"effective=$({command})",
         "printf '%s\\n' \"$effective\" | {",
-        "bad=''",
+        "bad='' seen=0",
         "while read -r key value; do",
         '  case "$key" in',
     ]
     for key, allowed in exact.items():
         pattern = "|".join(shlex.quote(item) for item in allowed)
-        lines.append(f'    {key}) case "$value" in {pattern}) ;; *) bad="$bad $key=$value" ;; esac ;;')
+        lines.append(
+            f'    {key}) case "$value" in {pattern}) seen=$((seen + 1)) ;; *) bad="$bad $key=$value" ;; esac ;;'
+        )
     lines += [
         "  esac",
         "done",
+        f'[ -n "$bad" ] || [ "$seen" -ge {len(exact)} ] || bad=" one of {" ".join(exact)} is not said at all"',
         '[ -z "$bad" ] || {',
         f"  printf '%s\\n' \"sshd would not do for the login of {user} what was asked:$bad\" >&2",
         "  exit 1",
@@ -267,6 +381,65 @@ def _expect(command: str, wanted: list[tuple[str, str]], user: str, device: Mapp
         "}",
     ]
     return "\n".join(lines)
+
+
+def _lets_in(command: str, device: Mapping[str, Any], user: str, behind_socket: bool) -> str:
+    """sh that fails unless the operator's login passes what only a real login meets: lists of people, addresses.
+
+    What somebody wrote into a file and never loaded would come alive with our restart, and with the restart of the
+    way back too. So it has to be found before. Host parts that are CIDRs or names are not judged here: a list of
+    those who may is taken for fitting, a list of those who may not for not fitting.
+    """
+    connection = device.get("connection") or {}
+    client = str(connection.get("client") or "").partition("%")[0]
+    server, port = str(connection.get("server") or ""), connection.get("server_port")
+    addresses = ""
+    if server and port and "%" not in server and not behind_socket:
+        family = "[::]" if ":" in server else "0.0.0.0"
+        own = f"[{server}]" if ":" in server else server
+        addresses = f"{shlex.quote(f'{own}:{port}')}|{shlex.quote(f'{family}:{port}')}"
+    listens = f'    listenaddress) case "$value" in {addresses}) heard=yes ;; esac ;;' if addresses else ""
+    deaf = (
+        f'[ "$heard" = yes ] || bad="$bad, it would not listen on {server} port {port} any more"'
+        if addresses
+        else ":"
+    )
+    return rf"""
+groups=$(id -Gn {shlex.quote(user)} 2>/dev/null || :)
+fits() {{
+  case "$1" in
+    *@*[!0-9.*?]*) [ "$2" = may ] && fits "${{1%%@*}}" "$2" ;;
+    *@*) fits "${{1%%@*}}" "$2" && case {shlex.quote(client)} in ${{1#*@}}) true ;; *) false ;; esac ;;
+    *) case {shlex.quote(user)} in $1) true ;; *) false ;; esac ;;
+  esac
+}}
+member() {{
+  for group in $groups; do case "$group" in $1) return 0 ;; esac; done
+  return 1
+}}
+printf '%s
+' "$effective" | {{
+bad=''; users=unsaid; people=unsaid; heard=no; forced=''
+while read -r key value; do
+  case "$key" in
+    allowusers) [ "$users" = yes ] || users=no; if fits "$value" may; then users=yes; fi ;;
+    denyusers) if fits "$value" not; then bad="$bad, DenyUsers $value shuts it out"; fi ;;
+    allowgroups) [ "$people" = yes ] || people=no; if member "$value"; then people=yes; fi ;;
+    denygroups) if member "$value"; then bad="$bad, DenyGroups $value shuts it out"; fi ;;
+    authenticationmethods)
+      case " $value " in *' publickey '*|*' any '*|*' password '*) ;; *) bad="$bad, AuthenticationMethods $value asks for more than a key" ;; esac ;;
+{listens}
+  esac
+done
+[ "$users" != no ] || bad="$bad, AllowUsers does not name it"
+[ "$people" != no ] || bad="$bad, AllowGroups names no group of it"
+{deaf}
+[ -z "$bad" ] || {{
+  printf '%s
+' "with the files as they are, sshd would shut out the login of {user}: ${{bad#, }}. Correct them on the device and run again" >&2
+  exit 1
+}}
+}}"""
 
 
 def generate_key(kind: str) -> str:

@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.sallyport.iot.plugins.plugin_utils.access import host_keys
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access import (
+    certificates,
+    host_keys,
+    people,
+)
 
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}\$?")
 
@@ -37,6 +41,21 @@ class SshOptions:
     renew_shared_host_keys: bool = True
     known_hosts: bool = True
     options: Mapping[str, str] = field(default_factory=dict)
+    users: tuple[people.Person, ...] = ()
+    groups: tuple[people.Group, ...] = ()
+    second_factor: str = "none"
+    enrolment_directory: str = ""
+    enrol_again: tuple[str, ...] = ()
+    trusted_user_ca: tuple[str, ...] = ()
+    revoked_keys: certificates.Revocations = field(default_factory=certificates.Revocations)
+    host_certificates: tuple[str, ...] = ()
+    idle_timeout: int = 0
+    max_startups_per_source: int = 10
+
+    @property
+    def chooses_people(self) -> bool:
+        """Whether somebody said who may log in, so that nobody else may."""
+        return bool(self.users or self.groups)
 
 
 def parse(values: Mapping[str, Any]) -> SshOptions:
@@ -50,7 +69,14 @@ def parse(values: Mapping[str, Any]) -> SshOptions:
     if unknown:
         raise OptionError(f"unknown option {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
     got = dict(values)
-    for name in ("authorized_keys", "allow_users", "exempt_sources"):
+    for name in (
+        "authorized_keys",
+        "allow_users",
+        "exempt_sources",
+        "enrol_again",
+        "trusted_user_ca",
+        "host_certificates",
+    ):
         if name in got:
             got[name] = _texts(f"ssh_{name}", got[name])
     for index, key in enumerate(got.get("authorized_keys", ())):
@@ -73,9 +99,16 @@ def parse(values: Mapping[str, Any]) -> SshOptions:
         ("max_auth_tries", 2, 100),
         ("login_grace_time", 5, 600),
         ("confirm_seconds", 5, 3600),
+        ("max_startups_per_source", 3, 1000),
     ):
         if name in got:
             got[name] = _integer(f"ssh_{name}", got[name], low, high)
+    if "idle_timeout" in got:
+        # 0 is for never; less than a minute would end sessions while somebody reads.
+        seconds = _integer("ssh_idle_timeout", got["idle_timeout"], 0, 7 * 86400)
+        if 0 < seconds < 60:
+            raise OptionError(f"ssh_idle_timeout: expected 0 (never) or seconds from 60, found {seconds}")
+        got["idle_timeout"] = seconds
     root = got.get("permit_root_login", "auto")
     if root not in ("auto", "no", "prohibit-password", "yes"):
         raise OptionError(
@@ -95,8 +128,87 @@ def parse(values: Mapping[str, Any]) -> SshOptions:
             raise OptionError(
                 f"ssh_options.{name}: a block cannot be an option; put it into a drop-in of your own"
             )
+        if str(name).lower() == "authenticationmethods" and re.search(r",\s|\s,", str(value)):
+            joined = re.sub(r"\s*,\s*", ",", str(value))
+            raise OptionError(
+                f"ssh_options.{name}: methods with a space between them are alternatives, each enough by itself; "
+                f"found {value!r}. Write {joined!r} if all of them are wanted"
+            )
     got["options"] = {str(name): str(value) for name, value in extra.items()}
+    try:
+        _people(got)
+    except (people.PeopleError, certificates.CertificateError) as error:
+        raise OptionError(str(error)) from None
     return SshOptions(**got)
+
+
+def _people(got: dict[str, Any]) -> None:
+    """Who may log in, and the certificates; what contradicts itself is refused here."""
+    if "users" in got:
+        got["users"] = people.parse_users(got["users"])
+    if "groups" in got:
+        got["groups"] = people.parse_groups(got["groups"])
+    if "trusted_user_ca" in got:
+        got["trusted_user_ca"] = certificates.parse_authorities("ssh_trusted_user_ca", got["trusted_user_ca"])
+    if "revoked_keys" in got:
+        got["revoked_keys"] = certificates.parse_revocations("ssh_revoked_keys", got["revoked_keys"])
+    for index, line in enumerate(got.get("host_certificates", ())):
+        if not certificates.parse(line).host:
+            raise OptionError(
+                f"ssh_host_certificates[{index}]: expected a host certificate (ssh-keygen -h), found one for users"
+            )
+    factor = got.get("second_factor", "none")
+    if factor not in people.FACTORS:
+        raise OptionError(f"ssh_second_factor: expected {', '.join(people.FACTORS)}, found {factor!r}")
+    chosen = got.get("users", ())
+    groups = got.get("groups", ())
+    if (chosen or groups) and got.get("allow_users"):
+        raise OptionError(
+            "ssh_allow_users: ssh_users and ssh_groups say who may log in; leave it empty beside them"
+        )
+    if groups and factor != "none":
+        raise OptionError(
+            f"ssh_groups: expected none beside ssh_second_factor: {factor}, because a factor belongs to one person; "
+            "name the people in ssh_users"
+        )
+    if factor != "none" and not chosen:
+        raise OptionError(
+            f"ssh_second_factor: {factor} is for the people of ssh_users, and there are none; name them"
+        )
+    if (chosen or groups) and (
+        extra := {"allowusers", "allowgroups"} & {key.lower() for key in got["options"]}
+    ):
+        raise OptionError(
+            f"ssh_options.{extra.pop()}: ssh_users and ssh_groups say who may log in; leave it out beside them"
+        )
+    revoked: certificates.Revocations = got.get("revoked_keys", certificates.Revocations())
+    if (revoked.serials or revoked.ids) and not got.get("trusted_user_ca"):
+        raise OptionError(
+            "ssh_revoked_keys: serial and id are about certificates, and ssh_trusted_user_ca names no CA that signs any"
+        )
+    named = [
+        (f"ssh_authorized_keys[{index}]", key) for index, key in enumerate(got.get("authorized_keys", ()))
+    ]
+    for number, person in enumerate(chosen):
+        named += [(f"ssh_users[{number}].keys[{index}]", key) for index, key in enumerate(person.keys)]
+        if person.principals and not got.get("trusted_user_ca"):
+            raise OptionError(
+                f"ssh_users[{number}].principals: certificates count only where ssh_trusted_user_ca names their CA"
+            )
+        if not person.keys and not person.principals and (person.second_factor or factor) == "fido2":
+            raise OptionError(
+                f"ssh_users[{number}].keys: expected the FIDO2 keys of {person.name}, found none"
+            )
+        if (person.second_factor or factor) == "fido2":
+            for index, key in enumerate(person.keys):
+                if not people.is_token_key(key) and person.second_factor == "fido2":
+                    raise OptionError(
+                        f"ssh_users[{number}].keys[{index}]: expected a FIDO2 key (sk-ssh-ed25519@openssh.com or "
+                        f"sk-ecdsa-sha2-nistp256@openssh.com), found {key.split()[0]}"
+                    )
+    for where, key in named:
+        if certificates.revokes(revoked, key):
+            raise OptionError(f"{where}: this key stands in ssh_revoked_keys too; take it out of one of them")
 
 
 def check_settings(values: Mapping[str, Any]) -> None:

@@ -9,22 +9,82 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import cidrs, fleet, intervals, layers
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import (
+    cidrs,
+    fleet,
+    intervals,
+    layers,
+    load,
+)
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import Addresses, HostPolicy, Rule
 
 # sshd reads its list in one line; a site that names more prefixes than this is served by the controller's own address.
 _MOST_PREFIXES = 200
 
 
-def of(task_vars: Mapping[str, Any], device: Mapping[str, Any]) -> HostPolicy | None:
-    """This host's policy; None where the site has none, or one with errors (the firewall role says which)."""
+class SourceError(ValueError):
+    """A source is neither a zone of the policy nor a CIDR. The message says what there is."""
+
+
+def resolved(task_vars: Mapping[str, Any], device: Mapping[str, Any]) -> load.Resolved | None:
+    """This host's policy with its zones; None where the site has none."""
     written = os.path.isfile(os.path.join(fleet.folder_of(task_vars), "fleet.yml"))
     if not written and not any(name.startswith(layers.PREFIX) for name in task_vars):
         return None
-    return fleet.resolve_host(task_vars, str(task_vars["inventory_hostname"]), None, device).policy
+    return fleet.resolve_host(task_vars, str(task_vars["inventory_hostname"]), None, device)
+
+
+def of(task_vars: Mapping[str, Any], device: Mapping[str, Any]) -> HostPolicy | None:
+    """This host's policy; None where the site has none, or one with errors (the firewall role says which)."""
+    found = resolved(task_vars, device)
+    return found.policy if found else None
+
+
+def sources(where: str, texts: Iterable[str], policy: load.Resolved | None) -> list[str]:
+    """Zones of the policy and CIDRs as CIDRs, joined.
+
+    Raises:
+        SourceError: naming the entry of the variable ``where``.
+    """
+    found = Addresses()
+    for index, text in enumerate(texts):
+        zone = policy.zones.get(text) if policy else None
+        if zone is not None:
+            if intervals.has_all_of_a_family(zone.addresses):
+                raise SourceError(
+                    f"{where}[{index}]: the zone {text} is known by its interfaces only, which sshd cannot see; "
+                    "give it cidrs, or leave from out and let the firewall decide"
+                )
+            found = intervals.join(found, zone.addresses)
+            continue
+        try:
+            found = intervals.join(found, cidrs.parse([text]))
+        except cidrs.NotACidr as error:
+            zones = ", ".join(sorted(policy.zones)) if policy else "none, because there is no policy"
+            raise SourceError(
+                f"{where}[{index}]: expected a CIDR or a zone of the policy, found {text!r} ({error.why}); "
+                f"zones are: {zones}"
+            ) from None
+    return cidrs.texts(found)
+
+
+def admitted_sources(policy: HostPolicy | None, ports: Iterable[int]) -> list[str]:
+    """CIDRs that the policy admits to one of these TCP ports; none where that is everybody, or nothing is said."""
+    if policy is None or policy.defaults.inbound == "allow":
+        return []
+    found = Addresses()
+    for port in ports:
+        for rule in policy.inbound:
+            if rule.verdict == "allow" and _covers(rule, "tcp", port):
+                for source in rule.sources:
+                    if intervals.has_all_of_a_family(source.addresses):
+                        return []
+                    found = intervals.join(found, source.addresses)
+    texts = cidrs.texts(found)
+    return texts if len(texts) <= _MOST_PREFIXES else []
 
 
 def management_sources(policy: HostPolicy, port: int) -> list[str]:

@@ -75,10 +75,12 @@ def check_way_in(device: Mapping[str, Any], options: SshOptions) -> None:
             "ssh_permit_root_login is no, and root is the login of this inventory. "
             "Make another account with sudo and set ansible_user, or leave it at auto"
         )
+    own = next((person for person in options.users if person.name == name), None)
+    certificates = bool(own and own.principals and options.trusted_user_ca)
     keys = len(options.authorized_keys) or (
         0 if options.authorized_keys_exclusive else int(account.get("authorized_keys") or 0)
     )
-    if not options.password_authentication and not keys:
+    if not options.password_authentication and not keys and not certificates:
         raise Refused(
             f"{name} has no key on this device, so turning passwords off would lock everybody out. "
             f"Set ssh_authorized_keys to your public keys, and ansible_ssh_private_key_file to the private "

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import posixpath
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 MAIN = "/etc/ssh/sshd_config"
@@ -22,12 +22,15 @@ BEGIN = (
     "# BEGIN Sallyport (this block is managed; it must stay at the top, because sshd takes the first value)"
 )
 END = "# END Sallyport"
+BEGIN_MATCH = "# BEGIN Sallyport, who may log in (this block is managed; it must stay at the end)"
+END_MATCH = "# END Sallyport, who may log in"
 
 # These add up instead of the first one winning, so a line of somebody else before ours does no harm.
 _CUMULATIVE = {
     "port",
     "listenaddress",
     "hostkey",
+    "hostcertificate",
     "acceptenv",
     "allowusers",
     "denyusers",
@@ -47,6 +50,14 @@ class Directive:
     keyword: str
     arguments: str
     match: str = ""
+
+
+@dataclass(frozen=True)
+class Match:
+    """Settings for the logins that meet a condition."""
+
+    condition: str
+    settings: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -84,9 +95,9 @@ def without_block(text: str) -> str:
     kept: list[str] = []
     inside = False
     for line in lines:
-        if line.rstrip("\n") == BEGIN:
+        if line.rstrip("\n") in (BEGIN, BEGIN_MATCH):
             inside = True
-        elif inside and line.rstrip("\n") == END:
+        elif inside and line.rstrip("\n") in (END, END_MATCH):
             inside = False
         elif not inside:
             kept.append(line)
@@ -147,28 +158,84 @@ def render(settings: Iterable[tuple[str, str]]) -> str:
     return "".join(lines)
 
 
+def render_matches(matches: Iterable[Match]) -> str:
+    """Match blocks as lines of a configuration.
+
+    Raises:
+        ValueError: a condition or a value that would become another line.
+    """
+    parts = []
+    for match in matches:
+        if not match.condition or not match.condition.isprintable():
+            raise ValueError(f"Match {match.condition!r}: expected one line of text")
+        lines = render(match.settings).splitlines()
+        parts.append(f"Match {match.condition}\n" + "".join(f"    {line}\n" for line in lines))
+    return "".join(parts)
+
+
 def files_for(
-    where: Place, files: Mapping[str, str], settings: list[tuple[str, str]], banner: str
+    where: Place,
+    files: Mapping[str, str],
+    settings: list[tuple[str, str]],
+    banner: str,
+    matches: Sequence[Match] = (),
 ) -> dict[str, str]:
-    """The files to write: path -> whole new text."""
+    """The files to write: path -> whole new text.
+
+    In a drop-in, Match blocks stand behind the settings: a block ends with its file. In the main file they stand at
+    the very end, because whatever came behind them would belong to the last one.
+    """
     body = f"# {banner}\n" + render(settings)
+    blocks = render_matches(matches)
     if where.path != MAIN:
-        return {where.path: body}
-    return {MAIN: f"{BEGIN}\n{body}{END}\n" + without_block(files.get(MAIN, ""))}
+        return {where.path: body + blocks}
+    rest = without_block(files.get(MAIN, ""))
+    if blocks:
+        rest += "" if not rest or rest.endswith("\n") else "\n"
+        rest += f"{BEGIN_MATCH}\n{blocks}{END_MATCH}\n"
+    return {MAIN: f"{BEGIN}\n{body}{END}\n" + rest}
 
 
-def exceptions(files: Mapping[str, str], settings: Iterable[tuple[str, str]]) -> list[str]:
+def foreign(files: Mapping[str, str]) -> list[Directive]:
+    """All directives that are not ours, of the main file and of the drop-ins."""
+    found: list[Directive] = []
+    for path in sorted(files):
+        if path == MAIN:
+            # The numbers of lines are those of the file as it is.
+            ours: set[int] = set()
+            inside = False
+            for number, line in enumerate(files[path].splitlines(), 1):
+                inside = inside or line in (BEGIN, BEGIN_MATCH)
+                if inside:
+                    ours.add(number)
+                inside = inside and line not in (END, END_MATCH)
+            text = (
+                files[path]
+                if not ours
+                else "".join(
+                    "#\n" if number in ours else line
+                    for number, line in enumerate(files[path].splitlines(keepends=True), 1)
+                )
+            )
+            found += parse(path, text)
+        elif posixpath.dirname(path) == DROP_IN_DIR and path != DROP_IN:
+            found += parse(path, files[path])
+    return found
+
+
+def exceptions(
+    files: Mapping[str, str], settings: Iterable[tuple[str, str]], matches: Iterable[Match] = ()
+) -> list[str]:
     """Match blocks of the device's own that set one of our options to something else, in words."""
     ours = {keyword.lower(): value.lower() for keyword, value in settings}
+    in_blocks = {keyword.lower() for match in matches for keyword, _ in match.settings}
     result = []
-    for path in sorted(files):
-        if path != MAIN and posixpath.dirname(path) != DROP_IN_DIR:
-            continue
-        for directive in parse(path, files[path]):
-            mine = ours.get(directive.keyword)
-            if directive.match and mine is not None and directive.arguments.lower() != mine:
-                result.append(
-                    f"{path} line {directive.line}: the block 'Match {directive.match}' keeps "
-                    f"{directive.keyword} {directive.arguments}"
-                )
+    for directive in foreign(files):
+        mine = ours.get(directive.keyword)
+        differs = mine is not None and directive.arguments.lower() != mine
+        if directive.match and (differs or directive.keyword in in_blocks):
+            result.append(
+                f"{directive.path} line {directive.line}: the block 'Match {directive.match}' keeps "
+                f"{directive.keyword} {directive.arguments}"
+            )
     return result
