@@ -199,7 +199,9 @@ class Doors:
     def operator_gets_in(self, device: str, **how: Any) -> bool:
         """The operator, with the key and the host keys of the lab, over a connection of its own."""
         known = str(self.lab.state / "known_hosts")
-        return self.ssh(device, "root", key=self.operator, known_hosts=known, **how).got_in
+        # The file knows each device by its first address.
+        alias = ("-o", f"HostKeyAlias={self.address(device)}")
+        return self.ssh(device, "root", *alias, key=self.operator, known_hosts=known, **how).got_in
 
 
 def code(secret: str, now: float | None = None, step: int = 0) -> str:

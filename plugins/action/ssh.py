@@ -302,7 +302,11 @@ class ActionModule(ActionBase):
         files: list[File] = []
         for item in plan.renewals:
             number = first + len(files) + 1
-            snippet = dropbear.generate_key(item.type) if dropbear_server else openssh.generate_key(item.type)
+            snippet = (
+                dropbear.generate_key(item.type)
+                if dropbear_server
+                else openssh.generate_key(item.type, item.bits)
+            )
             files.append(File(item.path, mode="0600", secret=True, generate=snippet))
             if not dropbear_server:
                 copy = f'cat "${{1%/*}}/{number}.pub" >"$1"'

@@ -175,8 +175,8 @@ options:
   idle_timeout:
     description:
     - >-
-      Seconds after which a silent session of anybody but the login user of this inventory ends; 0 for never.
-      OpenSSH 9.2 and later.
+      Seconds after which a shell that waits at its prompt ends (C(TMOUT)), for anybody but the login
+      user of this inventory; 0 for never. OpenSSH 7.8 and later.
     type: int
     default: 0
   max_startups_per_source:

@@ -162,14 +162,21 @@ def matches(
     user_keys: Sequence[str],
     has: tuple[int, int],
     login: str,
+    environment: Sequence[str] = (),
 ) -> list[Match]:
-    """Blocks in the order in which they must stand: the first value that a login meets is its own."""
+    """Blocks in the order in which they must stand: the first value that a login meets is its own.
+
+    Args:
+        environment: what sshd sets for every session already (``SetEnv``).
+    """
     result: list[Match] = []
     if options.idle_timeout:
-        # Ansible waits for long tasks without a word; only people are idle.
-        result.append(
-            Match(f"User {login}", (("ChannelTimeout", "none"), ("UnusedConnectionTimeout", "none")))
-        )
+        # Ansible waits for long tasks without a word; only people are idle. The shell ends itself, because sshd's own
+        # ChannelTimeout knows no exceptions: from 9.2 to 10.0 it is not read again for a Match block, but for "none",
+        # which drops the connection (both seen).
+        kept = [f'"{word}"' if " " in word else word for word in environment if not word.startswith("TMOUT=")]
+        words = " ".join([*kept, f"TMOUT={options.idle_timeout}"])
+        result.append(Match(f"User *,!{login}", (("SetEnv", words),)))
     if admission is None:
         return result
     patterns = [pattern for one in admission.users for pattern in one.patterns()]
@@ -186,7 +193,14 @@ def matches(
     return result
 
 
-def files(admission: Admission | None, options: SshOptions, banner: str, before: str) -> list[dict[str, Any]]:
+def files(
+    admission: Admission | None,
+    options: SshOptions,
+    banner: str,
+    before: str,
+    login: str,
+    answers: Answers | None,
+) -> list[dict[str, Any]]:
     """Keys, principals, CAs and revocations, and the files of earlier runs that must go.
 
     Args:
@@ -206,19 +220,18 @@ def files(admission: Admission | None, options: SshOptions, banner: str, before:
             result.append({"dest": path, "content": content, "mode": "0644"})
         elif f" {path}\n" in before:
             result.append({"dest": path, "state": "absent"})
-    if admission is None:
-        return result
     wanted: dict[str, str] = {}
-    for person in admission.people:
-        if person.keys and person.name != admission.login:
+    for person in admission.people if admission else ():
+        if person.keys and person.name != login:
             lines = "".join(f"{people.key_line(person, key)}\n" for key in person.keys)
             wanted[f"{KEYS_DIR}/{person.name}"] = f"# {banner}\n{lines}"
         if person.principals:
             lines = "".join(f"{principal}\n" for principal in person.principals)
             wanted[f"{PRINCIPALS_DIR}/{person.name}"] = f"# {banner}\n{lines}"
     result += [{"dest": path, "content": text, "mode": "0644"} for path, text in wanted.items()]
-    keep = {*wanted, f"{KEYS_DIR}/{admission.login}"}
-    result += [{"dest": path, "state": "absent"} for path in admission.answers.ours if path not in keep]
+    keep = {*wanted, f"{KEYS_DIR}/{login}"}
+    ours = answers.ours if answers else ()
+    result += [{"dest": path, "state": "absent"} for path in ours if path not in keep]
     return result
 
 

@@ -51,8 +51,14 @@ PREFERRED: dict[str, tuple[str, ...]] = {
 # Key exchange without a post-quantum half; kept only for the clients that have nothing better.
 _CLASSICAL_KEX = ("curve25519-sha256", "curve25519-sha256@libssh.org")
 
-# The ssh-audit policies' lists, where they differ from the preferred ones.
-_AUDIT_KEX_DEBIAN_12 = (
+# Where ssh-audit's policies differ from the preferred lists. Debian 13's is post-quantum only and agrees with the rest;
+# the older ones have their own order of MACs, and the one for OpenSSH 8.4 of ciphers too.
+_AUDIT_MACS = (
+    "hmac-sha2-256-etm@openssh.com",
+    "hmac-sha2-512-etm@openssh.com",
+    "umac-128-etm@openssh.com",
+)
+_AUDIT_KEX = (
     "sntrup761x25519-sha512",
     "sntrup761x25519-sha512@openssh.com",
     "curve25519-sha256",
@@ -61,11 +67,15 @@ _AUDIT_KEX_DEBIAN_12 = (
     "diffie-hellman-group18-sha512",
     "diffie-hellman-group-exchange-sha256",
 )
-_AUDIT_KEX_DEBIAN_13 = (
-    "mlkem768x25519-sha256",
-    "sntrup761x25519-sha512",
-    "sntrup761x25519-sha512@openssh.com",
+_AUDIT_CIPHERS_8_4 = (
+    "chacha20-poly1305@openssh.com",
+    "aes256-gcm@openssh.com",
+    "aes128-gcm@openssh.com",
+    "aes256-ctr",
+    "aes192-ctr",
+    "aes128-ctr",
 )
+_POST_QUANTUM = ("mlkem768x25519-sha256", "sntrup761x25519-sha512", "sntrup761x25519-sha512@openssh.com")
 
 # Kinds of keys that people may log in with. Elliptic curves of NIST stay: refusing a key type that somebody
 # uses is a lock-out, and no attack on them is known. SHA-1 signatures and DSA go.
@@ -147,6 +157,7 @@ def choose(
     if profile not in ("default", "ssh-audit"):
         raise AlgorithmsRefused(f"ssh_profile: expected default or ssh-audit, found {profile!r}")
     needs_classical = parse_client(oldest_client) < (8, 5)
+    audited = _audited(set(supported.get("kex") or ())) if profile == "ssh-audit" else {}
     lists: dict[str, tuple[str, ...]] = {}
     unknown: list[str] = []
     kept: list[str] = []
@@ -157,9 +168,7 @@ def choose(
         if not has:
             unknown.append(kind)
             continue
-        wanted = PREFERRED[kind]
-        if kind == "kex" and profile == "ssh-audit":
-            wanted = _AUDIT_KEX_DEBIAN_13 if "mlkem768x25519-sha256" in has else _AUDIT_KEX_DEBIAN_12
+        wanted = audited.get(kind, PREFERRED[kind])
         chosen = [name for name in wanted if name in has]
         if kind == "kex" and profile == "default":
             stronger = [name for name in chosen if name not in _CLASSICAL_KEX]
@@ -178,6 +187,21 @@ def choose(
         # `ssh -Q key` names key types; every OpenSSH since 7.2 signs ssh-rsa keys with SHA-2 too.
         keys |= {"rsa-sha2-256", "rsa-sha2-512"}
     return Algorithms(lists, tuple(name for name in _USER_KEYS if name in keys), tuple(kept), tuple(unknown))
+
+
+def _audited(kex: set[str]) -> dict[str, tuple[str, ...]]:
+    """What the policy of ssh-audit for this release has its own way of; the key exchanges tell the release."""
+    if "mlkem768x25519-sha256" in kex:
+        return {"kex": _POST_QUANTUM}
+    if kex & set(_POST_QUANTUM):
+        return {"kex": _AUDIT_KEX, "mac": _AUDIT_MACS}
+    return {"kex": _AUDIT_KEX, "mac": _AUDIT_MACS, "cipher": _AUDIT_CIPHERS_8_4}
+
+
+def left_out(chosen: Algorithms, oldest_client: str) -> bool:
+    """Whether a client of the release that the site says must get in finds no key exchange."""
+    names = chosen.lists.get("kex", ())
+    return bool(names) and parse_client(oldest_client) < (8, 5) and not set(names) & set(_CLASSICAL_KEX)
 
 
 def check_controller(chosen: Algorithms, speaks: Mapping[str, Iterable[str]]) -> None:

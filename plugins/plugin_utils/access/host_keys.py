@@ -27,6 +27,7 @@ class Renewal:
     path: str
     why: str
     old_public: str = ""
+    bits: int = 0
 
 
 def key_type(name: str) -> str:
@@ -75,7 +76,11 @@ def shared_with(
 
 
 def renewals(
-    mine: Sequence[Mapping[str, Any]], shared: Mapping[str, Sequence[str]], *, wanted: Mapping[str, str]
+    mine: Sequence[Mapping[str, Any]],
+    shared: Mapping[str, Sequence[str]],
+    *,
+    wanted: Mapping[str, str],
+    rsa_bits: int = MIN_RSA_BITS,
 ) -> tuple[list[Renewal], list[Mapping[str, Any]]]:
     """What to make anew, and the weak keys to take away for good.
 
@@ -83,10 +88,12 @@ def renewals(
         mine: this device's host keys.
         shared: from ``shared_with``.
         wanted: type -> private path of keys that must exist when all is done.
+        rsa_bits: RSA keys with fewer are made anew; 3072 is what they get at least.
     """
     renew: list[Renewal] = []
     drop: list[Mapping[str, Any]] = []
     present: set[str] = set()
+    size = max(rsa_bits, 3072)
     for key in mine:
         kind, path, public = (
             key_type(str(key.get("type", ""))),
@@ -98,10 +105,11 @@ def renewals(
         others = shared.get(blob(public), ())
         if kind == "dsa":
             drop.append(key)
-        elif kind == "rsa" and 0 < bits < MIN_RSA_BITS:
-            renew.append(Renewal(kind, path, f"an RSA key of {bits} bits is weak", public))
+        elif kind == "rsa" and 0 < bits < rsa_bits:
+            why = "is weak" if bits < MIN_RSA_BITS else f"is less than {rsa_bits}"
+            renew.append(Renewal(kind, path, f"an RSA key of {bits} bits {why}", public, size))
         elif others:
-            renew.append(Renewal(kind, path, f"the same key is on {', '.join(others)}", public))
+            renew.append(Renewal(kind, path, f"the same key is on {', '.join(others)}", public, size))
     for kind, path in wanted.items():
         if kind not in present:
             renew.append(Renewal(kind, path, f"there is no {kind} host key"))

@@ -17,7 +17,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.access import (
     sshd_config,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.admission import Admission
-from ansible_collections.sallyport.iot.plugins.plugin_utils.access.algorithms import Algorithms
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access.algorithms import Algorithms, left_out
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.options import SshOptions
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.second_factor import Answers
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.ssh_plan import (
@@ -102,14 +102,11 @@ def settings(
         # One source cannot use up the places of those who have not logged in yet; its IPv6 network counts as one.
         result.append(("PerSourceMaxStartups", str(options.max_startups_per_source)))
         result.append(("PerSourceNetBlockSize", "32:64"))
-    if options.idle_timeout:
-        if has < (9, 2):
-            raise Refused(
-                f"ssh_idle_timeout: OpenSSH {ssh['version']} cannot end idle sessions, that came with 9.2; "
-                "set it to 0 for this device (sessions whose client is gone end after three minutes in any case)"
-            )
-        result.append(("ChannelTimeout", f"session*={options.idle_timeout}"))
-        result.append(("UnusedConnectionTimeout", str(options.idle_timeout)))
+    if options.idle_timeout and has < (7, 8):
+        raise Refused(
+            f"ssh_idle_timeout: OpenSSH {ssh['version']} cannot give people a time-out of their own (SetEnv), that came with 7.8; "
+            "set it to 0 for this device (sessions whose client is gone end after three minutes in any case)"
+        )
     if punishes(device):
         result.append(("PerSourcePenalties", "yes"))
         exempt = exemptions(device, options)
@@ -187,7 +184,12 @@ def plan(
         )
     has = version(str(ssh["version"]))
     keys = ssh.get("host_keys") or []
-    renew, weak = host_keys.renewals(keys, shared if options.renew_shared_host_keys else {}, wanted=HOST_KEYS)
+    renew, weak = host_keys.renewals(
+        keys,
+        shared if options.renew_shared_host_keys else {},
+        wanted=HOST_KEYS,
+        rsa_bits=_audited_rsa_bits(options, algorithms),
+    )
     result.renewals = renew
     drop_weak(weak, result)
     result.gone += [item.old_public for item in renew if item.old_public]
@@ -203,12 +205,27 @@ def plan(
         {host_keys.blob(str(key.get("public", ""))): str(key["path"]) for key in keys},
     )
     wanted += [("HostCertificate", path) for path, _ in shown]
+    if options.profile == "ssh-audit":
+        # The order in which host keys are offered is that of these lines; the policies want this one.
+        paths = {host_keys.key_type(str(key.get("type", ""))): str(key["path"]) for key in keys}
+        wanted += [
+            ("HostKey", path)
+            for kind in (("rsa", "ed25519") if has < (8, 5) else ("ed25519", "rsa"))
+            if (path := paths.get(kind, HOST_KEYS.get(kind)))
+        ]
+        if left_out(algorithms, options.clients):
+            result.notes.append(
+                f"ssh_profile: ssh-audit leaves no key exchange that {options.clients} speaks on this device; clients "
+                "before openssh-8.5 stay out (set ssh_profile: default to let them in)"
+            )
     result.notes += said
-    matches = admission.matches(admitted, options, algorithms.user_keys, has, user)
+    matches = admission.matches(
+        admitted, options, algorithms.user_keys, has, user, (ssh.get("config") or {}).get("setenv") or ()
+    )
     where = sshd_config.place(files, [keyword for keyword, _ in wanted])
     before = files.get(where.path, "")
     result.files += [{"dest": path, "content": f"{line}\n", "mode": "0644"} for path, line in shown]
-    result.files += admission.files(admitted, options, banner, before)
+    result.files += admission.files(admitted, options, banner, before, user, answers)
     if answers is not None:
         result.files += admission.factor_files(admitted, answers)
     for path, text in sshd_config.files_for(where, files, wanted, banner, matches).items():
@@ -227,6 +244,12 @@ def plan(
     ]
     _commands(result, device, where, wanted, user, admission.logins(admitted))
     return result
+
+
+def _audited_rsa_bits(options: SshOptions, algorithms: Algorithms) -> int:
+    """ssh-audit's policies up to Debian 12 want RSA host keys of this size exactly."""
+    older = "mlkem768x25519-sha256" not in algorithms.lists.get("kex", ())
+    return 4096 if options.profile == "ssh-audit" and older else host_keys.MIN_RSA_BITS
 
 
 def _check_daemon(device: Mapping[str, Any]) -> None:
@@ -442,7 +465,7 @@ done
 }}"""
 
 
-def generate_key(kind: str) -> str:
+def generate_key(kind: str, rsa_bits: int = 3072) -> str:
     """sh that makes a key of this kind as ``"$1"``, and its public half as ``"$1.pub"``."""
-    bits = {"rsa": " -b 3072", "ecdsa": " -b 256"}.get(kind, "")
+    bits = {"rsa": f" -b {max(rsa_bits, 3072)}", "ecdsa": " -b 256"}.get(kind, "")
     return f"ssh-keygen -q -t {shlex.quote(kind)}{bits} -N '' -C '' -f \"$1\""

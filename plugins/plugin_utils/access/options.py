@@ -104,10 +104,9 @@ def parse(values: Mapping[str, Any]) -> SshOptions:
         if name in got:
             got[name] = _integer(f"ssh_{name}", got[name], low, high)
     if "idle_timeout" in got:
-        # 0 is for never; less than a minute would end sessions while somebody reads.
         seconds = _integer("ssh_idle_timeout", got["idle_timeout"], 0, 7 * 86400)
-        if 0 < seconds < 60:
-            raise OptionError(f"ssh_idle_timeout: expected 0 (never) or seconds from 60, found {seconds}")
+        if 0 < seconds < 10:
+            raise OptionError(f"ssh_idle_timeout: expected 0 (never) or seconds from 10, found {seconds}")
         got["idle_timeout"] = seconds
     root = got.get("permit_root_login", "auto")
     if root not in ("auto", "no", "prohibit-password", "yes"):

@@ -101,6 +101,13 @@ def test_what_somebody_may_do_stands_in_a_block_of_his_own() -> None:
     assert block.startswith("    ForceCommand /usr/bin/uptime -p\n    AllowTcpForwarding yes\n")
 
 
+def test_only_people_are_idle_and_what_sessions_get_already_they_go_on_getting() -> None:
+    assert "Match User *,!root\n    SetEnv TMOUT=600\n" in drop_in(idle_timeout=600)
+    one = device()
+    one["ssh"]["config"]["setenv"] = ["A=1", "B=x y", "TMOUT=5"]
+    assert '    SetEnv A=1 "B=x y" TMOUT=600\n' in drop_in(one, idle_timeout=600)
+
+
 def test_codes_are_asked_for_by_name_and_the_automation_is_bound_to_its_keys_and_sources() -> None:
     text = drop_in(users=[{"name": "alice", "keys": [OTHER], "second_factor": "totp"}])
     before, _, alice = text.partition("Match User alice\n")
@@ -187,7 +194,7 @@ def test_who_is_enrolled_is_not_enrolled_again_unless_asked() -> None:
         ({}, {"users": [{"name": "alice"}, {"name": "bob", "second_factor": "totp"}], "groups": [{"name": "tech"}]},
          "members of tech would get in without the second factor"),
         ({}, {"users": [{"name": "alice"}], "enrol_again": ["bob"]}, "ssh_enrol_again: bob has no second_factor: totp"),
-        ({"version": "8.4p1"}, {"idle_timeout": 600}, "OpenSSH 8.4p1 cannot end idle sessions"),
+        ({"version": "7.4p1"}, {"idle_timeout": 600}, "OpenSSH 7.4p1 cannot give people a time-out"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_by_name(one: dict[str, Any], values: dict[str, Any], text: str) -> None:

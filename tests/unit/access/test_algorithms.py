@@ -44,13 +44,20 @@ def test_sha1_and_dsa_are_never_accepted_for_logins_but_rsa_keys_go_on_working()
     assert "rsa-sha2-512" in chosen.user_keys and "ecdsa-sha2-nistp256" in chosen.user_keys
 
 
-def test_the_profile_of_ssh_audit_differs_in_key_exchange_only() -> None:
-    plain, audit = algorithms.choose(DEBIAN_11), algorithms.choose(DEBIAN_11, profile="ssh-audit")
-    assert audit.lists["kex"][-1] == "diffie-hellman-group-exchange-sha256"
-    assert {k: v for k, v in audit.lists.items() if k != "kex"} == {
-        k: v for k, v in plain.lists.items() if k != "kex"
-    }
-    assert "curve25519-sha256" not in algorithms.choose(DEBIAN_13, profile="ssh-audit").lists["kex"]
+def test_the_profile_of_ssh_audit_has_the_order_of_the_policy_for_each_release() -> None:
+    eleven = algorithms.choose(DEBIAN_11, profile="ssh-audit").lists
+    assert eleven["kex"][-1] == "diffie-hellman-group-exchange-sha256"
+    assert eleven["cipher"] == ("chacha20-poly1305@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr")
+    assert eleven["mac"] == ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
+    thirteen = algorithms.choose(DEBIAN_13, profile="ssh-audit")
+    assert "curve25519-sha256" not in thirteen.lists["kex"]
+    assert thirteen.lists["mac"] == algorithms.choose(DEBIAN_13).lists["mac"]
+
+
+def test_clients_that_a_profile_leaves_outside_are_known() -> None:
+    chosen = algorithms.choose(DEBIAN_13, profile="ssh-audit")
+    assert algorithms.left_out(chosen, "openssh-8.4") and not algorithms.left_out(chosen, "openssh-8.5")
+    assert not algorithms.left_out(algorithms.choose(DEBIAN_13), "openssh-8.4")
 
 
 def test_a_device_with_nothing_strong_is_refused_by_name() -> None:
@@ -72,7 +79,7 @@ def test_a_device_that_does_not_tell_keeps_its_own_lists_and_is_named() -> None:
     assert chosen.lists == {} and chosen.unknown == algorithms.KINDS and chosen.user_keys == ()
 
 
-@pytest.mark.parametrize("client", ["8.4", "dropbear-2022", "openssh-", "openssh-x.1"])
-def test_a_client_that_is_no_openssh_version_is_refused(client: str) -> None:
+@pytest.mark.parametrize("client", ["8.4", "dropbear-2022", "openssh-", "openssh-x.1", "openssh-6.4"])
+def test_a_client_that_is_no_openssh_version_or_too_old_is_refused(client: str) -> None:
     with pytest.raises(algorithms.AlgorithmsRefused, match="ssh_clients: expected"):
         algorithms.choose(DEBIAN_11, oldest_client=client)

@@ -76,7 +76,7 @@ def test_a_whole_entry_is_read() -> None:
         ({"revoked_keys": [KEY], "authorized_keys": [KEY]}, r"ssh_authorized_keys\[0\]: this key stands in ssh_revoked_keys"),
         ({"revoked_keys": [KEY], "users": [{"name": "a", "keys": [KEY]}]}, r"ssh_users\[0\].keys\[0\]: this key stands"),
         ({"host_certificates": [KEY]}, "expected one line of an OpenSSH certificate"),
-        ({"idle_timeout": 5}, r"ssh_idle_timeout: expected 0 \(never\) or seconds from 60, found 5"),
+        ({"idle_timeout": 5}, r"ssh_idle_timeout: expected 0 \(never\) or seconds from 10, found 5"),
         ({"max_startups_per_source": 1}, "ssh_max_startups_per_source: expected a whole number from 3"),
         ({"options": {"AuthenticationMethods": "publickey, keyboard-interactive"}}, "with a space between them are alternatives"),
     ],
