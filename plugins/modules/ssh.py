@@ -176,7 +176,7 @@ options:
     description:
     - >-
       Seconds after which a shell that waits at its prompt ends (C(TMOUT)), for anybody but the login
-      user of this inventory; 0 for never. OpenSSH 7.8 and later.
+      user of this inventory; 0 for never. OpenSSH 9.2 and later.
     type: int
     default: 0
   max_startups_per_source:

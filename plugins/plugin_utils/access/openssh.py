@@ -100,11 +100,14 @@ def settings(
         result.append(("RequiredRSASize", str(host_keys.MIN_RSA_BITS)))
     if has >= (8, 5):
         # One source cannot use up the places of those who have not logged in yet; its IPv6 network counts as one.
-        result.append(("PerSourceMaxStartups", str(options.max_startups_per_source)))
+        places = options.max_startups_per_source
+        result.append(("PerSourceMaxStartups", str(places)))
+        # From here on sshd turns newcomers away by chance, so one source must not get there alone.
+        result.append(("MaxStartups", f"{3 * places}:30:{10 * places}"))
         result.append(("PerSourceNetBlockSize", "32:64"))
-    if options.idle_timeout and has < (7, 8):
+    if options.idle_timeout and has < (9, 2):
         raise Refused(
-            f"ssh_idle_timeout: OpenSSH {ssh['version']} cannot give people a time-out of their own (SetEnv), that came with 7.8; "
+            f"ssh_idle_timeout: OpenSSH {ssh['version']} cannot give people a time-out of their own (before 9.2 SetEnv may do nothing in a Match block); "
             "set it to 0 for this device (sessions whose client is gone end after three minutes in any case)"
         )
     if punishes(device):
@@ -171,6 +174,7 @@ def plan(
         )
     check_way_in(device, options)
     _check_daemon(device)
+    _check_lock(device, options)
     user = str(login_account(device)["name"])
     result = Plan()
     files = {
@@ -274,6 +278,22 @@ def _check_daemon(device: Mapping[str, Any]) -> None:
                     f"this sshd is started with -o {value}, which wins over every file; take it out of its unit "
                     "(/etc/default/ssh) and run again"
                 )
+
+
+def _check_lock(device: Mapping[str, Any], options: SshOptions) -> None:
+    """Refuse a login that works today only because PAM is asked.
+
+    Raises:
+        Refused: with the command that mends it.
+    """
+    account = login_account(device)
+    found = " ".join((device["ssh"].get("config") or {}).get("usepam") or ["yes"])
+    pam = {keyword.lower(): value for keyword, value in options.options.items()}.get("usepam", found)
+    if account.get("password") == "locked" and pam.lower() == "no":
+        raise Refused(
+            f"the password of {account['name']} is locked with a !, and with UsePAM no sshd takes that for no login at "
+            f"all, keys included. Run on the device: usermod -p '*' {account['name']}"
+        )
 
 
 def _others(device: Mapping[str, Any]) -> list[str]:

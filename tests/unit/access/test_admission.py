@@ -194,7 +194,7 @@ def test_who_is_enrolled_is_not_enrolled_again_unless_asked() -> None:
         ({}, {"users": [{"name": "alice"}, {"name": "bob", "second_factor": "totp"}], "groups": [{"name": "tech"}]},
          "members of tech would get in without the second factor"),
         ({}, {"users": [{"name": "alice"}], "enrol_again": ["bob"]}, "ssh_enrol_again: bob has no second_factor: totp"),
-        ({"version": "7.4p1"}, {"idle_timeout": 600}, "OpenSSH 7.4p1 cannot give people a time-out"),
+        ({"version": "8.4p1"}, {"idle_timeout": 600}, "OpenSSH 8.4p1 cannot give people a time-out"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_by_name(one: dict[str, Any], values: dict[str, Any], text: str) -> None:

@@ -1,0 +1,90 @@
+"""Every classic way to be locked out by hardening, set on one device: the operator is still in at the end of each run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.logins import Doors
+
+DEVICE = "debian12"
+FILE = "/etc/ssh/sshd_config.d/70-trap.conf"
+
+
+@pytest.fixture
+def trapped(doors: Doors) -> Iterator[Doors]:
+    """The device's own files are changed and not loaded, as a vendor's update or a colleague leaves them."""
+    yield doors
+    doors.sh(DEVICE, f"rm -f {FILE}; usermod -p '*' root")
+    assert doors.operator_gets_in(DEVICE)
+
+
+@pytest.mark.parametrize(
+    ("trap", "text"),
+    [
+        ("echo 'AllowGroups nobodys' >{file}", "AllowGroups names no group of it"),
+        ("echo 'DenyGroups root' >{file}", "DenyGroups root shuts it out"),
+        ("echo 'AllowUsers admin' >{file}", "AllowUsers does not name it"),
+        ("echo 'AllowUsers root@192.0.2.*' >{file}", "AllowUsers does not name it"),
+        ("echo 'DenyUsers ro*' >{file}", "DenyUsers ro* shuts it out"),
+        ("echo 'Port 2222' >{file}", "it would not listen on"),
+        ("echo 'ListenAddress 127.0.0.1' >{file}", "it would not listen on"),
+        ("echo 'AuthenticationMethods publickey,keyboard-interactive' >{file}", "asks for more than a key"),
+        ("passwd -l root; echo 'UsePAM no' >{file}", "with UsePAM no sshd takes that for no login at all"),
+        ("echo 'NoSuchOption yes' >{file}", "Bad configuration option"),
+    ],
+    ids=["allowgroups", "denygroups", "allowusers", "allowusers-host", "denyusers", "port", "listen", "methods", "locked", "broken"],
+)  # fmt: skip
+def test_what_our_restart_would_bring_alive_is_found_before_and_named(
+    trapped: Doors, trap: str, text: str
+) -> None:
+    trapped.sh(DEVICE, trap.format(file=FILE))
+    before = trapped.sh(
+        DEVICE, "systemctl show -P MainPID ssh; ls /etc/ssh/sshd_config.d /etc/ssh/authorized_keys.d"
+    )
+    # One changed setting, so that there is something to do on a device that an earlier test hardened.
+    run = trapped.play(DEVICE, {"ssh_login_grace_time": 25})
+    assert run.status == 2 and run.of[DEVICE]["state"] == "refused" and text in run.of[DEVICE]["msg"], (
+        run.output[-2500:]
+    )
+    after = trapped.sh(
+        DEVICE, "systemctl show -P MainPID ssh; ls /etc/ssh/sshd_config.d /etc/ssh/authorized_keys.d"
+    )
+    assert after == before
+
+
+def test_all_that_ours_overrides_at_once_does_no_harm(trapped: Doors) -> None:
+    """No way in but root's, keys in a home that sshd does not trust, one place for newcomers, addresses by name."""
+    address, six = trapped.address(DEVICE), trapped.address(DEVICE, family=1)
+    trapped.sh(
+        DEVICE,
+        f"printf '%s\\n' 'PermitRootLogin no' 'PubkeyAuthentication no' 'MaxStartups 1:100:1' 'MaxAuthTries 1' "
+        f"'AuthorizedKeysFile /nowhere' 'ListenAddress {address}' 'ListenAddress {six}' 'LoginGraceTime 1' >{FILE}; "
+        "mkdir -p /root/.ssh; chmod 777 /root /root/.ssh",
+    )
+    result = trapped.apply(DEVICE, {"ssh_login_grace_time": 40}).of[DEVICE]
+    assert result["state"] == "confirmed"
+    assert trapped.operator_gets_in(DEVICE) and trapped.operator_gets_in(DEVICE, family=1)
+    listening = trapped.sh(DEVICE, "ss -Hlnt 'sport = :22'").split()
+    assert f"{address}:22" in listening and f"[{six}]:22" in listening and "0.0.0.0:22" not in listening
+    trapped.sh(DEVICE, "chmod 700 /root /root/.ssh")
+
+
+def test_a_second_daemon_on_a_port_of_its_own_is_named_and_goes_on(trapped: Doors) -> None:
+    trapped.sh(
+        DEVICE,
+        "printf '%s\\n' 'Port 2222' 'PidFile none' 'HostKey /etc/ssh/ssh_host_ed25519_key' >/etc/ssh/oob; "
+        "printf '%s\\n' '[Service]' 'ExecStart=/usr/sbin/sshd -D -f /etc/ssh/oob' 'RuntimeDirectory=sshd-oob' "
+        ">/etc/systemd/system/ssh-oob.service; systemctl daemon-reload; systemctl start ssh-oob",
+    )
+    before = trapped.sh(DEVICE, "md5sum /etc/ssh/oob; systemctl show -P MainPID ssh-oob")
+    result = trapped.apply(DEVICE, {"ssh_login_grace_time": 35}).of[DEVICE]
+    assert any("sshd listens on port 2222 too (ssh-oob.service)" in note for note in result["notes"]), result[
+        "notes"
+    ]
+    assert trapped.sh(DEVICE, "md5sum /etc/ssh/oob; systemctl show -P MainPID ssh-oob") == before
+    trapped.sh(
+        DEVICE,
+        "systemctl stop ssh-oob; rm /etc/systemd/system/ssh-oob.service /etc/ssh/oob; systemctl daemon-reload",
+    )
