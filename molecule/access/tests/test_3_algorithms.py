@@ -58,6 +58,7 @@ def test_lists_that_this_controllers_ssh_cannot_speak_are_refused_before_anythin
         encoding="utf-8",
     )
     old.chmod(0o755)
+    doors.apply("debian13", {})  # a daemon that runs with the very lists would prove that it speaks them
     before = doors.sh("debian13", "cat /etc/ssh/sshd_config.d/*")
     run = doors.play("debian13", {"ansible_ssh_executable": str(old), "ssh_clients": "openssh-9.0"})
     assert (
