@@ -20,6 +20,7 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from lab.fleet import addresses, subnets
 from lab.labs import Lab
@@ -34,7 +35,7 @@ _QUEUE_SECONDS = 4.0
 """What waits longer than this before a narrow line is dropped, as a modem does."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Weather:
     """What the line does to each frame, in both directions."""
 
@@ -53,8 +54,7 @@ class Line:
     def __init__(self, lab: Lab, number: int) -> None:
         self.lab = lab
         self.weather = Weather()
-        self.carried = 0
-        self.lost = 0
+        self.begin()
         self._random = random.Random(20)
         self._stop, self._stopped = os.pipe()
         tag = f"spl{os.getpid()}"
@@ -93,6 +93,7 @@ class Line:
 
     def move(self, number: int) -> None:
         """Give the controller the address of another host, and take away the one it had."""
+        self.injected.append(f"the controller is host {number}")
         self.controller.run("ip", "address", "flush", "dev", "eth0")
         slot = self.lab.slot()
         for address, subnet in zip(addresses("lan", slot, number), subnets("lan", slot), strict=True):
@@ -101,9 +102,21 @@ class Line:
                 "ip", "address", "add", cidr, "dev", "eth0", *(["nodad"] if ":" in cidr else [])
             )
 
+    def begin(self) -> None:
+        """Count from here on."""
+        self.carried = self.octets = self.lost = 0
+        self.injected: list[str] = []
+
+    def spoil(self, **weather: Any) -> None:
+        """From now on the line is like this; with nothing, a good one."""
+        self.weather = Weather(**weather)
+        if weather:
+            self.injected.append(", ".join(f"{key} {value}" for key, value in weather.items()))
+
     def told(self) -> str:
         """What was injected, for who reads a failure."""
-        return f"the line: {self.weather}, {self.carried} frames carried, {self.lost} lost"
+        counts = f"{self.carried} frames ({self.octets} bytes) carried, {self.lost} lost"
+        return f"{counts}, injected: {'; then '.join(self.injected) or 'nothing by the line'}"
 
     def close(self) -> None:
         os.write(self._stopped, b"x")
@@ -161,6 +174,7 @@ class Line:
         try:
             self._ends[way].send(frame)
             self.carried += 1
+            self.octets += len(frame)
         except OSError:  # the device's side went away, or has no room
             self.lost += 1
 

@@ -4,16 +4,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lab.labs import Lab
+from tests.faults.chamber import wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -104,9 +107,9 @@ class Devices:
 
     def play(
         self, host: str, tasks: list[dict[str, Any]], *arguments: str, variables: dict[str, Any] | None = None,
-        environment: dict[str, str] | None = None,
+        environment: dict[str, str] | None = None, within: Sequence[str] = (),
     ) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:  # fmt: skip
-        """Run tasks in a play of its own; what Ansible printed, and each task's result."""
+        """Run tasks in a play of its own, under the command ``within``; what Ansible printed, and each task's result."""
         with tempfile.TemporaryDirectory(prefix="sallyport-play-") as folder:
             steps = []
             for number, task in enumerate(tasks):
@@ -122,6 +125,7 @@ class Devices:
             Path(folder, "play.yml").write_text(json.dumps(play))
             Path(folder, "inventory.json").write_text(json.dumps(_static(self.inventory)))
             command = [
+                *within,
                 str(self.playbook_command),
                 "-i",
                 f"{folder}/inventory.json",
@@ -138,17 +142,34 @@ class Devices:
 
     def commit(
         self, host: str, *arguments: str, variables: dict[str, Any] | None = None,
-        environment: dict[str, str] | None = None, **commit: Any,
+        environment: dict[str, str] | None = None, within: Sequence[str] = (), **commit: Any,
     ) -> dict[str, Any]:  # fmt: skip
         """One commit; its result."""
         commit.setdefault("name", "trial")
-        task = {"sallyport.iot.commit": commit}
-        _, results = self.play(host, [task], *arguments, variables=variables, environment=environment)
+        _, results = self.play(
+            host, [{"sallyport.iot.commit": commit}], *arguments, variables=variables, environment=environment, within=within,
+        )  # fmt: skip
         return dict(results[0])
 
-    def rollback(self, host: str, **arguments: Any) -> dict[str, Any]:
-        _, results = self.play(host, [{"sallyport.iot.rollback": arguments}])
+    def rollback(
+        self, host: str, variables: dict[str, Any] | None = None, **arguments: Any
+    ) -> dict[str, Any]:
+        _, results = self.play(host, [{"sallyport.iot.rollback": arguments}], variables=variables)
         return dict(results[0])
+
+    @contextlib.contextmanager
+    def as_it_began(self, host: str) -> Iterator[None]:
+        """Judge the end of a test here: a device in another state would spoil, and hide, the next lock-out."""
+        assert self.answers(host)  # dropbear makes a host key when it is first asked for one
+        before = self.snapshot(host)
+        yield
+        # A daemon that is starting again may need a moment before it listens.
+        wait_until(lambda: self.snapshot(host) == before, 10)
+        different = {*before} ^ {*self.snapshot(host)}
+        assert not different, f"{host} is not as it was: {different}"
+        assert self.answers(host), f"the operator cannot log in to {host} any more"
+        left = self.inside(host, "ls -d /var/lib/sallyport/armed /var/lib/sallyport/stage.* 2>/dev/null || :")
+        assert not left, f"{host}: {left}"
 
 
 def _static(inventory: dict[str, Any]) -> dict[str, Any]:

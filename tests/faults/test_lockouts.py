@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tests.faults.chamber import wait_until
 from tests.faults.on_devices import Devices
 
 _SSHD = "/etc/ssh/sshd_config.d/00-trial.conf"  # before the factory's own: the first value wins
@@ -73,32 +72,20 @@ _DEBIAN = {
 
 @pytest.fixture
 def debian(devices: Devices) -> Iterator[Devices]:
-    yield from _ends_as_it_began(devices, "debian12")
+    with devices.as_it_began("debian12"):
+        yield devices
 
 
 @pytest.fixture
 def vendor(devices: Devices) -> Iterator[Devices]:
-    yield from _ends_as_it_began(devices, "vendor")
+    with devices.as_it_began("vendor"):
+        yield devices
 
 
 @pytest.fixture
 def operator(devices: Devices) -> Iterator[Devices]:
-    yield from _ends_as_it_began(devices, "operator")
-
-
-def _ends_as_it_began(devices: Devices, host: str) -> Iterator[Devices]:
-    """The test's own end is judged here: a device in another state would spoil, and hide, the next lock-out."""
-    assert devices.answers(host)  # dropbear makes a host key when it is first asked for one
-    before = devices.snapshot(host)
-    yield devices
-    # A daemon that is starting again may need a moment before it listens.
-    wait_until(lambda: devices.snapshot(host) == before, 10)
-    different = {*before} ^ {*devices.snapshot(host)}
-    assert not different, different
-    assert devices.answers(host), f"the operator cannot log in to {host} any more"
-    assert not devices.inside(
-        host, "ls -d /var/lib/sallyport/armed /var/lib/sallyport/stage.* 2>/dev/null || :"
-    )
+    with devices.as_it_began("operator"):
+        yield devices
 
 
 def _is_taken_back(result: dict[str, Any], reason: str) -> None:

@@ -4,7 +4,7 @@
 
 Two rule sets of the harness stand around the policy: the first in every hook copies each packet that arrives
 (the positive control), the last copies and drops each that survived. So no answer, connection or ban is left
-behind by a packet, and the next one meets an idle device.
+behind by a packet, and the next one meets an idle device. Both leave interfaces alone whose names begin with "quiet".
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ table inet harness {{
 	chain translate {{
 		type nat hook prerouting priority -100;
 	}}
-	chain first_in {{ type filter hook input priority -500; log group 7 prefix "inbound first" snaplen 120; }}
-	chain first_out {{ type filter hook output priority -500; oif != "lo" log group 7 prefix "outbound first" snaplen 120; }}
+	chain first_in {{ type filter hook input priority -500; iifname "quiet*" accept; log group 7 prefix "inbound first" snaplen 120; }}
+	chain first_out {{ type filter hook output priority -500; oifname "quiet*" accept; oif != "lo" log group 7 prefix "outbound first" snaplen 120; }}
 	chain first_forward {{ type filter hook forward priority -500; log group 7 prefix "forward first" snaplen 120; }}
-	chain last_in {{ type filter hook input priority 500; log group 7 prefix "inbound last" snaplen 120; {drop}; }}
-	chain last_out {{ type filter hook output priority 500; oif != "lo" log group 7 prefix "outbound last" snaplen 120; {drop}; }}
+	chain last_in {{ type filter hook input priority 500; iifname "quiet*" accept; log group 7 prefix "inbound last" snaplen 120; {drop}; }}
+	chain last_out {{ type filter hook output priority 500; oifname "quiet*" accept; oif != "lo" log group 7 prefix "outbound last" snaplen 120; {drop}; }}
 	chain last_forward {{ type filter hook forward priority 500; log group 7 prefix "forward last" snaplen 120; {drop}; }}
 }}
 """

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import socket
@@ -28,6 +29,15 @@ class Namespace:
     def run(self, *command: str, stdin: str = "") -> str:
         """Run a command inside; its output, or an AssertionError that shows what it said."""
         return run("ip", "netns", "exec", self.name, *command, stdin=stdin)
+
+    def processes(self, name: str) -> list[int]:
+        """The processes inside that run a program of this name."""
+        found = []
+        for word in run("ip", "netns", "pids", self.name).split():
+            with contextlib.suppress(OSError), open(f"/proc/{word}/comm", encoding="utf-8") as file:
+                if file.read().strip() == name:
+                    found.append(int(word))
+        return found
 
     def sysctl(self, **values: int | str) -> None:
         with self.entered():

@@ -180,7 +180,7 @@ class Exchange:
         nonce = secrets.token_hex(12)
         payload = frame(program, nonce)
         self.count += 1
-        with self._pipelined():
+        with self._pipelined(), self._watched():
             try:
                 result = self._action._low_level_execute_command(
                     "/bin/sh", in_data=payload, sudoable=True, encoding_errors="surrogateescape"
@@ -236,6 +236,24 @@ class Exchange:
         if self.transport == "ssh":
             with contextlib.suppress(AnsibleError, OSError):
                 self._connection.reset()
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        """A link that dies while an answer is awaited would hold ssh, and the run, for hours: notice it in a minute.
+
+        Not sooner: on a slow line a large payload alone keeps the answers waiting. Last of all arguments, so that what
+        the site says there counts.
+        """
+        if self.transport != "ssh":
+            yield
+            return
+        saved = self._connection.get_option("ssh_extra_args")
+        watch = "-o ServerAliveInterval=10 -o ServerAliveCountMax=6"
+        self._connection.set_option("ssh_extra_args", f"{saved or ''} {watch}".strip())
+        try:
+            yield
+        finally:
+            self._connection.set_option("ssh_extra_args", saved)
 
     @contextlib.contextmanager
     def _pipelined(self) -> Iterator[None]:
