@@ -123,7 +123,9 @@ class Lab:
         for row in self.networks():
             podman("network", "rm", "--force", row["name"])
             # Podman leaves a bridge that still had the cable of a device with own links, and its slot stays taken.
-            subprocess.run(["ip", "link", "delete", row["network_interface"]], capture_output=True, check=False)
+            subprocess.run(
+                ["ip", "link", "delete", row["network_interface"]], capture_output=True, check=False
+            )
         with _register():
             if not running():
                 machine.restore()

@@ -111,7 +111,8 @@ def whole_line(devices: Devices) -> Iterator[Far]:
         before = far.each(devices.snapshot)
         yield far
         line.spoil()
-        far.each(lambda host: devices.rollback(host, to="factory"))
+        back = far.each(lambda host: devices.rollback(host, to="factory"))
+        assert {result["state"] for result in back.values()} <= {"confirmed", "unchanged"}, back
         for host, after in far.each(devices.snapshot).items():
             assert not {*before[host]} ^ {*after}, f"{host} is not as it was shipped"
     finally:
@@ -269,6 +270,23 @@ def test_a_session_that_dies_while_the_change_is_sent_has_changed_nothing(far: F
         os.kill(process, signal.SIGKILL)
     assert killed
     _is("refused", _results(running), "it did not begin, and nothing was changed")
+
+
+def test_a_change_whose_session_is_lost_while_the_device_checks_it_is_waited_for(far: Far) -> None:
+    """The device does not know yet that the session is gone; who asks in between must not hear that nothing began."""
+    running = far.begin_and_wait("check")
+    far.line.spoil(down=True)
+    for process in far.line.controller.processes("ssh"):
+        os.kill(process, signal.SIGKILL)
+    far.line.spoil()
+    far.line.injected.append("all sessions killed")
+    before = far.line.octets
+    asked = wait_until(
+        lambda: far.line.octets > before + 40_000 or any(one.done() for one in running.values())
+    )
+    assert asked, far.line.told()
+    far.go()
+    _is("confirmed", _results(running))
 
 
 @pytest.mark.parametrize("lost", ["the answer to arming", "the answer to the confirmation"])

@@ -285,12 +285,19 @@ def arm(transaction: Transaction, identity: str) -> bytes:
 
 
 def call(state_dir: str, command: str, *arguments: str) -> bytes:
-    """Run one command of the device program."""
+    """Run one command of the device program; where there is none yet, say whether somebody may be about to bring it."""
     words = b" ".join(quote(word) for word in (command, *arguments))
     return (
         b"STATE="
         + quote(state_dir)
-        + b'\n[ -f "$STATE/device" ] || { say unknown no_program; exit 0; }\nsh "$STATE/device" '
+        + b"""
+if [ ! -f "$STATE/device" ]; then
+  for other in "$STATE"/stage.*/program; do
+    if { read -r pid _ <"$other"; } 2>/dev/null && [ -d "/proc/$pid" ]; then say waiting; exit 0; fi
+  done
+  say unknown no_program; exit 0
+fi
+sh "$STATE/device" """
         + words
         + b"\n"
     )

@@ -354,7 +354,8 @@ outcome() { # ID: what became of it
     if [ "$other" = "$STATE/reverted" ]; then say reverted; else say confirmed "${other##*/}"; fi
     return 0
   done
-  say unknown
+  # Its session was lost, and its program checks the files still: it may yet begin.
+  if alive program "$STATE/stage.$1"; then say waiting; else say unknown; fi
 }
 was_connected() { # did the old daemon, or the old firewall, let this connection in? It may be newer than the arming one
   port=$(printf '%04X' "${peer#* }")
