@@ -268,6 +268,8 @@ class Lab:
         process = podman("inspect", "--format", state, self.container(device.name)).strip()
         for index, network in enumerate(device.networks):
             cable = f"sally{slot}-{device.number}-{index}"
+            # The kernel takes its time with the network of a device that lost power.
+            subprocess.run(["ip", "link", "delete", cable], capture_output=True, check=False)
             link = ["name", f"eth{index}", "address", mac(network, slot, device.number), "netns", process]
             _ip("link", "add", cable, "type", "veth", "peer", *link)
             _ip("link", "set", cable, "master", self.bridge(network), "up")
