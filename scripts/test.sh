@@ -1,5 +1,5 @@
 #!/bin/sh
-# Every test: static checks, pytest (unit, kernel, faults, crashes, lab) and the molecule scenarios, several side by side,
+# Every test: static checks, pytest (unit, kernel, faults, network, crashes, lab) and the molecule scenarios, several side by side,
 # each with a lab of its own. Needs root, for labs and network namespaces. Ctrl-C stops it and removes what it started.
 # usage: scripts/test.sh [lint|pytest|pytest-LAYER|molecule|molecule-SCENARIO ...]      default: all
 set -eu
@@ -65,7 +65,10 @@ perform() {
     case $1 in
         lint) stage lint scripts/lint.sh ;;
         pytest-faults) stage "$1" python -m pytest --durations=15 tests/faults \
-            --ignore tests/faults/test_crash_points.py --ignore tests/faults/test_mutations.py ;;
+            --ignore tests/faults/test_crash_points.py --ignore tests/faults/test_mutations.py \
+            --ignore tests/faults/test_network.py --ignore tests/faults/test_boot.py ;;
+        pytest-network) stage "$1" python -m pytest --durations=15 \
+            tests/faults/test_network.py tests/faults/test_boot.py ;;
         pytest-crashes) stage "$1" python -m pytest --durations=15 \
             tests/faults/test_crash_points.py tests/faults/test_mutations.py ;;
         pytest-*) stage "$1" python -m pytest --durations=15 "tests/${1#pytest-}" ;;
@@ -76,7 +79,7 @@ perform() {
 # Each lane takes the next stage that nobody has taken. The long ones come first, so that no lane ends long before
 # the others; three lanes for two cores, since most of the time devices are waited for.
 lane() {
-    for next in lint pytest-unit pytest-faults pytest-lab pytest-crashes pytest-kernel $(scenarios); do
+    for next in lint pytest-unit pytest-lab pytest-faults pytest-network pytest-crashes pytest-kernel $(scenarios); do
         ! mkdir "$logs/taken/$next" 2>/dev/null || perform "$next"
     done
 }

@@ -150,7 +150,8 @@ files() {
         parts.append(_live(transaction))
         parts.append(
             b'if [ -f "$STATE/live/' + transaction.name.encode() + b'" ]; then\n'
-            b'  read -r before <"$STATE/live/' + transaction.name.encode() + b'"; now=$(live | digest)\n'
+            # Empty on a medium that was full, or just replaced: then it is no longer known, which is drift.
+            b"  before=''; { read -r before <\"$STATE/live/" + transaction.name.encode() + b'"; } 2>/dev/null || :; now=$(live | digest)\n'
             b'  if [ "${before%% *}" = "${now%% *}" ]; then say live same; else say live differs; fi\n'
             b"else say live unknown; fi\n"
         )
@@ -192,7 +193,8 @@ def _record(transaction: Transaction) -> tuple[bytes, ...]:
     commands += b"".join(b"rm -f " + quote(name) + b"\n" for name in transaction.undone)
     if transaction.live:
         commands += _DIGEST + _live(transaction) + b"(cd /; live) | digest >" + own + b".new\n"
-        commands += b"mv -f " + own + b".new " + own + b"\n"
+        # BusyBox does not say that a full medium took nothing.
+        commands += b"[ -s " + own + b".new ]\nmv -f " + own + b".new " + own + b"\n"
     return (commands,)
 
 

@@ -175,3 +175,20 @@ def test_the_boot_line_of_the_controller_and_of_the_program_are_the_same() -> No
     line = hook.line("/var/lib/sallyport").decode().strip().replace("/var/lib/sallyport", "$STATE")
     assert f'case $text in "{line}" |' in _PROGRAM.read_text()
     assert f'INITLINE="{line}"' in hook.install("/var/lib/sallyport").decode()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(("kept", "said"), [("", "differs"), (None, "unknown")], ids=["emptied", "missing"])
+def test_a_live_state_that_a_full_medium_did_not_keep_is_no_end_of_the_question(
+    shell: str, kept: str | None, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "live").mkdir()
+    if kept is not None:
+        (tmp_path / "live" / "trial").write_text(kept)
+    wanted = Transaction(name="trial", files=(), live=("echo up",), state_dir=str(tmp_path))
+    done = subprocess.run(
+        SHELLS[shell], input=frame(payload.query(wanted, []), "0" * 24), capture_output=True, check=False
+    )
+    parsed = parse(done.stdout.decode(), "0" * 24)
+    assert parsed is not None and parsed[1] == 0, done
+    assert Reply(tuple(parsed[0]), parsed[1]).get("live") == said
