@@ -51,6 +51,10 @@ class Far:
         """Start the same for each host."""
         return {host: self._pool.submit(function, host) for host in HOSTS}
 
+    def begin_on(self, host: str, **commit: Any) -> Future[Any]:
+        """Start a commit on one host."""
+        return self._pool.submit(lambda: self.commit(host, **commit))
+
     def each(self, function: Callable[[str], Any]) -> dict[str, Any]:
         """Do the same for each host at once; the results by host."""
         return {host: future.result() for host, future in self.begin(function).items()}
@@ -121,7 +125,11 @@ def whole_line(devices: Devices) -> Iterator[Far]:
         yield far
         line.spoil()
         back = far.each(lambda host: devices.rollback(host, to="factory"))
-        assert {result["state"] for result in back.values()} <= {"confirmed", "unchanged"}, back
+        # Where a selection of tests has changed nothing there is nothing to go back to, and no state either.
+        assert {result.get("state", "unchanged") for result in back.values()} <= {"confirmed", "unchanged"}, (
+            back
+        )
+        assert not any(result.get("failed") for result in back.values()), back
         for host, after in far.each(devices.snapshot).items():
             assert not {*before[host]} ^ {*after}, f"{host} is not as it was shipped"
     finally:
@@ -271,13 +279,14 @@ def test_a_controller_that_gets_another_address_is_confirmed_from_there(far: Far
 
 
 def test_a_session_that_dies_while_the_change_is_sent_has_changed_nothing(far: Far) -> None:
-    content = os.urandom(150_000).hex()  # nothing that ssh could compress
+    content = os.urandom(150_000).hex()  # nothing that ssh could compress below 150 kB
     far.line.spoil(rate=1_000_000)
-    running = far.begin(lambda host: far.commit(host, files=[{"dest": "/etc/trial", "content": content}]))
-    # ssh makes 150 kB of each: neither is through.
-    assert wait_until(lambda: far.line.octets > 100_000)
-    assert far.kill_sessions()
-    _is("refused", _results(running), "it did not begin, and nothing was changed")
+    for host in HOSTS:  # one after the other: side by side, one could be through before the other has begun
+        before = far.line.octets
+        running = far.begin_on(host, files=[{"dest": "/etc/trial", "content": content}])
+        assert wait_until(lambda before=before: far.line.octets > before + 80_000)  # type: ignore[misc]
+        assert far.kill_sessions()
+        _is("refused", {host: running.result()}, "it did not begin, and nothing was changed")
 
 
 def test_a_change_whose_session_is_lost_while_the_device_checks_it_is_waited_for(far: Far) -> None:
