@@ -225,7 +225,8 @@ def test_the_examples_of_a_roles_readme_run_on_real_devices(
         playbook.write_text(text, encoding="utf-8")
         run = project.play(playbook.name, "--vault-password-file", str(vault), HOME=str(tmp_path))
         assert run.status == 0, run.output
-        assert set(counts(run, "failed").values()) == {0}
+        recaps = [run.recap(host) for host in ("debian11", "debian12", "debian13", "vendor")]
+        assert {recap["failed"] for recap in recaps if recap} == {0}, run.output  # an example may be for some only
 
 
 def test_the_summary_of_an_installed_run_gives_its_own_command(project: Project) -> None:

@@ -358,11 +358,14 @@ def plan(device: Mapping[str, Any], findings: Iterable[Finding]) -> Plan:
     units: set[str] = set()
     stop: set[str] = set()
     sockets: set[Socket] = set()
+    back: set[Socket] = set()
     restart: list[str] = []
     gone = [item for item in findings if not item.reason]
     for item in gone:
         units |= item.units
         sockets |= item.sockets
+        if not item.unhandled and all(entry.kind not in ("rc", "cron") for entry in item.entries):
+            back |= item.sockets  # what somebody started by hand, or a script in its own time, is not promised
         stop |= item.processes - _SUPERVISORS
         if "busybox" in item.processes:
             stop.add("busybox")
@@ -381,7 +384,7 @@ def plan(device: Mapping[str, Any], findings: Iterable[Finding]) -> Plan:
             result.check.append(f'sh -n "$(staged {shlex.quote(path)})"')
     for unit in sorted(units):
         result.files.append({"dest": f"/etc/systemd/system/{unit}", "link": "/dev/null"})
-    _commands(result, device, texts, units, stop, sockets, restart)
+    _commands(result, device, texts, units, stop, sockets, back, restart)
     return result
 
 
@@ -416,6 +419,7 @@ def _commands(
     units: set[str],
     stop: set[str],
     sockets: set[Socket],
+    back: set[Socket],
     restart: list[str],
 ) -> None:
     kinds = {boot_files.kind_of(path) for path in texts}
@@ -457,5 +461,6 @@ def _commands(
         result.revert.append(f"( {command} ) </dev/null >/dev/null 2>&1 &")
     if sockets:
         result.verify.append(shell.nobody_listens(sockets))
+    if back:
         # Daemons that fork return before they listen: back is only who answers again.
-        result.revert.append(shell.somebody_listens(sockets))
+        result.revert.append(shell.somebody_listens(back))
