@@ -226,7 +226,9 @@ def test_the_examples_of_a_roles_readme_run_on_real_devices(
         run = project.play(playbook.name, "--vault-password-file", str(vault), HOME=str(tmp_path))
         assert run.status == 0, run.output
         recaps = [run.recap(host) for host in ("debian11", "debian12", "debian13", "vendor")]
-        assert {recap["failed"] for recap in recaps if recap} == {0}, run.output  # an example may be for some only
+        assert {recap["failed"] for recap in recaps if recap} == {0}, (
+            run.output
+        )  # an example may be for some only
 
 
 def test_the_summary_of_an_installed_run_gives_its_own_command(project: Project) -> None:

@@ -365,7 +365,9 @@ def plan(device: Mapping[str, Any], findings: Iterable[Finding]) -> Plan:
         units |= item.units
         sockets |= item.sockets
         if not item.unhandled and all(entry.kind not in ("rc", "cron") for entry in item.entries):
-            back |= item.sockets  # what somebody started by hand, or a script in its own time, is not promised
+            back |= (
+                item.sockets
+            )  # what somebody started by hand, or a script in its own time, is not promised
         stop |= item.processes - _SUPERVISORS
         if "busybox" in item.processes:
             stop.add("busybox")

@@ -151,7 +151,9 @@ files() {
         parts.append(
             b'if [ -f "$STATE/live/' + transaction.name.encode() + b'" ]; then\n'
             # Empty on a medium that was full, or just replaced: then it is no longer known, which is drift.
-            b"  before=''; { read -r before <\"$STATE/live/" + transaction.name.encode() + b'"; } 2>/dev/null || :; now=$(live | digest)\n'
+            b"  before=''; { read -r before <\"$STATE/live/"
+            + transaction.name.encode()
+            + b'"; } 2>/dev/null || :; now=$(live | digest)\n'
             b'  if [ "${before%% *}" = "${now%% *}" ]; then say live same; else say live differs; fi\n'
             b"else say live unknown; fi\n"
         )
