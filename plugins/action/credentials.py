@@ -4,19 +4,26 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ansible.parsing.vault import VaultLib
 from ansible.plugins.action import ActionBase
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access import driver
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.openssh import KEYS_DIR
-from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import hashing, judge, shadow
+from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import (
+    hashing,
+    hygiene,
+    judge,
+    lockout,
+    reading,
+    shadow,
+)
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.handover import (
     HandoverError,
-    VaultFile,
+    Keeper,
+    keeper,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.judge import Verdict
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.quiet import quiet
@@ -29,25 +36,19 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device import inquir
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Exchange
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import File
 
-# The accounts with their hashes, and what a factory might have made passwords from. Read in one exchange
-# whose reply never leaves this process.
-_READ = r"""
-digest() {
-  if command -v sha256sum >/dev/null; then sha256sum; elif command -v md5sum >/dev/null; then md5sum; else cksum; fi
-}
-for file in /etc/passwd /etc/shadow; do
-  if [ -r "$file" ]; then say "digest $file $(digest <"$file")"; blob "$file" <"$file"; fi
-done
-for file in /sys/class/net/*/address; do
-  line=
-  if [ -r "$file" ] && IFS= read -r line <"$file"; then say mac "$line"; fi
-done
-for file in /proc/device-tree/serial-number /sys/class/dmi/id/product_serial /sys/class/dmi/id/board_serial; do
-  line=
-  if [ -r "$file" ]; then IFS= read -r line <"$file" 2>/dev/null || :; say serial "$line"; fi
-done
-"""
-_ACTIONS = ("lock", "replace", "report")
+_ACTIONS = ("lock", "replace", "expire", "report")
+
+
+DUE = "must change at the next login"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happens to one account: its new field (None: it stays, and its change is due), the password, and in words."""
+
+    field: str | None
+    password: str
+    action: str
 
 
 class Refused(Exception):
@@ -73,7 +74,11 @@ class ActionModule(ActionBase):
                 "action": {"type": "str", "default": "lock", "choices": list(_ACTIONS)},
                 "lists": {"type": "list", "elements": "str", "default": []},
                 "vault_directory": {"type": "str", "default": ""},
+                "command": {"type": "list", "elements": "str", "default": []},
                 "record_directory": {"type": "str", "default": ""},
+                "keep_shells": {"type": "list", "elements": "str", "default": []},
+                "lockout_attempts": {"type": "int", "default": 5},
+                "lockout_seconds": {"type": "int", "default": 600},
                 **driver.SETTINGS,
             }
         )
@@ -82,6 +87,7 @@ class ActionModule(ActionBase):
             result.update(self._run(host, driver.device_of(self, task_vars, result), arguments, task_vars))
         except (
             Refused,
+            reading.Unreadable,
             inquiry.NotRoot,
             judge.ListError,
             hashing.NoLibrary,
@@ -96,83 +102,134 @@ class ActionModule(ActionBase):
         self, host: str, device: dict[str, Any], arguments: dict[str, Any], task_vars: dict[str, Any]
     ) -> dict[str, Any]:
         exchange = Exchange(self)
-        with quiet(self):
-            reply = exchange.run(_READ)
-        texts = {path: reply.get(path) for path in (shadow.PASSWD, shadow.SHADOW)}
-        # The form that this device's own tool gives, so that commit can compare with it.
-        digests = {path: value for path, _, value in (d.partition(" ") for d in reply.all("digest"))}
-        accounts = shadow.parse(texts[shadow.PASSWD], texts[shadow.SHADOW])
-        if not accounts:
-            raise Refused("/etc/passwd could not be read on this device; is become set?")
-        if not texts[shadow.SHADOW] and any(account.file == shadow.SHADOW for account in accounts):
-            raise Refused("/etc/shadow could not be read on this device; is become set?")
-        lists = [judge.DEFAULT_LIST, *(Path(name).expanduser() for name in arguments["lists"])]
-        pairs = [pair for path in lists for pair in judge.load_list(path)]
-        words = judge.device_words({**device, "macs": reply.all("mac"), "serials": reply.all("serial")})
-        context = hashlib.sha256(repr((pairs, words)).encode("utf-8", "surrogateescape")).hexdigest()
-        directory = (
-            Path(arguments["record_directory"]).expanduser()
-            if arguments["record_directory"]
-            else default_directory()
+        found = reading.read(self, exchange)
+        record, verdicts = self._verdicts(host, device, found, arguments, task_vars)
+        bad = [verdict for verdict in verdicts if verdict.usable_by_strangers]
+        tidying = hygiene.look(
+            found.accounts,
+            found.modes,
+            login=str(device.get("login_user")),
+            with_keys={a["name"] for a in device.get("accounts") or [] if a.get("authorized_keys")},
+            keep_shells=arguments["keep_shells"],
+            no_shell=next(iter(found.reply.all("no_shell")), ""),
+            has_shadow=bool(found.texts[shadow.SHADOW]),
         )
-        record = Record(directory, host, context)
-        verdicts = judge.judge_all(accounts, pairs, words, known=record.known)
-        record.save(zip(accounts, verdicts, strict=True))
-        others = [name for name in task_vars.get("ansible_play_hosts_all") or [] if name != host]
-        shared = record.shared_with(accounts, others)
-        verdicts = [_with_shared(verdict, shared.get(verdict.account, [])) for verdict in verdicts]
-        bad = [verdict for verdict in verdicts if verdict.usable_by_strangers or _second_root(verdict)]
+        locks = lockout.plan(
+            found.pam,
+            "faillock" in found.reply,
+            int(arguments["lockout_attempts"]),
+            int(arguments["lockout_seconds"]),
+            spare_root=self._asks_for() == "su",
+        )
         result: dict[str, Any] = {
             "accounts": [_report(verdict, "") for verdict in verdicts if verdict.verdict != "locked"],
+            "remarks": [remark.report() for remark in tidying.remarks],
+            "lockout": locks.report(),
             "changed": False,
             "state": "unchanged",
             "msg": "no account has a password that strangers know",
             "exchanges": exchange.count,
         }
-        if not bad:
-            return result
-        names = {verdict.account for verdict in bad}
         if arguments["action"] == "report":
-            result["msg"] = f"passwords that strangers know: {', '.join(sorted(names))}"
+            if bad:
+                names = ", ".join(sorted(verdict.account for verdict in bad))
+                result["msg"] = f"passwords that strangers know: {names}"
             return result
-        self._check_way_in(device, names)
-        new = self._new_fields(bad, arguments)
-        vault = self._vault(host, arguments) if arguments["action"] == "replace" else None
+        bad, kept = self._spared(device, bad, tidying.removed)
+        if kept:
+            result["warnings"] = [f"{host}: {line}" for line in kept]
+        new = self._changes(host, device, found, bad, arguments, exchange)
+        if not new and not tidying and not locks.files:
+            result["exchanges"] = exchange.count
+            if bad:
+                result["msg"] = "; ".join(f"{one.account}: must change at the next login" for one in bad)
+                for entry in result["accounts"]:
+                    entry["action"] = DUE if entry["account"] in {one.account for one in bad} else ""
+            return result
+        vault = self._keeper(host, arguments) if any(change.password for change in new.values()) else None
         if vault is not None and not self._task.check_mode:
-            vault.prepare({name: password for name, (_, password) in new.items() if password})
-        outcome = self._commit(accounts, texts, digests, new, arguments, task_vars, exchange)
+            vault.prepare({name: change.password for name, change in new.items() if change.password})
+        outcome = self._commit(found, new, tidying, locks, arguments, task_vars, exchange)
         result.update(driver.with_fresh_facts(self, outcome, device, ()))
         result["exchanges"] = exchange.count
         if vault is not None:
             if result.get("state") == "confirmed":
                 vault.commit()
-                result["kept_in"] = str(vault.path)
+                result["kept_in"] = vault.where
             elif result.get("state") in ("refused", "reverted"):
                 vault.discard()
         if not result.get("failed"):
             result["accounts"] = [
-                _report(verdict, "replaced" if new[verdict.account][1] else "locked")
-                if verdict.account in new
-                else _report(verdict, "")
+                _report(verdict, new[verdict.account].action if verdict.account in new else "")
                 for verdict in verdicts
                 if verdict.verdict != "locked"
             ]
-            result["diff"] = _diff(bad, new)
-            result["msg"] = "; ".join(
-                f"{verdict.account}: {verdict.why or verdict.verdict}" for verdict in bad
-            )
+            result["diff"] = _diff(bad, new, tidying, locks)
+            result["msg"] = _message(bad, new, tidying, locks)
         if result.get("state") == "confirmed":
-            changed = [
-                Account(a.name, a.uid, a.home, a.shell, a.file, new[a.name][0]) if a.name in new else a
-                for a in accounts
-            ]
+            changed = {name: change.field for name, change in new.items() if change.field is not None}
             record.save(
-                (account, Verdict(account.name, account.uid, "unique", hashing.scheme(account.field)))
-                if account.name in new
+                (replace(account, field=changed[account.name]), _unique(account, changed[account.name]))
+                if account.name in changed
                 else (account, verdict)
-                for account, verdict in zip(changed, verdicts, strict=True)
+                for account, verdict in zip(found.accounts, verdicts, strict=True)
             )
         return result
+
+    def _verdicts(
+        self,
+        host: str,
+        device: Mapping[str, Any],
+        found: reading.Found,
+        arguments: Mapping[str, Any],
+        task_vars: Mapping[str, Any],
+    ) -> tuple[Record, list[Verdict]]:
+        """What is known of every password, guessed at only where its hash has changed."""
+        lists = [judge.DEFAULT_LIST, *(Path(name).expanduser() for name in arguments["lists"])]
+        pairs = [pair for path in lists for pair in judge.load_list(path)]
+        words = judge.device_words(
+            {**device, "macs": found.reply.all("mac"), "serials": found.reply.all("serial")}
+        )
+        fleet = reading.fleet_passwords(task_vars, host)
+        directory = arguments["record_directory"]
+        record = Record(
+            Path(directory).expanduser() if directory else default_directory(),
+            host,
+            repr((pairs, words, fleet)),
+        )
+        verdicts = judge.judge_all(found.accounts, pairs, words, known=record.known, fleet=fleet)
+        record.save(zip(found.accounts, verdicts, strict=True))
+        others = [name for name in task_vars.get("ansible_play_hosts_all") or [] if name != host]
+        shared = record.shared_with(found.accounts, others)
+        return record, [_with_shared(verdict, shared.get(verdict.account, [])) for verdict in verdicts]
+
+    def _asks_for(self) -> str:
+        """How this run becomes root by a password: ``su``, ``sudo``, ``doas``, or "" where it needs none."""
+        become = self._connection.become
+        if become is None or not become.get_option("become_pass"):
+            return ""
+        return str(become.name.rpartition(".")[2])
+
+    def _spared(
+        self, device: Mapping[str, Any], bad: Sequence[Verdict], removed: set[str]
+    ) -> tuple[list[Verdict], list[str]]:
+        """Those to act on, and in words those that are left alone because the run could not go on without them."""
+        user = str(device.get("login_user"))
+        method = self._asks_for()
+        needed = "root" if method == "su" else user if method else ""
+        acted, kept = [], []
+        for verdict in bad:
+            if verdict.account in removed:
+                continue
+            if verdict.account == needed and verdict.verdict == "shared":
+                kept.append(
+                    f"{verdict.account}: {verdict.why}; left alone, because {method} asks for it: give every device its own "
+                    "with ansible-playbook sallyport.iot.rotate"
+                )
+                continue
+            acted.append(verdict)
+        self._check_way_in(device, {verdict.account for verdict in acted})
+        return acted, kept
 
     def _check_way_in(self, device: Mapping[str, Any], names: set[str]) -> None:
         """The commit's new connection is the proof; this only spares the wait where failure is certain."""
@@ -201,61 +258,142 @@ class ActionModule(ActionBase):
                 "ansible_become_password"
             )
 
-    def _new_fields(self, bad: Sequence[Verdict], arguments: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-        """account -> (new field, new password); no password where the account is locked."""
+    def _changes(
+        self,
+        host: str,
+        device: Mapping[str, Any],
+        found: reading.Found,
+        bad: Sequence[Verdict],
+        arguments: Mapping[str, Any],
+        exchange: Exchange,
+    ) -> dict[str, Change]:
+        """account -> what happens to it."""
+        wanted = arguments["action"]
+        accounts = {account.name: account for account in found.accounts}
+        with_keys = {a["name"] for a in device.get("accounts") or [] if a.get("authorized_keys")}
+        scheme = ""
         result = {}
         for verdict in bad:
-            if arguments["action"] == "replace" and verdict.verdict in ("default", "shared"):
+            account = accounts[verdict.account]
+            if wanted == "replace" and verdict.verdict in ("default", "shared"):
+                self._keeper(host, arguments)
+                if not scheme:
+                    tried = reading.read(self, exchange, reading.trial()).reply.all("verified")
+                    scheme = reading.scheme_for(device, tried)
                 password = hashing.generate_password()
-                result[verdict.account] = (hashing.hash_password(password), password)
+                result[verdict.account] = Change(
+                    hashing.hash_password(password, scheme), password, "replaced"
+                )
+            elif wanted == "expire" and verdict.verdict in ("default", "shared"):
+                if shadow.change_is_due(found.texts[shadow.SHADOW], account.name):
+                    continue
+                # A key-only login has no terminal to ask on ("Password change required but no TTY"), and BusyBox's login
+                # never looks: there the password goes.
+                alone = account.name == device.get("login_user") or account.name in with_keys
+                possible = account.file == shadow.SHADOW and shadow_pam(found.pam) and not alone
+                result[verdict.account] = (
+                    Change(None, "", DUE) if possible else Change(shadow.LOCKED, "", "locked")
+                )
             else:
-                result[verdict.account] = (shadow.LOCKED, "")
+                result[verdict.account] = Change(shadow.LOCKED, "", "locked")
         return result
 
-    def _vault(self, host: str, arguments: Mapping[str, Any]) -> VaultFile:
-        secrets = getattr(getattr(self._loader, "_vault", None), "secrets", None)
-        if not secrets or not arguments["vault_directory"]:
+    def _keeper(self, host: str, arguments: Mapping[str, Any]) -> Keeper:
+        found = keeper(self, host, arguments["vault_directory"], arguments["command"])
+        if found is None:
             raise Refused(
-                "credentials_action is replace, so new passwords have to be kept for you in encrypted files: "
-                "set "
-                "credentials_vault_directory, and give this run a vault password (--vault-password-file)"
+                "credentials_action is replace, so new passwords have to be kept for you: set credentials_vault_directory and "
+                "give this run a vault password (--vault-password-file), or set credentials_command"
             )
-        vault = VaultLib(secrets)
-        return VaultFile(
-            Path(arguments["vault_directory"]).expanduser(),
-            host,
-            lambda text: bytes(vault.encrypt(text)).decode("ascii"),
-            lambda text: bytes(vault.decrypt(text)).decode("utf-8"),
-        )
+        return found
 
     def _commit(
         self,
-        accounts: Sequence[Account],
-        texts: Mapping[str, str],
-        digests: Mapping[str, str],
-        new: Mapping[str, tuple[str, str]],
+        found: reading.Found,
+        new: Mapping[str, Change],
+        tidying: hygiene.Tidying,
+        locks: lockout.Lockout,
         arguments: Mapping[str, Any],
         task_vars: dict[str, Any],
         exchange: Exchange,
     ) -> dict[str, Any]:
+        after = _texts(found, new, tidying)
         files = []
-        for path, text in texts.items():
-            fields = {a.name: new[a.name][0] for a in accounts if a.file == path and a.name in new}
-            if not fields:
+        for path, text in found.texts.items():
+            if after[path] == text and path not in tidying.modes:
                 continue
-            content = shadow.replaced(text, fields).encode("utf-8", "surrogateescape")
-            before = digests[path].split()[0]
-            # Somebody may set a password while this runs: theirs must not be undone by a file that was read
-            # before.
-            files.append(File(path, content=content, mode="keep", secret=True, replaces=before))
+            mode, owner, group = tidying.modes.get(path, ("keep", "root", "root"))
+            content = after[path].encode("utf-8", "surrogateescape")
+            # Nobody else's change may be undone; see reading.Found.replaces.
+            files.append(
+                File(
+                    path,
+                    content=content,
+                    mode=mode,
+                    owner=owner,
+                    group=group,
+                    secret=True,
+                    replaces=found.replaces(path),
+                )
+            )
+        for path, (mode, owner, group) in tidying.modes.items():
+            if path in found.texts:
+                continue
+            content = found.reply.get(path).encode("utf-8", "surrogateescape")
+            files.append(
+                File(
+                    path,
+                    content=content,
+                    mode=mode,
+                    owner=owner,
+                    group=group,
+                    secret=True,
+                    replaces=found.replaces(path),
+                )
+            )
+        files += [
+            File(
+                path,
+                content=text.encode("utf-8", "surrogateescape"),
+                mode="keep" if path in found.pam else "0644",
+            )
+            for path, text in locks.files.items()
+        ]
+        verify = [reading.still_becomes()] if locks.files and locks.state == "set" else []
         change = driver.transaction(
-            "credentials",
-            files,
-            arguments,
-            note=f"passwords of {', '.join(sorted(new))}",
+            "credentials", files, arguments, note=_note(new, tidying, locks), commands={"verify": verify}
         )
         with quiet(self):
             return driver.run(self, task_vars, change, exchange)
+
+
+def shadow_pam(pam: Mapping[str, str]) -> bool:
+    """Whether logins of this device look at the age of a password: PAM does."""
+    return lockout.COMMON in pam
+
+
+def _texts(found: reading.Found, new: Mapping[str, Change], tidying: hygiene.Tidying) -> dict[str, str]:
+    """passwd and shadow as they are to be."""
+    result = dict(found.texts)
+    for path in result:
+        fields = {
+            a.name: new[a.name].field or ""
+            for a in found.accounts
+            if a.file == path and a.name in new and new[a.name].field is not None
+        }
+        result[path] = shadow.replaced(result[path], fields)
+    due = [name for name, change in new.items() if change.field is None]
+    result[shadow.SHADOW] = shadow.with_change_due(result[shadow.SHADOW], due)
+    result[shadow.PASSWD] = shadow.with_shells(result[shadow.PASSWD], tidying.shells)
+    if tidying.shadowed:
+        result[shadow.PASSWD], result[shadow.SHADOW] = shadow.moved(
+            result[shadow.PASSWD], result[shadow.SHADOW], tidying.shadowed
+        )
+    return {path: shadow.without(text, tidying.removed) for path, text in result.items()}
+
+
+def _unique(account: Account, changed: str) -> Verdict:
+    return Verdict(account.name, account.uid, "unique", hashing.scheme(changed))
 
 
 def _with_shared(verdict: Verdict, others: Sequence[str]) -> Verdict:
@@ -263,10 +401,6 @@ def _with_shared(verdict: Verdict, others: Sequence[str]) -> Verdict:
         return verdict
     why = f"the same password hash is on {', '.join(others)}"
     return Verdict(verdict.account, verdict.uid, "shared", verdict.scheme, why)
-
-
-def _second_root(verdict: Verdict) -> bool:
-    return verdict.uid == 0 and verdict.account != "root" and verdict.verdict != "locked"
 
 
 def _report(verdict: Verdict, action: str) -> dict[str, Any]:
@@ -280,11 +414,42 @@ def _report(verdict: Verdict, action: str) -> dict[str, Any]:
     }
 
 
-def _diff(bad: Sequence[Verdict], new: Mapping[str, tuple[str, str]]) -> dict[str, str]:
-    before = "".join(f"{verdict.account}: {verdict.verdict} password\n" for verdict in bad)
-    after = "".join(
-        f"{verdict.account}: "
-        f"{'new password, unique to this device' if new[verdict.account][1] else 'locked'}\n"
-        for verdict in bad
-    )
-    return {"before_header": "passwords", "after_header": "passwords", "before": before, "after": after}
+def _note(new: Mapping[str, Change], tidying: hygiene.Tidying, locks: lockout.Lockout) -> str:
+    parts = [f"passwords of {', '.join(sorted(new))}"] if new else []
+    parts += [f"{remark.what}: {remark.action}" for remark in tidying.remarks if remark.action]
+    if locks.files:
+        parts.append("lock-out against guessing" if locks.state == "set" else "no lock-out against guessing")
+    return "; ".join(parts)
+
+
+def _message(
+    bad: Sequence[Verdict], new: Mapping[str, Change], tidying: hygiene.Tidying, locks: lockout.Lockout
+) -> str:
+    parts = [f"{one.account}: {one.why or one.verdict}" for one in bad if one.account in new]
+    parts += [f"{remark.what} {remark.why}" for remark in tidying.remarks if remark.action]
+    if locks.files:
+        parts.append(f"lock-out against guessing with login and su: {locks.state}")
+    return "; ".join(parts)
+
+
+def _diff(
+    bad: Sequence[Verdict], new: Mapping[str, Change], tidying: hygiene.Tidying, locks: lockout.Lockout
+) -> dict[str, str]:
+    dealt = [one for one in bad if one.account in new]
+    before = [f"{one.account}: {one.verdict} password" for one in dealt]
+    before += [f"{one.what}: {one.why}" for one in tidying.remarks if one.action]
+    before += [f"{path}: without lock-out as wanted" for path in sorted(locks.files)]
+    after = [
+        f"{one.account}: {_IN_WORDS.get(new[one.account].action, new[one.account].action)}" for one in dealt
+    ]
+    after += [f"{one.what}: {one.action}" for one in tidying.remarks if one.action]
+    after += [f"{path}: lock-out {locks.state}" for path in sorted(locks.files)]
+    return {
+        "before_header": "passwords",
+        "after_header": "passwords",
+        "before": "".join(f"{line}\n" for line in before),
+        "after": "".join(f"{line}\n" for line in after),
+    }
+
+
+_IN_WORDS = {"replaced": "new password, unique to this device"}

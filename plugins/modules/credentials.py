@@ -11,17 +11,22 @@ version_added: 0.1.0
 description:
 - Reads the password hashes in one exchange, judges them in the controller's memory, and locks or replaces
   those that are default, empty or shared, through M(sallyport.iot.commit).
+- Sees to it that root alone has UID 0, that only root reads hashes, that service accounts have no shell, and that
+  the console and su do not take guesses without end.
 - Neither hashes nor passwords are in results, facts, diffs or logs, at any verbosity.
 options:
   action:
     description:
-    - What happens to an account with a known password. C(lock) leaves only its keys, C(replace) gives
-      it a generated password that is kept for you, C(report) changes nothing. An empty password is locked
-      in either case.
+    - What happens to an account with a known password. C(lock) leaves only its keys, C(replace) gives it
+      a generated password that is kept for you, C(expire) lets it in once more, to choose another
+      password, C(report) changes nothing. C(expire) locks instead where a forced change would break the
+      login, for the automation's account, accounts with keys, devices without PAM. An empty password is
+      locked in any case.
     type: str
     choices:
     - lock
     - replace
+    - expire
     - report
     default: lock
   lists:
@@ -32,15 +37,42 @@ options:
     default: []
   vault_directory:
     description:
-    - Where new passwords are kept, one ansible-vault file for each device. Needed for C(replace), with
-      a vault password in the run.
+    - Where new passwords are kept, one ansible-vault file for each device. C(replace) needs this, with a
+      vault password in the run, or C(command).
     type: str
     default: ''
+  command:
+    description:
+    - A command on the controller that takes new passwords instead, as a list of words. It gets one JSON
+      object on standard input, with event, host and passwords, with the events C(prepare), then
+      C(commit) or C(discard).
+    type: list
+    elements: str
+    default: []
   record_directory:
     description:
     - Where this controller remembers which hashes it has judged, without the hashes; empty for C(~/.cache/sallyport/credentials).
     type: str
     default: ''
+  keep_shells:
+    description:
+    - Service accounts that keep their shell.
+    type: list
+    elements: str
+    default: []
+  lockout_attempts:
+    description:
+    - Wrong passwords on the console or for su within C(lockout_seconds) that lock an account for as long,
+      on devices with PAM; 0 for no limit. sshd and sudo do not count, so nobody can lock the automation
+      out.
+    type: int
+    default: 5
+  lockout_seconds:
+    description:
+    - How long such an account is locked. Root is locked for a minute at most, and not at all where su
+      asks for its password.
+    type: int
+    default: 600
   confirm_seconds:
     description:
     - How long the device waits for the confirmation before it takes the change back.
@@ -109,11 +141,34 @@ accounts:
       type: str
       sample: the password is a published default or guessable
     action:
-      description: C(locked), C(replaced) or nothing.
+      description: C(locked), C(replaced), C(must change at the next login) or nothing.
       type: str
       sample: locked
+remarks:
+  description: What else is not as it must be, of account files, UIDs and shells.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    what:
+      description: An account or a file.
+      type: str
+      sample: toor
+    why:
+      description: What is wrong.
+      type: str
+      sample: has UID 0 beside root
+    action:
+      description: What is done about it; nothing where a person has to decide.
+      type: str
+      sample: removed
+lockout:
+  description: Whether the console and su lock an account after wrong passwords; why not, and what helps instead.
+  returned: success
+  type: dict
+  sample: {state: set, why: "", remedy: ""}
 kept_in:
-  description: The encrypted file with the new passwords.
+  description: The encrypted file with the new passwords, or the command that took them.
   returned: when passwords were replaced
   type: str
   sample: passwords/gw1.yml

@@ -51,11 +51,11 @@ class Access:
         self.work = work
         self.runs = 0
 
-    def play(self, *arguments: str, **environment: str) -> Run:
+    def play(self, *arguments: str, playbook: Path = PLAYBOOK, **environment: str) -> Run:
         self.runs += 1
         results = self.work / f"results-{self.runs}.jsonl"
         done = subprocess.run(
-            [str(TOOLS / "ansible-playbook"), "-i", "inventories/lab", str(PLAYBOOK),
+            [str(TOOLS / "ansible-playbook"), "-i", "inventories/lab", str(playbook),
              "-e", f"credentials_record_directory={self.work}/records", *arguments],
             cwd=CHECKOUT, capture_output=True, text=True, timeout=600, check=False,
             env={
@@ -89,10 +89,10 @@ class Access:
     def known_hosts(self) -> Path:
         return self.lab.state / "known_hosts"
 
-    def operator_gets_in(self, device: str) -> bool:
+    def operator_gets_in(self, device: str, key: Path | None = None) -> bool:
         """With the operator's key, believing only the host keys of the operator's own file."""
         command = self.ssh(
-            device, "-i", str(self.key), "-o", "BatchMode=yes", known_hosts=str(self.known_hosts)
+            device, "-i", str(key or self.key), "-o", "BatchMode=yes", known_hosts=str(self.known_hosts)
         )
         done = subprocess.run([*command, "id -u"], capture_output=True, text=True, timeout=60, check=False)
         return done.stdout.strip() == "0"
@@ -393,9 +393,91 @@ def test_second_roots_and_empty_passwords_are_locked_and_good_passwords_stay(har
         one["account"]: (one["verdict"], one["action"])
         for one in run.of("credentials")["debian11"]["accounts"]
     }
-    assert found == {"toor": ("unique", "locked"), "guest": ("empty", "locked"), "admin": ("unique", "")}
+    assert found == {"toor": ("unique", ""), "guest": ("empty", "locked"), "admin": ("unique", "")}
+    assert {"what": "toor", "why": "has UID 0 beside root", "action": "removed"} in run.of("credentials")[
+        "debian11"
+    ]["remarks"]
     fields = dict(line.split(":")[:2] for line in fleet.shell("debian11", "cat /etc/shadow").splitlines())
-    assert fields["toor"] == fields["guest"] == "*" and fields["admin"].startswith("$")
+    assert "toor" not in fields and fields["guest"] == "*" and fields["admin"].startswith("$")
+    assert "toor" not in fleet.shell("debian11", "cat /etc/passwd")
+
+
+def test_open_hash_files_and_shells_of_services_are_put_right(hardened: Hardened) -> None:
+    fleet = hardened.fleet
+    for device, service in (("debian12", "games"), ("vendor", "nobody")):
+        fleet.shell(
+            device,
+            "chmod 644 /etc/shadow; cp /etc/shadow /etc/shadow-; chmod 604 /etc/shadow-; "
+            f"sed -i 's|^\\({service}:.*:\\)[^:]*$|\\1/bin/sh|' /etc/passwd; "
+            "echo 'old:abgOeLfPimXQo:1501:1501::/:/bin/sh' >>/etc/passwd",
+        )
+    run = fleet.play("--tags", "credentials", "--limit", "debian12,vendor")
+    assert run.status == 0, run.output[-3000:]
+    for device, service in (("debian12", "games"), ("vendor", "nobody")):
+        listed = fleet.shell(device, "ls -l /etc/shadow /etc/shadow-")
+        assert all(line[7:10] == "---" for line in listed.splitlines()), listed
+        passwd = fleet.shell(device, "cat /etc/passwd")
+        assert re.search(rf"^{service}:.*:/(usr/sbin/nologin|bin/false)$", passwd, re.M)
+        assert "old:x:1501" in passwd and "old:abgOeLfPimXQo:" in fleet.shell(device, "cat /etc/shadow")
+        assert fleet.operator_gets_in(device)
+    assert not any(
+        result["changed"]
+        for result in fleet.play("--tags", "credentials", "--limit", "debian12,vendor")
+        .of("credentials")
+        .values()
+    )
+
+
+# Somebody who is not root becomes somebody else, as at a console.
+SU = """printf '%s\\n' "$1" | su -s /bin/sh nobody -c 'su person -c "echo in"' 2>&1"""
+
+
+@pytest.mark.parametrize("device", ["debian13"])
+def test_guessing_with_su_locks_the_account_for_a_while_and_nothing_else(
+    hardened: Hardened, device: str
+) -> None:
+    fleet = hardened.fleet
+    fleet.shell(device, "useradd -m -s /bin/sh person; echo person:Right-Pass-99 | chpasswd")
+
+    def guess(*passwords: str) -> str:
+        tries = " ".join(f"(set -- {password}; {SU}) &" for password in passwords)
+        return fleet.shell(device, f"{tries} wait")
+
+    assert guess("Right-Pass-99").splitlines()[-1].endswith("in")
+    assert "in\n" not in guess("wrong1", "wrong2", "wrong3", "wrong4", "wrong5")
+    assert not guess("Right-Pass-99").splitlines()[-1].endswith("in")
+    # sshd does not count: the automation and people with keys are never locked.
+    assert fleet.operator_gets_in(device)
+    fleet.shell(device, "faillock --user person --reset")
+    assert guess("Right-Pass-99").splitlines()[-1].endswith("in")
+    fleet.shell(device, "userdel -r person")
+
+
+def test_a_device_without_pam_says_that_guesses_are_not_counted_and_what_helps(hardened: Hardened) -> None:
+    found = {host: result["lockout"] for host, result in hardened.done.of("credentials").items()}
+    assert {host: one["state"] for host, one in found.items()} == {
+        "debian11": "set", "debian12": "set", "debian13": "set", "vendor": "not available"
+    }  # fmt: skip
+    assert "no PAM" in found["vendor"]["why"] and "keys only" in found["vendor"]["remedy"]
+
+
+def test_a_forced_change_is_due_for_people_and_never_for_the_automation(hardened: Hardened) -> None:
+    fleet = hardened.fleet
+    fleet.shell("debian12", "echo admin:password | chpasswd; echo root:admin | chpasswd")
+    again = [
+        fleet.play("--tags", "credentials", "--limit", "debian12", "-e", "credentials_action=expire")
+        for _ in range(2)
+    ]
+    done = [
+        {one["account"]: one["action"] for one in run.of("credentials")["debian12"]["accounts"]}
+        for run in again
+    ]
+    assert done[0] == {"admin": "must change at the next login", "root": "locked", "old": ""}
+    assert done[1]["admin"] == "must change at the next login"
+    assert not again[1].of("credentials")["debian12"]["changed"]
+    assert "admin" in fleet.shell("debian12", "grep '^admin:[^:]*:0:' /etc/shadow")
+    assert fleet.operator_gets_in("debian12")
+    fleet.shell("debian12", "echo admin:Nobody-Guesses-This-9 | chpasswd")
 
 
 def test_a_replaced_password_is_kept_encrypted_and_works(hardened: Hardened) -> None:
@@ -467,3 +549,160 @@ def test_an_sshd_behind_a_systemd_socket_is_hardened_and_the_socket_stays(harden
     assert fleet.shell("debian13", "systemctl is-active ssh.socket").strip() == "active"
     assert fleet.operator_gets_in("debian13")
     assert not fleet.play("--tags", "ssh", "--limit", "debian13").of("ssh")["debian13"]["changed"]
+
+
+@dataclass
+class Rotated:
+    """The fleet after a rotation: what was predicted, what was done, and what became of sessions."""
+
+    predicted: Run
+    untouched: bool
+    done: Run
+    key: Path
+    vault: Path
+    sessions: dict[str, str]
+    before: dict[str, str]
+
+
+ROTATE = CHECKOUT / "playbooks/rotate.yml"
+
+
+@pytest.fixture(scope="module")
+def rotated(hardened: Hardened) -> Rotated:
+    fleet = hardened.fleet
+    friend = (fleet.work / "friend", fleet.work / "friend.pub")
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "friend", "-f", str(friend[0])], check=True
+    )
+    hashed = subprocess.run(
+        ["openssl", "passwd", "-6", "Leaked-Secret-1"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    for device in DEVICES:
+        fleet.shell(
+            device,
+            f"sed -i 's|^admin:[^:]*|admin:{hashed}|' /etc/shadow; mkdir -p -m 700 /root/.ssh; "
+            f"echo '{friend[1].read_text().strip()}' >>/root/.ssh/authorized_keys; chmod 600 /root/.ssh/authorized_keys",
+        )
+    vault = fleet.work / "rotation-password"
+    vault.write_text("only for this test\n")
+    key = fleet.work / "keys" / "fleet-2"
+    arguments = [
+        "--vault-password-file", str(vault), "-e", f"rotate_key={key}",
+        "-e", f"credentials_vault_directory={fleet.work}/rotated",
+    ]  # fmt: skip
+    before = {device: fleet.snapshot(device) for device in DEVICES}
+    predicted = fleet.play("--check", "--diff", *arguments, playbook=ROTATE)
+    untouched = before == {device: fleet.snapshot(device) for device in DEVICES} and not key.exists()
+    running = {device: open_session_with_key(fleet, device) for device in DEVICES}
+    fields = {device: fleet.shell(device, "grep ^admin: /etc/shadow") for device in DEVICES}
+    done = fleet.play("-vvvv", *arguments, playbook=ROTATE, ANSIBLE_DEBUG="1")
+    answers = {device: talk(process, "still here") for device, process in running.items()}
+    return Rotated(predicted, untouched, done, key, vault, answers, fields)
+
+
+def open_session_with_key(fleet: Access, device: str) -> subprocess.Popen[str]:
+    """A session that somebody opened with the key that leaked."""
+    process = subprocess.Popen(
+        [*fleet.ssh(device, "-i", str(fleet.key), "-o", "BatchMode=yes"), "cat"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write("hello\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "hello\n", f"no session on {device}"
+    return process
+
+
+def test_a_rotation_replaces_keys_and_passwords_on_every_device(rotated: Rotated) -> None:
+    assert rotated.done.status == 0, rotated.done.output[-3000:]
+    results = rotated.done.of("rotate")
+    assert {host: one["state"] for host, one in results.items()} == dict.fromkeys(DEVICES, "confirmed")
+    for host, one in results.items():
+        assert {"account": "admin", "action": "replaced"} in one["accounts"], host
+        assert {"friend"} < {key["comment"] for key in one["keys_removed"]}, host
+
+
+def test_check_mode_of_a_rotation_predicts_it_and_touches_nothing(rotated: Rotated) -> None:
+    assert rotated.untouched
+    said, done = rotated.predicted.of("rotate"), rotated.done.of("rotate")
+    for device in DEVICES:
+        assert said[device]["accounts"] == done[device]["accounts"]
+        assert said[device]["keys_removed"] == done[device]["keys_removed"]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_after_a_rotation_the_new_key_works_alone_and_old_sessions_are_over(
+    hardened: Hardened, rotated: Rotated, device: str
+) -> None:
+    fleet = hardened.fleet
+    assert fleet.operator_gets_in(device, rotated.key)
+    assert not fleet.operator_gets_in(device) and not fleet.operator_gets_in(device, fleet.work / "friend")
+    assert rotated.sessions[device] == ""
+    assert fleet.shell(device, "grep ^admin: /etc/shadow") != rotated.before[device]
+
+
+def test_new_passwords_of_a_rotation_are_kept_unique_and_of_the_strongest_scheme_that_login_reads(
+    hardened: Hardened, rotated: Rotated
+) -> None:
+    fleet = hardened.fleet
+    passwords = set()
+    for device in DEVICES:
+        shown = subprocess.run(
+            [str(TOOLS / "ansible-vault"), "view", "--vault-password-file", str(rotated.vault), f"{fleet.work}/rotated/{device}.yml"],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        password = re.search(r"admin: (\S{24})", shown)
+        assert password is not None and password[1] not in rotated.done.output
+        passwords.add(password[1])
+        field = fleet.shell(device, "grep ^admin: /etc/shadow").split(":")[1]
+        assert field.startswith("$6$" if device == "vendor" else "$y$"), device
+        # By the very program that asks at a console.
+        said = fleet.shell(
+            device, f"printf '%s\\n' {password[1]} | su -s /bin/sh nobody -c 'su admin -c \"echo in\"' 2>&1"
+        )
+        assert said.strip().endswith("in"), (device, said)
+    assert len(passwords) == len(DEVICES)
+    assert HASH.search(rotated.done.output) is None
+
+
+@pytest.mark.parametrize("device", ["debian12", "vendor"])
+@pytest.mark.parametrize("to", ["previous", "1"])
+def test_no_generation_brings_the_leaked_key_or_password_back(
+    hardened: Hardened, rotated: Rotated, to: str, device: str
+) -> None:
+    fleet = hardened.fleet
+    field = fleet.shell(device, "grep ^admin: /etc/shadow")
+    run = fleet.play(
+        "--limit", device, "-e", f"to={to}", "-e", f"ansible_ssh_private_key_file={rotated.key}",
+        playbook=CHECKOUT / "playbooks/rollback.yml",
+    )  # fmt: skip
+    assert run.status == 0, run.output[-3000:]
+    assert fleet.operator_gets_in(device, rotated.key) and not fleet.operator_gets_in(device)
+    assert fleet.shell(device, "grep ^admin: /etc/shadow") == field
+
+
+@pytest.mark.parametrize("device", ["debian11", "vendor"])
+def test_a_new_key_that_does_not_get_in_leaves_the_way_in_as_it_was(
+    hardened: Hardened, rotated: Rotated, device: str
+) -> None:
+    fleet = hardened.fleet
+    wrong = fleet.work / f"wrong-pair-{device}"
+    for name in (wrong, fleet.work / f"stranger-{device}"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(name)], check=True)
+    wrong.with_suffix(".pub").write_text((fleet.work / f"stranger-{device}.pub").read_text())
+    before = fleet.snapshot(device)
+    run = fleet.play(
+        "--limit", device, "-e", f"rotate_key={wrong}", "-e", f"ansible_ssh_private_key_file={rotated.key}",
+        "-e", "sallyport_confirm_seconds=8", playbook=ROTATE,
+    )  # fmt: skip
+    result = run.of("rotate")[device]
+    assert run.status == 2 and result["state"] == "reverted" and "Permission denied" in result["msg"]
+    assert fleet.snapshot(device) == before and fleet.operator_gets_in(device, rotated.key)
+
+
+def test_a_rotation_to_the_key_in_use_is_refused(hardened: Hardened, rotated: Rotated) -> None:
+    run = hardened.fleet.play(
+        "--limit", "debian12", "-e", f"rotate_key={rotated.key}",
+        "-e", f"ansible_ssh_private_key_file={rotated.key}", playbook=ROTATE,
+    )  # fmt: skip
+    assert run.status == 2 and "logs in already" in run.of("rotate")["debian12"]["msg"]

@@ -1,27 +1,119 @@
 # Copyright (c) The Sallyport authors
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""New passwords go to the operator encrypted, before any device has them.
+"""New passwords go to the operator before any device has them: into an encrypted file, or to a command of theirs.
 
 One ansible-vault file for each device. It is written beside its place first, and takes its place when the
 device has confirmed: a controller that dies in between leaves both, and no password is ever known to the
-device alone.
+device alone. A command hears the same three words: prepare, then commit or discard.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
-from collections.abc import Callable, Mapping
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import yaml
+from ansible.parsing.vault import VaultLib
 
 KEY = "sallyport_passwords"
 
 
 class HandoverError(RuntimeError):
     """Passwords could not be kept for the operator; nothing may be changed then."""
+
+
+class Keeper(Protocol):
+    """Where new passwords are kept for the operator."""
+
+    where: str
+    """In words, for the result."""
+
+    def prepare(self, passwords: Mapping[str, str]) -> None:
+        """Keep them for now: account -> password. No device has them yet."""
+
+    def commit(self) -> None:
+        """The device has them: what was prepared counts."""
+
+    def discard(self) -> None:
+        """The device is as it was: what was prepared does not count."""
+
+
+def keeper(action: Any, host: str, directory: str, command: Sequence[str]) -> Keeper | None:
+    """The keeper that the variables name; None where they name none.
+
+    Raises:
+        HandoverError: they name two, or an encrypted file in a run without a vault password.
+    """
+    if directory and command:
+        raise HandoverError(
+            "new passwords are kept in one place: name a vault directory or a command, not both"
+        )
+    if command:
+        return Command(command, host)
+    if not directory:
+        return None
+    secrets = getattr(getattr(action._loader, "_vault", None), "secrets", None)
+    if not secrets:
+        raise HandoverError(
+            "new passwords are kept in encrypted files: give this run a vault password (--vault-password-file)"
+        )
+    vault = VaultLib(secrets)
+    return VaultFile(
+        Path(directory).expanduser(),
+        host,
+        lambda text: bytes(vault.encrypt(text)).decode("ascii"),
+        lambda text: bytes(vault.decrypt(text)).decode("utf-8"),
+    )
+
+
+class Command:
+    """A command of the operator's, run on the controller with one JSON object on standard input.
+
+    ``{"event": "prepare", "host": ..., "passwords": {account: password}}`` before any device has them, then
+    ``commit`` or ``discard`` without passwords. Nothing secret is ever an argument.
+    """
+
+    def __init__(self, words: Sequence[str], host: str, seconds: int = 60) -> None:
+        self._words = list(words)
+        self._host = host
+        self._seconds = seconds
+        self.where = f"handed to {words[0]}"
+
+    def prepare(self, passwords: Mapping[str, str]) -> None:
+        self._tell({"event": "prepare", "passwords": dict(passwords)})
+
+    def commit(self) -> None:
+        self._tell({"event": "commit"})
+
+    def discard(self) -> None:
+        with contextlib.suppress(HandoverError):
+            self._tell({"event": "discard"})
+
+    def _tell(self, what: Mapping[str, Any]) -> None:
+        try:
+            done = subprocess.run(
+                self._words,
+                input=json.dumps({**what, "host": self._host}),
+                capture_output=True,
+                text=True,
+                timeout=self._seconds,
+                check=False,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise HandoverError(
+                f"{self._words[0]} could not be run to hand over new passwords: {type(error).__name__}"
+            ) from None
+        if done.returncode:
+            # What it printed may hold what it was given.
+            raise HandoverError(
+                f"{self._words[0]} did not take the new passwords: status {done.returncode} at {what['event']}"
+            )
 
 
 class VaultFile:
@@ -39,6 +131,7 @@ class VaultFile:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]*", host):
             raise HandoverError(f"the inventory name {host!r} cannot be a file name in {directory}")
         self.path = directory / f"{host}.yml"
+        self.where = str(self.path)
         self._pending = directory / f"{host}.yml.new"
         self._encrypt = encrypt
         self._decrypt = decrypt

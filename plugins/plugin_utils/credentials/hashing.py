@@ -28,6 +28,10 @@ SCHEMES = {
     "gy": "gost-yescrypt",
     "sm3": "sm3",
 }
+STRONGEST_FIRST = ("yescrypt", "sha512")
+"""Schemes for new passwords. bcrypt is left out: it cuts passwords at 72 bytes and is no stronger than yescrypt."""
+EVERYWHERE = "sha512"
+"""What every login program reads, BusyBox's own included."""
 _ITOA64 = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 # struct crypt_data: 32 KiB in libxcrypt, 128 KiB and a little in old glibc; too much does no harm.
 _DATA_SIZE = 262144
@@ -127,21 +131,28 @@ def generate_password(length: int = 24) -> str:
     return "".join(secrets.choice(alphabet) for _ in range(length))
 
 
-def hash_password(password: str, name: str = "sha512") -> str:
+def hash_password(password: str, name: str = EVERYWHERE) -> str:
     """A new hash with a new salt.
-
-    sha512 is what every login program on every device reads, BusyBox's own ``login`` included, which refuses
-    yescrypt; behind 24 random letters the strength of the scheme does not matter.
 
     Raises:
         NoLibrary: there is none.
         ValueError: the library cannot make this scheme.
     """
-    prefix = {"sha512": "$6$", "sha256": "$5$", "md5": "$1$"}.get(name)
+    prefix = {"yescrypt": "$y$", "sha512": "$6$", "sha256": "$5$", "md5": "$1$"}.get(name)
     if prefix is None:
-        raise ValueError(f"cannot make hashes of the scheme {name!r}; expected sha512, sha256 or md5")
-    salt = "".join(secrets.choice(_ITOA64) for _ in range(8 if name == "md5" else 16))
-    made = compute(password, prefix + salt)
+        raise ValueError(
+            f"cannot make hashes of the scheme {name!r}; expected yescrypt, sha512, sha256 or md5"
+        )
+    # yescrypt's usual cost (j9T), and a salt of 128 bits; 22 letters of which the last holds two bits only.
+    if name == "yescrypt":
+        setting = f"$y$j9T${_letters(21)}{secrets.choice('./01')}"
+    else:
+        setting = prefix + _letters(8 if name == "md5" else 16)
+    made = compute(password, setting)
     if made is None or not made.startswith(prefix):
         raise ValueError(f"this controller's libcrypt cannot make {name} hashes")
     return made
+
+
+def _letters(count: int) -> str:
+    return "".join(secrets.choice(_ITOA64) for _ in range(count))

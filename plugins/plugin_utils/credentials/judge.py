@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import hashing
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.shadow import Account
@@ -31,10 +32,11 @@ class Verdict:
     Attributes:
         account: its name.
         uid: its number.
-        verdict: ``default``, ``shared`` (another device has the same hash), ``empty``, ``locked``, ``unique``
+        verdict: ``default``, ``shared`` (another device has the same hash or password), ``empty``, ``locked``, ``unique``
             (none of the guesses) or ``not assessed``.
         scheme: the hash scheme's name.
         why: in words, where there is something to say; never the password.
+        lasting: it holds as long as the hash and the inventory stay the same, whatever other devices show.
     """
 
     account: str
@@ -42,6 +44,7 @@ class Verdict:
     verdict: str
     scheme: str
     why: str = ""
+    lasting: bool = False
 
     @property
     def usable_by_strangers(self) -> bool:
@@ -115,8 +118,18 @@ def _texts(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list | tuple) else []
 
 
-def judge(account: Account, guesses: Sequence[str], workers: int = 0) -> Verdict:
-    """The verdict on one account, by guessing."""
+def judge(
+    account: Account,
+    guesses: Sequence[str],
+    workers: int = 0,
+    *,
+    fleet: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Verdict:
+    """The verdict on one account, by guessing.
+
+    Args:
+        fleet: passwords that the inventory knows -> the other devices that have them.
+    """
     kind = hashing.scheme(account.field)
     if kind == "locked":
         return Verdict(account.name, account.uid, "locked", "")
@@ -143,6 +156,10 @@ def judge(account: Account, guesses: Sequence[str], workers: int = 0) -> Verdict
                     kind,
                     "the password is a published default or guessable",
                 )
+    for password, others in fleet.items():
+        if others and hashing.matches(password, account.field):
+            why = f"the same password is on {', '.join(others)}, as the inventory says"
+            return Verdict(account.name, account.uid, "shared", kind, why, lasting=True)
     return Verdict(account.name, account.uid, "unique", kind)
 
 
@@ -166,10 +183,15 @@ def judge_all(
     words: Sequence[str],
     *,
     known: Callable[[Account], Verdict | None] = lambda account: None,
+    fleet: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> list[Verdict]:
     """Verdicts on every account.
 
     Args:
         known: gives a verdict of an earlier run for a hash that has not changed since, else None.
+        fleet: passwords that the inventory knows -> the other devices that have them.
     """
-    return [known(account) or judge(account, candidates(account.name, pairs, words)) for account in accounts]
+    return [
+        known(account) or judge(account, candidates(account.name, pairs, words), fleet=fleet)
+        for account in accounts
+    ]

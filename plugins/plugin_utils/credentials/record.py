@@ -51,6 +51,8 @@ class Record:
     def __post_init__(self) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._key = _secret_key(self.directory / "key")
+        # Passwords that the inventory knows are part of it: nobody may try them out on what is kept.
+        self.context = digest(self._key, "context", self.context)
         stored = _load(self._path(self.host))
         if stored.get("context") == self.context:
             self._verdicts = stored.get("verdicts", {})
@@ -60,7 +62,8 @@ class Record:
         kept = self._verdicts.get(self._digest(account)) if _kept(account) else None
         if not isinstance(kept, dict) or kept.get("account") != account.name:
             return None
-        return Verdict(account.name, account.uid, kept["verdict"], kept["scheme"], kept["why"])
+        lasting = kept["verdict"] == "shared"
+        return Verdict(account.name, account.uid, kept["verdict"], kept["scheme"], kept["why"], lasting)
 
     def save(self, judged: Iterable[tuple[Account, Verdict]]) -> None:
         """Replace what is remembered of this device.
@@ -73,7 +76,7 @@ class Record:
             if not _kept(account):
                 continue
             marks[account.name] = [self._digest(account), self._salt(account)]
-            if verdict.verdict in ("unique", "default"):
+            if verdict.verdict in ("unique", "default") or verdict.lasting:
                 verdicts[self._digest(account)] = {
                     "account": account.name,
                     "verdict": verdict.verdict,

@@ -1,13 +1,13 @@
 # Copyright (c) The Sallyport authors
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""passwd and shadow as text: which field holds each account's password, and replacing single fields.
+"""passwd and shadow as text: which field holds each account's password, and changing single fields.
 
 All other bytes of the files stay as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 PASSWD = "/etc/passwd"
@@ -68,4 +68,50 @@ def replaced(text: str, fields: Mapping[str, str]) -> str:
         if len(parts) >= 2 and parts[0] in fields:
             parts[1] = fields[parts[0]]
             lines[index] = ":".join(parts)
+    return "\n".join(lines)
+
+
+def with_shells(passwd: str, shells: Mapping[str, str]) -> str:
+    """passwd with other shells for these accounts."""
+    return _edited(passwd, {name: {6: shell} for name, shell in shells.items()})
+
+
+def with_change_due(shadow: str, names: Collection[str]) -> str:
+    """shadow with these passwords due for a change at the next login."""
+    return _edited(shadow, {name: {2: "0"} for name in names})
+
+
+def change_is_due(shadow: str, name: str) -> bool:
+    """Whether this account must change its password at the next login already."""
+    lines = (line.split(":") for line in shadow.split("\n"))
+    return any(parts[0] == name and len(parts) > 2 and parts[2] == "0" for parts in lines)
+
+
+def without(text: str, names: Collection[str]) -> str:
+    """``text`` (either file) without these accounts."""
+    return "\n".join(
+        line for line in text.split("\n") if line.partition(":")[0] not in names or ":" not in line
+    )
+
+
+def moved(passwd: str, shadow: str, names: Collection[str]) -> tuple[str, str]:
+    """Both files with the hashes of these accounts in shadow, where only root reads them."""
+    fields = {
+        parts[0]: parts[1] for parts in (line.split(":") for line in passwd.split("\n")) if len(parts) == 7
+    }
+    stale = without(shadow, names)
+    joint = stale if not stale or stale.endswith("\n") else f"{stale}\n"
+    # 0 would mean that a change is due: a day long ago instead.
+    added = "".join(f"{name}:{fields[name]}:10000:0:99999:7:::\n" for name in sorted(names) if name in fields)
+    return replaced(passwd, dict.fromkeys(names, "x")), joint + added
+
+
+def _edited(text: str, wanted: Mapping[str, Mapping[int, str]]) -> str:
+    lines = text.split("\n")
+    for index, line in enumerate(lines):
+        parts = line.split(":")
+        for position, value in wanted.get(parts[0], {}).items():
+            if len(parts) > position:
+                parts[position] = value
+        lines[index] = ":".join(parts)
     return "\n".join(lines)

@@ -1,0 +1,279 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""New passwords and keys for a device, now: which files change, what ends, and what no way back may bring again.
+
+Two changes. The first puts the new key beside the old ones, and is confirmed by a login with the new key alone.
+Only then the second takes the old keys and passwords away, confirmed in the same way.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access import shell
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access.dropbear import keys_file
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access.host_keys import blob, fingerprint
+from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import shadow
+from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.shadow import Account
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import File
+
+OPENWRT = "/etc/dropbear/authorized_keys"
+
+
+@dataclass(frozen=True)
+class KeyFile:
+    """A file of public keys that some daemon on this device believes."""
+
+    path: str
+    user: str
+    text: str
+
+
+@dataclass
+class Plan:
+    """What is to change.
+
+    Attributes:
+        add: files of the first change.
+        replace: files of the second.
+        removed: keys that stop working: account, file, fingerprint and comment.
+    """
+
+    add: list[File] = field(default_factory=list)
+    replace: list[File] = field(default_factory=list)
+    removed: list[dict[str, str]] = field(default_factory=list)
+
+
+def patterns(device: Mapping[str, Any]) -> list[str]:
+    """Where the device's ssh daemon looks for keys, in the words of ``AuthorizedKeysFile``."""
+    ssh = device.get("ssh") or {}
+    if ssh.get("server") != "openssh":
+        return ["%h/.ssh/authorized_keys", OPENWRT]
+    listed = " ".join((ssh.get("config") or {}).get("authorizedkeysfile") or []).split()
+    found = [one for one in listed if one != "none"] or [".ssh/authorized_keys", ".ssh/authorized_keys2"]
+    found = [one if one.startswith(("/", "%h")) else f"%h/{one}" for one in found]
+    # The user's own file counts again as soon as somebody goes back to the settings that the device came with.
+    return list(dict.fromkeys([*found, "%h/.ssh/authorized_keys", "%h/.ssh/authorized_keys2"]))
+
+
+def expand(pattern: str, user: str, home: str) -> str:
+    """``AuthorizedKeysFile`` for one account."""
+    return pattern.replace("%h", home.rstrip("/")).replace("%u", user).replace("%%", "%")
+
+
+def reading(device: Mapping[str, Any]) -> str:
+    """sh that shows every file of keys on the device; goes into ``reading.read`` as ``more``."""
+    words = []
+    for pattern in patterns(device):
+        # Quoted piece by piece, so that only the two variables are expanded.
+        text = "'" + pattern.replace("'", "'\\''") + "'"
+        words.append(text.replace("%h", "'\"${home%/}\"'").replace("%u", "'\"$user\"'").replace("%%", "%"))
+    return f"""
+shown=' '
+while IFS=: read -r user _ _ _ _ home _; do
+  for file in {" ".join(words)}; do
+    case "$shown" in *" $file "*) continue ;; esac
+    {{ [ -f "$file" ] && [ -r "$file" ]; }} || continue
+    shown="$shown$file "
+    say keyfile "$user $file"
+    blob "keys $file" <"$file"
+  done
+done </etc/passwd
+"""
+
+
+def key_files(reply: Reply) -> list[KeyFile]:
+    """What ``reading`` showed."""
+    result = []
+    for line in reply.all("keyfile"):
+        user, _, path = line.partition(" ")
+        result.append(KeyFile(path, user, reply.get(f"keys {path}")))
+    return result
+
+
+def keys_in(text: str) -> list[str]:
+    """The lines that are keys, options in front included."""
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("#") and blob(line)]
+
+
+def plan(
+    device: Mapping[str, Any],
+    account: Mapping[str, Any],
+    found: Iterable[KeyFile],
+    new_key: str,
+    kept: Iterable[str],
+) -> Plan:
+    """The files of keys, before and after.
+
+    Args:
+        account: the login's, from ``sallyport_device``.
+        new_key: its public half, one line.
+        kept: public keys of other people that stay.
+    """
+    user, home = str(account["name"]), str(account["home"])
+    stays = {blob(key) for key in kept} | {blob(new_key)}
+    there = {one.path: one for one in found}
+    own = [path for path in dict.fromkeys(_own_files(device, account)) if path]
+    result = Plan()
+    for path in own:
+        before = there[path].text if path in there else ""
+        mode, owner = ("keep", "root") if path in there else _as_made(path, home, user)
+        wanted = [
+            *(key for key in keys_in(before) if blob(key) in stays and blob(key) != blob(new_key)),
+            new_key,
+        ]
+        if blob(new_key) not in {blob(key) for key in keys_in(before)}:
+            joint = before if not before or before.endswith("\n") else f"{before}\n"
+            result.add.append(File(path, content=_bytes(f"{joint}{new_key}\n"), mode=mode, owner=owner))
+        after = "".join(f"{key}\n" for key in wanted)
+        # By the second change the file is there.
+        result.replace.append(File(path, content=_bytes(after), mode="keep"))
+    for path, one in sorted(there.items()):
+        for key in keys_in(one.text):
+            if blob(key) not in stays:
+                entry = {"account": one.user, "file": path, "key": fingerprint(key), "comment": _comment(key)}
+                result.removed.append(entry)
+        if path in own:
+            continue
+        wanted = [key for key in keys_in(one.text) if blob(key) in stays]
+        if wanted == keys_in(one.text):
+            continue
+        if wanted:
+            after = "".join(f"{key}\n" for key in wanted)
+            result.replace.append(File(path, content=_bytes(after), mode="keep"))
+        else:
+            result.replace.append(File(path, kind="absent"))
+    return result
+
+
+def _own_files(device: Mapping[str, Any], account: Mapping[str, Any]) -> Iterable[str]:
+    user, home = str(account["name"]), str(account["home"])
+    if (device.get("ssh") or {}).get("server") != "openssh":
+        yield keys_file({**device, "files": device.get("files") or {}}, account)
+    else:
+        for pattern in patterns(device):
+            if not pattern.endswith("2"):
+                yield expand(pattern, user, home)
+
+
+def _as_made(path: str, home: str, user: str) -> tuple[str, str]:
+    # sshd reads the keys as the user; a file in the home directory is the user's own.
+    return ("0600", user) if path.startswith(f"{home.rstrip('/')}/") else ("0644", "root")
+
+
+def _comment(key: str) -> str:
+    return " ".join(key.split(blob(key), 1)[1].split())[:80]
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def new_passwords(
+    accounts: Sequence[Account], texts: Mapping[str, str], fields: Mapping[str, str]
+) -> dict[str, bytes]:
+    """path -> whole content of passwd and shadow with these password fields, for the files that change."""
+    result = {}
+    for path, text in texts.items():
+        mine = {one.name: fields[one.name] for one in accounts if one.file == path and one.name in fields}
+        if mine:
+            result[path] = _bytes(shadow.replaced(text, mine))
+    return result
+
+
+# Every process of a session goes: those of ssh daemons that do not listen, logins on terminals, all that descends
+# from them, and what logind counts to a session. Left are our own session and whoever listens.
+_END_SESSIONS = r"""
+walk=$$ ours=' '
+about() { # PID: sets name, parent, leader and tty
+  name='' parent=0 leader=0 tty=0
+  { read -r name <"/proc/$1/comm" && read -r line <"/proc/$1/stat"; } 2>/dev/null || return 0
+  # The name in the line may hold anything; what follows the last ") " is numbers.
+  set -- "$1" ${line##*) }
+  parent=$3 tty=$6
+  if [ "$5" = "$1" ]; then leader=1; fi
+}
+while [ "${walk:-0}" -gt 1 ]; do
+  ours="$ours$walk "
+  about "$walk"
+  walk=$parent
+done
+scope_of() { # PID: the session that logind counts it to
+  grep -o 'session-[^/]*\.scope' "/proc/$1/cgroup" 2>/dev/null | head -n 1 || :
+}
+mine=$(scope_of "$$")
+logind=''
+if [ -d /run/systemd/seats ]; then logind=yes; fi
+gone=' '
+listening=" $(holders PORTS | tr '\n' ' ') "
+for each in /proc/[0-9]*; do
+  pid=${each#/proc/}
+  case "$ours$listening" in *" $pid "*) continue ;; esac
+  about "$pid"
+  ends=''
+  case "$name" in
+    sshd | sshd-session | sshd-auth | dropbear | login | telnetd | in.telnetd) ends=yes ;;
+    sh | ash | bash | dash | ksh | mksh | zsh) if [ "$leader" = 1 ] && [ "$tty" != 0 ]; then ends=yes; fi ;;
+  esac
+  if [ -z "$ends" ] && [ -n "$logind" ] && scope=$(scope_of "$pid") && [ "${scope:-$mine}" != "$mine" ]; then ends=yes; fi
+  if [ -n "$ends" ]; then gone="$gone$pid "; fi
+done
+before=''
+while [ "$before" != "$gone" ]; do
+  before=$gone
+  for each in /proc/[0-9]*; do
+    pid=${each#/proc/}
+    case "$gone$ours$listening" in *" $pid "*) continue ;; esac
+    about "$pid"
+    case "$gone" in *" $parent "*) gone="$gone$pid " ;; esac
+  done
+done
+if [ "$gone" != ' ' ]; then
+  kill $gone 2>/dev/null || :
+  sleep 0.2 2>/dev/null || sleep 1
+  kill -9 $gone 2>/dev/null || :
+fi
+"""
+
+
+def end_sessions(device: Mapping[str, Any]) -> str:
+    """sh that ends every session on the device but the one that it runs in."""
+    sockets = {("tcp", int(one["port"])) for one in device.get("listening") or [] if one["protocol"] == "tcp"}
+    return f"{shell.HOLDERS}\n{_END_SESSIONS.replace('PORTS', shell.ports(sockets))}"
+
+
+def no_way_back(state_dir: str, paths: Iterable[str]) -> str:
+    """sh that replaces what generations keep of these files by what is there now.
+
+    A leaked password or key must not return with a generation. So going back, to factory even, leaves passwords and keys
+    as this rotation made them: the way in that was proved last. Runs in ``settle``: the change's own copies, still below
+    ``armed``, count too.
+    """
+    listed = " ".join(shlex.quote(path) for path in sorted(set(paths)))
+    return f"""
+state={shlex.quote(state_dir)}
+entry() {{
+  for path in {listed}; do
+    [ "$3" = "$path" ] || continue
+    [ -e "$kept/old/$1" ] || [ -L "$kept/old/$1" ] || [ -e "$kept/old/$1.absent" ] || continue
+    if [ -e "$path" ]; then
+      cp -p "$path" "$kept/old/.$1"
+      mv -f "$kept/old/.$1" "$kept/old/$1"
+      rm -f "$kept/old/$1.absent"
+    else
+      : >"$kept/old/$1.absent"
+      rm -f "$kept/old/$1"
+    fi
+  done
+}}
+for kept in "$state"/generation/* "$state"/armed/tx; do
+  {{ [ -f "$kept/manifest" ] && [ -d "$kept/old" ]; }} || continue
+  (. "$kept/manifest"; entries) || :
+done
+sync
+"""
