@@ -7,7 +7,14 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.sallyport.iot.plugins.plugin_utils.access import driver, legacy, policy_view
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access import (
+    driver,
+    legacy,
+    owners,
+    policy_view,
+    snmp,
+)
+from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.quiet import quiet
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Exchange
 
 
@@ -29,6 +36,7 @@ class ActionModule(ActionBase):
         _, arguments = self.validate_argument_spec(
             argument_spec={
                 "allow": {"type": "list", "elements": "dict", "default": []},
+                "snmp_communities": {"type": "list", "elements": "str", "default": []},
                 **driver.SETTINGS,
             }
         )
@@ -38,13 +46,16 @@ class ActionModule(ActionBase):
         except legacy.AllowListError as error:
             return {**result, "failed": True, "changed": False, "state": "refused", "msg": f"{host}: {error}"}
         findings = legacy.find(device, allow)
-        result["services"] = [finding.report() for finding in findings]
+        exchange = Exchange(self)
+        outside: list[dict[str, str]] = []
         policy = policy_view.of(task_vars, device)
         if policy is not None:
             named = {f"{port}/{protocol}" for one in findings for protocol, port in one.sockets}
-            result["outside_policy"] = [
-                one for one in policy_view.outside(policy, device) if one["listens"] not in named
-            ]
+            outside = [one for one in policy_view.outside(policy, device) if one["listens"] not in named]
+        self._look_closer(device, findings, outside, list(arguments["snmp_communities"]), exchange)
+        result["services"] = [finding.report() for finding in findings]
+        if policy is not None:
+            result["outside_policy"] = outside
         plan = legacy.plan(device, findings)
         if plan:
             change = driver.transaction(
@@ -59,10 +70,14 @@ class ActionModule(ActionBase):
                     "revert": plan.revert,
                 },
             )
-            outcome = driver.run(self, task_vars, change, Exchange(self))
-            result.update(driver.with_fresh_facts(self, outcome, device, plan.files))
+            with quiet(self):
+                outcome = driver.run(self, task_vars, change, exchange)
+            shown = [entry for entry in plan.files if not entry.get("secret")]
+            result.update(driver.with_fresh_facts(self, outcome, device, shown))
+            result["exchanges"] = exchange.count
         else:
-            result.update(changed=False, state="unchanged", exchanges=0, msg="no legacy service was found")
+            message = "no legacy service was found"
+            result.update(changed=False, state="unchanged", exchanges=exchange.count, msg=message)
         unhandled = [
             f"{finding.kind}: {reason}"
             for finding in findings
@@ -77,3 +92,38 @@ class ActionModule(ActionBase):
                 f"legacy_services_allow with a reason"
             )
         return result
+
+    def _look_closer(
+        self,
+        device: dict[str, Any],
+        findings: list[legacy.Finding],
+        outside: list[dict[str, str]],
+        own: list[str],
+        exchange: Exchange,
+    ) -> None:
+        """What the probe cannot tell: who packaged a listener, and what an SNMP agent answers."""
+        agent = next((one for one in findings if one.kind == "snmp" and not one.reason), None)
+        words = [*snmp.EVERYDAY, *own]
+        program = owners.asking(device, outside)
+        if agent is not None:
+            program += snmp.asking(device, words)
+        if not program:
+            return
+        with quiet(self):
+            reply = exchange.run(program)
+        owners.fill(device, outside, reply)
+        if agent is None:
+            return
+        prefix = "snmp /"
+        texts = {key[len("snmp ") :]: value for key, value in reply.records if key.startswith(prefix)}
+        answers = [bytes.fromhex(text) for text in reply.all("snmp_answer")]
+        asked = "snmp_asked" in reply
+        configured = [word for word in snmp.communities(texts.values()) if word not in words]
+        if configured:
+            words += configured
+            with quiet(self):
+                reply = exchange.run(snmp.asking(device, configured))
+            answers += [bytes.fromhex(text) for text in reply.all("snmp_answer")]
+        address = str((device.get("connection") or {}).get("server") or "")
+        network = snmp.from_controller(address, words) if address and exchange.transport == "ssh" else []
+        legacy.judge_snmp(device, agent, snmp.judge(answers, asked, network), texts, words)

@@ -28,6 +28,13 @@ options:
         description: Why it stays; shown in every result.
         type: str
         required: true
+  snmp_communities:
+    description:
+    - More communities that an SNMP agent is asked with, besides everyday words and those of its own configuration.
+      One that answers none of them but version 3 stays.
+    type: list
+    elements: str
+    default: []
   confirm_seconds:
     description:
     - How long the device waits for the confirmation before it takes the change back.
@@ -99,6 +106,11 @@ services:
       type: list
       elements: str
       sample: ["/etc/inetd.conf:1"]
+    answers:
+      description: Versions of SNMP that the agent was seen to answer.
+      type: list
+      elements: str
+      sample: ["1", "2c", "3"]
     kept_because:
       description: The reason from the allow list, if it stays.
       type: str
@@ -108,6 +120,28 @@ services:
       type: list
       elements: str
       sample: []
+outside_policy:
+  description: What listens although the policy admits nobody to it, and is none of these services.
+  returned: where the site has a policy
+  type: list
+  elements: dict
+  contains:
+    listens:
+      description: Where.
+      type: str
+      sample: 9100/tcp
+    process:
+      description: Who.
+      type: str
+      sample: node_exporter
+    package:
+      description: The package that its program came with.
+      type: str
+      sample: prometheus-node-exporter
+    unit:
+      description: The systemd unit.
+      type: str
+      sample: prometheus-node-exporter.service
 state:
   description: C(unchanged), C(would_change), C(confirmed), C(reverted) or C(refused).
   returned: always

@@ -2,7 +2,7 @@
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
 """The small files that start services at boot: reading them, and switching single entries off.
 
-inittab, inetd.conf, xinetd.d, BusyBox rc scripts and cron's @reboot. An entry is switched off by marking its
+inittab, inetd.conf, xinetd.d, BusyBox rc scripts, cron's @reboot, and what systemd is told of consoles. An entry is switched off by marking its
 line, never by deleting it, so that whoever reads the file on the device sees what was there and who took it
 out.
 """
@@ -14,6 +14,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 MARK = "# switched off by sallyport: "
 
@@ -23,7 +24,7 @@ class Entry:
     """One thing that a file starts.
 
     Attributes:
-        kind: inittab, inetd, xinetd, rc or cron.
+        kind: inittab, inetd, xinetd, rc, cron or unit.
         path: the file.
         line: of its first line, from 1.
         name: the service's name where the format has one, else empty.
@@ -62,6 +63,8 @@ def kind_of(path: str) -> str:
         return "xinetd"
     if path == "/etc/crontab" or path.startswith(("/etc/cron.d/", "/var/spool/cron/", "/etc/crontabs/")):
         return "cron"
+    if path.startswith("/etc/systemd/system/"):
+        return "unit"
     if path.startswith(("/etc/init.d/", "/etc/rc.d/", "/etc/rc")):
         return "rc"
     return ""
@@ -89,8 +92,53 @@ def entries(path: str, text: str) -> Iterator[Entry]:
         elif kind == "cron":
             if line.startswith("@reboot"):
                 yield Entry(kind, path, number, "", line[len("@reboot") :].strip())
+        elif kind == "unit":
+            # An empty value only takes back what stood before it.
+            if line.startswith("ExecStart=") and line != "ExecStart=":
+                yield Entry(kind, path, number, unit_of(path), line[len("ExecStart=") :].lstrip("-@+!:"))
         elif kind == "rc":
             yield Entry(kind, path, number, "", line)
+
+
+def unit_of(path: str) -> str:
+    """The unit that a file below /etc/systemd/system is, or is a drop-in of."""
+    first = path[len("/etc/systemd/system/") :].partition("/")[0]
+    return first[:-2] if first.endswith(".d") else first
+
+
+def is_drop_in(path: str) -> bool:
+    """Whether a unit is still there without this file."""
+    return posixpath.dirname(path).endswith(".d")
+
+
+_SHELL = frozenset(("sh", "ash", "bash", "dash", "hush", "busybox"))
+
+
+def asks_nobody(command: str) -> bool:
+    """Whether what runs on a terminal is a shell, or a login that asks for no password."""
+    parts = words(command)
+    if not parts:
+        return False
+    program = posixpath.basename(parts[0].lstrip("-"))
+    if program == "busybox" and len(parts) > 1:
+        parts = parts[1:]
+        program = parts[0]
+    arguments = parts[1:]
+    if program in _SHELL:
+        # With a script to run it is no shell for whoever sits there.
+        return all(word in ("-l", "-i", "--login", "-") for word in arguments)
+    if program == "login":
+        return "-f" in arguments
+    if program in ("getty", "agetty", "mingetty"):
+        if any(word in ("-a", "--autologin") or word.startswith("--autologin=") for word in arguments):
+            return True
+        given = [
+            posixpath.basename(after)
+            for word, after in pairwise(arguments)
+            if word in ("-l", "--login-program")
+        ]
+        return bool(_SHELL & set(given))
+    return False
 
 
 def _xinetd(path: str, text: str) -> Iterator[Entry]:
@@ -152,6 +200,9 @@ def switched_off(text: str, entry: Entry) -> str:
     """
     lines = text.splitlines(keepends=True)
     index = entry.line - 1
+    if entry.kind == "unit":
+        # With the command the line goes that takes back the one of the unit itself: that one is to run again.
+        return "".join(f"{MARK}{line}" if line.strip().startswith("ExecStart=") else line for line in lines)
     if entry.kind == "xinetd":
         return "".join(_xinetd_off(lines, index))
     raw = lines[index]

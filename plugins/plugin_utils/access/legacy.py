@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.sallyport.iot.plugins.plugin_utils.access import boot_files, shell
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access import boot_files, shell, snmp
 
 Socket = tuple[str, int]
 
@@ -133,6 +133,11 @@ KINDS: tuple[Kind, ...] = (
         {("tcp", 7547)},
     ),
     _kind(
+        "console",
+        "a shell for whoever plugs in a cable: no password is asked for",
+        "debug-shell",
+    ),
+    _kind(
         "debug server",
         "runs code for whoever connects",
         "gdbserver lldb-server tcf-agent",
@@ -169,7 +174,10 @@ class Finding:
         units: systemd units that run or start it.
         entries: lines of boot files that start it.
         unhandled: why it could not be taken away whole; empty when it can.
-        reason: why it stays, when the allow list says so.
+        reason: why it stays, when the allow list says so, or when it turned out to be harmless.
+        answers: versions of a protocol that it was seen to take, where that decides.
+        edits: files with which it may stay: path -> new text, secret. Then it is restarted, not taken away.
+        proof: sh that fails as long as the edits do not count.
     """
 
     kind: str
@@ -179,6 +187,9 @@ class Finding:
     entries: list[boot_files.Entry] = field(default_factory=list)
     unhandled: list[str] = field(default_factory=list)
     reason: str = ""
+    answers: tuple[str, ...] = ()
+    edits: dict[str, str] = field(default_factory=dict, repr=False)
+    proof: str = field(default="", repr=False)
 
     def report(self) -> dict[str, Any]:
         """For the result and for people."""
@@ -188,6 +199,7 @@ class Finding:
             "listens": [f"{port}/{protocol}" for protocol, port in sorted(self.sockets)],
             "processes": sorted(self.processes),
             "started_by": sorted(self.units) + [f"{entry.path}:{entry.line}" for entry in self.entries],
+            "answers": list(self.answers),
             "kept_because": self.reason,
             "not_handled": list(self.unhandled),
         }
@@ -241,6 +253,10 @@ def by_socket(socket: Socket) -> Kind | None:
 
 
 def _entry_kind(entry: boot_files.Entry) -> Kind | None:
+    if entry.kind in ("inittab", "unit") and boot_files.asks_nobody(entry.command):
+        return _BY_NAME["console"]
+    if entry.kind == "unit":
+        return None
     if entry.kind in ("inetd", "xinetd"):
         named = next((kind for kind in KINDS if entry.name in kind.services), None)
         return named or by_program([entry.name, *entry.programs]) or by_words(entry.command)
@@ -273,6 +289,9 @@ def find(device: Mapping[str, Any], allow: Mapping[str, str]) -> list[Finding]:
         for entry in boot_files.entries(path, files[path]):
             kind = _entry_kind(entry)
             if kind is None:
+                continue
+            if entry.kind == "unit" and not boot_files.is_drop_in(path):
+                finding(kind).units.add(entry.name)
                 continue
             finding(kind).entries.append(entry)
             own = boot_files.port_of(entry, files[path])
@@ -336,6 +355,29 @@ def _listeners(device: Mapping[str, Any], finding: Any, inetd_ports: Mapping[Soc
                 entry.unhandled.append(text)
 
 
+def judge_snmp(
+    device: Mapping[str, Any],
+    agent: Finding,
+    answers: snmp.Answers,
+    texts: Mapping[str, str],
+    words: Iterable[str],
+) -> None:
+    """Let an agent stay that takes no community, or that can do without; ``agent`` is changed.
+
+    Args:
+        texts: its configuration files, secret.
+        words: every community that was tried, secret.
+    """
+    agent.answers = answers.versions
+    if answers.clear_text:
+        edits = snmp.without_communities(texts)
+        if edits is not None:
+            agent.edits = edits
+            agent.proof = snmp.nobody_answers(device, words)
+    elif "3" in answers.versions:
+        agent.reason = "it answers version 3, and no known community"
+
+
 @dataclass
 class Plan:
     """What ``commit`` is to do so that the findings are gone and stay away."""
@@ -360,19 +402,24 @@ def plan(device: Mapping[str, Any], findings: Iterable[Finding]) -> Plan:
     sockets: set[Socket] = set()
     back: set[Socket] = set()
     restart: list[str] = []
+    consoles: set[str] = set()
     gone = [item for item in findings if not item.reason]
     for item in gone:
+        if item.edits:
+            _edit(result, device, item)
+            continue
         units |= item.units
         sockets |= item.sockets
         if not item.unhandled and all(entry.kind not in ("rc", "cron") for entry in item.entries):
-            back |= (
-                item.sockets
-            )  # what somebody started by hand, or a script in its own time, is not promised
+            # What somebody started by hand, or a script in its own time, is not promised.
+            back |= item.sockets
         stop |= item.processes - _SUPERVISORS
         if "busybox" in item.processes:
             stop.add("busybox")
         # From the last to the first: an xinetd entry gains a line when it is switched off.
         for entry in sorted(item.entries, key=lambda each: -each.line):
+            if entry.kind == "unit":
+                consoles.add(entry.name)
             if boot_files.can_switch_off(entry):
                 texts[entry.path] = boot_files.switched_off(texts.get(entry.path, files[entry.path]), entry)
                 stop |= {_program(name)[:15] for name in entry.programs} & _all_programs()
@@ -387,7 +434,30 @@ def plan(device: Mapping[str, Any], findings: Iterable[Finding]) -> Plan:
     for unit in sorted(units):
         result.files.append({"dest": f"/etc/systemd/system/{unit}", "link": "/dev/null"})
     _commands(result, device, texts, units, stop, sockets, back, restart)
+    if consoles:
+        # A template's drop-in holds for all of its instances.
+        listed = " ".join(shlex.quote(name.replace("@.", "@*.")) for name in sorted(consoles))
+        again = f"systemctl daemon-reload; systemctl try-restart {listed}"
+        result.activate.append(again)
+        result.revert.append(again)
+    if any(item.kind == "console" and item.entries for item in gone) and "/etc/inittab" in texts:
+        result.activate.append(shell.END_CONSOLES)
     return result
+
+
+def _edit(result: Plan, device: Mapping[str, Any], item: Finding) -> None:
+    for path, text in sorted(item.edits.items()):
+        result.files.append({"dest": path, "content": text, "mode": "", "secret": True})
+    units = sorted(unit for unit in item.units if unit.endswith(".service"))
+    again = (
+        f"systemctl restart {' '.join(shlex.quote(unit) for unit in units)}"
+        if units
+        else shell.reload_named(sorted(item.processes) or [item.kind])
+    )
+    result.activate.append(again)
+    result.revert.append(again)
+    if item.proof:
+        result.verify.append(item.proof)
 
 
 def _all_programs() -> set[str]:

@@ -54,6 +54,19 @@ reload_named() {
 """.strip("\n")
 
 
+# Shells on a terminal that init itself started: an inittab that no longer names them does not end them.
+END_CONSOLES = r"""
+for each in /proc/[0-9]*; do
+  name='' line=''
+  { read -r name <"$each/comm" && read -r line <"$each/stat"; } 2>/dev/null || continue
+  case "$name" in sh | ash | bash | dash | hush | getty | login) ;; *) continue ;; esac
+  # The name may hold anything; what follows the last ") " is state, parent, group, session and terminal.
+  set -- ${line##*) }
+  if [ "$2" = 1 ] && [ "$5" != 0 ]; then kill -9 "${each#/proc/}" 2>/dev/null || :; fi
+done
+""".strip("\n")
+
+
 def ports(sockets: Iterable[tuple[str, int]]) -> str:
     """Sockets as arguments of the functions above.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.sallyport.iot.plugins.plugin_utils.access import boot_files, legacy
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access import boot_files, legacy, owners, shell
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
 
 INETD = """\
 # comment
@@ -231,3 +232,77 @@ def test_a_client_in_a_crontab_is_no_server() -> None:
     text = "@reboot tftp -g -r config 10.0.0.1\n@reboot telnetd -p 24\n"
     found = legacy.find(device(files={"/var/spool/cron/crontabs/root": text}), {})
     assert kinds(found) == ["telnet"] and [entry.line for entry in found[0].entries] == [2]
+
+
+@pytest.mark.parametrize(
+    ("line", "free"),
+    [
+        ("ttyS0::respawn:/bin/sh", True),
+        ("ttyS0::respawn:-/bin/ash --login", True),
+        ("::askfirst:-/bin/sh", True),
+        ("ttyS0::respawn:/bin/busybox sh -l", True),
+        ("ttyS0::respawn:/sbin/getty -n -l /bin/sh 115200 ttyS0", True),
+        ("ttyS0::respawn:/sbin/agetty --autologin root 115200 ttyS0", True),
+        ("ttyS0::respawn:/bin/login -f root", True),
+        ("::askfirst:/bin/login", False),
+        ("ttyS0::respawn:/sbin/getty -L ttyS0 115200 vt100", False),
+        ("ttyS0::respawn:/sbin/agetty -f /etc/issue.gw 115200 ttyS0", False),
+        ("::sysinit:/bin/sh /etc/init.d/start", False),
+        ("::respawn:/bin/sh -c 'while sleep 9; do ping -c1 gw; done'", False),
+    ],
+)
+def test_a_console_that_asks_for_no_password_is_switched_off_and_one_that_does_stays(
+    line: str, free: bool
+) -> None:
+    one = device(files={"/etc/inittab": f"{line}\n"})
+    found = legacy.find(one, {})
+    assert kinds(found) == (["console"] if free else [])
+    if free:
+        plan = legacy.plan(one, found)
+        assert plan.files[0]["content"] == f"{boot_files.MARK}{line}\n"
+        assert "kill -HUP 1" in plan.activate and shell.END_CONSOLES in plan.activate
+
+
+AUTOLOGIN = "[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root %I 115200\n"
+
+
+def test_a_drop_in_that_logs_in_by_itself_goes_and_the_console_asks_again() -> None:
+    path = "/etc/systemd/system/serial-getty@.service.d/autologin.conf"
+    one = device(files={path: AUTOLOGIN})
+    plan = legacy.plan(one, legacy.find(one, {}))
+    assert [line for line in plan.files[0]["content"].splitlines() if not line.startswith("#")] == [
+        "[Service]"
+    ]
+    assert plan.files[0]["dest"] == path and len(plan.files) == 1
+    assert "try-restart 'serial-getty@*.service'" in plan.activate[0]
+    assert legacy.find(device(files={path: plan.files[0]["content"]}), {}) == []
+
+
+def test_a_whole_unit_that_logs_in_by_itself_is_masked_and_so_is_the_debug_shell() -> None:
+    path = "/etc/systemd/system/serial-getty@ttyS0.service"
+    units = {"debug-shell.service": {"active": "active", "enabled": "enabled", "path": ""}}
+    one = device(files={path: AUTOLOGIN}, units=units)
+    plan = legacy.plan(one, legacy.find(one, {}))
+    assert plan.files == [
+        {"dest": f"/etc/systemd/system/{name}.service", "link": "/dev/null"}
+        for name in ("debug-shell", "serial-getty@ttyS0")
+    ]
+    getty = {"/etc/systemd/system/getty@tty1.service.d/noclear.conf": "[Service]\nTTYVTDisallocate=no\n"}
+    assert legacy.find(device(files=getty), {}) == []
+
+
+def test_who_packaged_a_listener_is_asked_of_the_devices_own_tool() -> None:
+    listener = {"listens": "9100/tcp", "process": "node_exporter", "unit": "node.service"}
+    one = device(
+        listening=[socket("tcp", 9100, "node_exporter", "node.service")],
+        processes=[
+            {"pid": 9, "ppid": 1, "name": "node_exporter", "command": "", "exe": "/usr/bin/node_exporter"}
+        ],
+        packages="apt",
+    )
+    assert 'say owner "$(owner /usr/bin/node_exporter)" /usr/bin/node_exporter' in owners.asking(
+        one, [listener]
+    )
+    assert owners.asking({**one, "packages": "none"}, [listener]) == owners.asking(one, []) == ""
+    owners.fill(one, [listener], Reply((("owner", "exporter /usr/bin/node_exporter"),), 0))
+    assert listener["package"] == "exporter"
