@@ -278,7 +278,7 @@ class ActionModule(ActionBase):
             if wanted == "replace" and verdict.verdict in ("default", "shared"):
                 self._keeper(host, arguments)
                 if not scheme:
-                    tried = reading.read(self, exchange, reading.trial()).reply.all("verified")
+                    tried = reading.read(self, exchange, reading.trial(device)).reply.all("verified")
                     scheme = reading.scheme_for(device, tried)
                 password = hashing.generate_password()
                 result[verdict.account] = Change(

@@ -123,7 +123,7 @@ class ActionModule(ActionBase):
         device = inquiry.recall(task_vars) or inquiry.ask(self, exchange)
         inquiry.require_root(device)
         account = _login(device)
-        found = reading.read(self, exchange, rotation.reading(device) + reading.trial())
+        found = reading.read(self, exchange, rotation.reading(device) + reading.trial(device))
         wanted = rotation.plan(
             device, account, rotation.key_files(found.reply), new_key, arguments["keep_keys"]
         )

@@ -61,7 +61,7 @@ done
 # A login program verifies a scheme or it does not; asking its documentation is guessing. So one account that
 # exists in a mount namespace alone gets a hash of each scheme, and somebody who is not root becomes it through
 # the device's own su: the same libraries, or the same BusyBox, as its login. Nothing outside sees any of it.
-# A program that refuses waits for seconds first; whoever has not agreed by then has refused.
+# A busy device needs seconds for it; who has not agreed after ten has refused.
 _BECOMES = r"""
 becomes() {
   unshare -m /bin/sh -eu -c '
@@ -84,7 +84,7 @@ trial() {
 """
 _WAIT = r"""
 count=0
-while [ "$count" -lt 15 ]; do
+while [ "$count" -lt 100 ]; do
   left=
   for child in $children; do if kill -0 "$child" 2>/dev/null; then left=yes; fi; done
   [ -n "$left" ] || break
@@ -158,12 +158,16 @@ def read(action: Any, exchange: Exchange, more: str = "") -> Found:
     )
 
 
-def trial() -> str:
+def trial(device: Mapping[str, Any]) -> str:
     """sh that tries which schemes the device's login programs verify; goes into ``read`` as ``more``.
+
+    Nothing where the answer would not count, see ``scheme_for``.
 
     Raises:
         NoLibrary: the controller can make no hashes.
     """
+    if (device.get("ssh") or {}).get("server") != "openssh":
+        return ""
     password = hashing.generate_password()
     parts = ["children="]
     for name in hashing.STRONGEST_FIRST:

@@ -399,13 +399,13 @@ transaction() {
 }
 
 texts() {
-  _units=/etc/systemd/system
+  _own=/etc/systemd/system
   for _file in /etc/inittab /etc/inetd.conf /etc/xinetd.conf /etc/xinetd.d/* /etc/inetd.d/* /etc/ssh/sshd_config \
     /etc/ssh/sshd_config.d/*.conf /etc/rc.local /etc/rc.d/rc.local /etc/init.d/rcS /etc/rcS /etc/crontab /etc/cron.d/* \
     /etc/default/ssh /etc/default/dropbear /etc/default/inetutils-inetd /etc/default/openbsd-inetd \
     /etc/default/telnetd /etc/default/atftpd /etc/default/tftpd-hpa /etc/config/dropbear /etc/securetty \
     /root/.ssh/authorized_keys /etc/dropbear/authorized_keys /etc/sallyport/firewall/rules \
-    "$_units"/*getty* "$_units"/*getty*/*.conf; do
+    "$_own"/*getty* "$_own"/*getty*/*.conf; do
     send_file "$_file"
   done
   if [ ! -d /run/systemd/system ]; then
@@ -425,11 +425,11 @@ texts() {
       done <"$_file"
     fi
   done
-  for _file in "$_units"/*.wants/*; do
+  for _file in "$_own"/*.wants/*; do
     if [ -e "$_file" ] || [ -L "$_file" ]; then say "wanted ${_file##*/}"; fi
   done
   # A link to /dev/null; systemctl lists only what is loaded, and a masked unit mostly is not.
-  for _file in "$_units"/*.service "$_units"/*.socket; do
+  for _file in "$_own"/*.service "$_own"/*.socket; do
     if [ -L "$_file" ] && [ -c "$_file" ]; then say "masked ${_file##*/}"; fi
   done
 }

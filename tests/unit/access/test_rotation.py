@@ -129,7 +129,7 @@ def test_every_snippet_is_clean_for_shellcheck() -> None:
     for snippet in (
         rotation.end_sessions(device),
         rotation.reading(device),
-        reading.trial(),
+        reading.trial(device),
         reading.still_becomes(),
     ):
         text = f"#!/bin/sh\nset -eu\nsay() {{ :; }}\nblob() {{ :; }}\n{snippet}\n"
