@@ -354,8 +354,7 @@ outcome() { # ID: what became of it
     if [ "$other" = "$STATE/reverted" ]; then say reverted; else say confirmed "${other##*/}"; fi
     return 0
   done
-  # Its session was lost, and its program checks the files still: it may yet begin.
-  if alive program "$STATE/stage.$1"; then say waiting; else say unknown; fi
+  if alive program "$STATE/stage.$1"; then say waiting; else say unknown; fi # its session was lost, but it may yet begin
 }
 was_connected() { # did the old daemon, or the old firewall, let this connection in? It may be newer than the arming one
   port=$(printf '%04X' "${peer#* }")
