@@ -534,5 +534,6 @@ def _commands(
     if sockets:
         result.verify.append(shell.nobody_listens(sockets))
     if back:
-        # Daemons that fork return before they listen: back is only who answers again.
-        result.revert.append(shell.somebody_listens(back))
+        # Daemons that fork return before they listen: back is only who answers again. But one that does not come
+        # back, its program being gone, must not keep the device from going back.
+        result.revert.append(f"( {shell.somebody_listens(back)}\n) || :")

@@ -108,15 +108,14 @@ def nobody_listens(sockets: Iterable[tuple[str, int]], seconds: int = 10) -> str
 
 
 def somebody_listens(sockets: Iterable[tuple[str, int]], seconds: int = 10) -> str:
-    """Succeeds once each of these sockets has a listener; fails after about ``seconds``."""
+    """Succeeds once each of these sockets has a listener; fails after about ``seconds`` in all."""
     checks = "\n".join(
-        f"left={seconds}\n"
         f'while [ -z "$(holders {ports([socket])})" ]; do\n'
         f'  [ "$left" -gt 0 ] || {{ printf \'%s\\n\' "nobody listens on {socket[0]} port {socket[1]}" >&2; exit 1; }}\n'
         "  left=$((left - 1)); sleep 1\ndone"
         for socket in sorted(set(sockets))
     )
-    return f"{HOLDERS}\n{checks}"
+    return f"{HOLDERS}\nleft={seconds}\n{checks}"
 
 
 def started_as(sockets: Iterable[tuple[str, int]]) -> str:
