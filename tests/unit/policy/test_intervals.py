@@ -131,6 +131,26 @@ def test_a_block_list_of_thousands_of_lines_agrees_with_netaddr() -> None:
     assert cidrs.texts(found) == [str(one) for one in netaddr.cidr_merge(lines)]
 
 
+def test_a_block_list_of_both_families_agrees_with_netaddr() -> None:
+    chance = random.Random(8)
+    lines = []
+    for _ in range(3000):
+        bits = chance.choice((32, 128))
+        length = chance.randint(bits // 3, bits)
+        network = chance.getrandbits(bits) >> (bits - length) << (bits - length)
+        lines.append(str(netaddr.IPNetwork((network, length), 4 if bits == 32 else 6)))
+    lines += ["::/100", "::1:0:0/96", "192.0.2.7", "2001:db8::7"]
+    found, problems = cidrs.read_list("\n".join(lines))
+    assert problems == []
+    assert cidrs.texts(found) == [str(one) for one in netaddr.cidr_merge(lines)]
+
+
+def test_a_line_with_two_slashes_does_not_make_up_for_one_with_none() -> None:
+    found, problems = cidrs.read_list("2001:db8::\n64/::/64")
+    assert cidrs.texts(found) == ["2001:db8::/128"]
+    assert [(one.text, one.line) for one in problems] == [("64/::/64", 2)]
+
+
 @pytest.mark.parametrize(
     ("text", "says", "remedy"),
     [
