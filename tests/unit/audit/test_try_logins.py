@@ -97,6 +97,31 @@ def test_a_menu_instead_of_a_shell_is_a_way_in_too() -> None:
         assert tried(service)["accepted"] == ["root"]
 
 
+def test_a_telnet_daemon_that_loses_callers_who_come_at_once_is_asked_by_one_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A busy device: its telnetd has a queue of one, and who found it full hears nothing."""
+    monkeypatch.setattr(try_logins, "ATTEMPT_SECONDS", 1)
+    busy = threading.Lock()
+    talk = login_program({"root": "two"}, ash)
+    lost = []
+
+    def one_at_a_time(connection: socket.socket) -> None:
+        if not busy.acquire(blocking=False):
+            lost.append(connection.recv(1))  # until the caller gives up
+            return
+        try:
+            talk(connection)
+        finally:
+            busy.release()
+
+    # Enough pairs for two conversations at once; the right one may be in either.
+    pairs = [*((9 + number, "root", f"wrong {number}") for number in range(3)), *PAIRS]
+    with device(one_at_a_time) as service:
+        result = try_logins.try_service(service, pairs, set(), time.monotonic() + 60)
+    assert result["accepted"] == ["root"] and lost
+
+
 def test_a_telnet_daemon_that_hangs_up_proves_nothing() -> None:
     with device(lambda connection: connection.sendall(b"gateway login: ")) as service:
         result = tried(service)
