@@ -7,6 +7,7 @@ plugins/modules.
 from __future__ import annotations
 
 import dataclasses
+import secrets
 import shlex
 import time
 from collections.abc import Iterable, Sequence
@@ -170,8 +171,11 @@ class ActionModule(ActionBase):
         before = "".join(str(files.get(path, "")) for path in (sshd_config.MAIN, sshd_config.DROP_IN))
         if not wanted.chooses_people and admission.EVERYBODY not in before:
             return None, None
-        reply = exchange.run(second_factor.question())
-        answers = second_factor.answers(reply, time.time(), container=bool(device.get("container")))
+        salt = secrets.token_hex(16) if any(person.totp_secret for person in wanted.users) else ""
+        reply = exchange.run(second_factor.question(salt))
+        answers = second_factor.answers(
+            reply, time.time(), container=bool(device.get("container")), salt=salt
+        )
         ports = {port, *(int(one) for one in device["ssh"].get("ports") or [])}
 
         def resolve(where: str, texts: Sequence[str]) -> Sequence[str]:
@@ -201,8 +205,11 @@ class ActionModule(ActionBase):
         for name in names:
             one = enrolment.Enrolment(Path(wanted.enrolment_directory).expanduser(), host, name)
             self._enrolments.append(one)
-            dest = f"{second_factor.SECRETS_DIR}/{name}"
-            plan.files.append({"dest": dest, "content": one.device_file(), "mode": "0600", "secret": True})
+            plan.files.append(_secret(name, one.device_file()))
+        # The site's own secrets have their own way to their people: nothing is made, and nothing handed over.
+        plan.files += [
+            _secret(name, second_factor.secret_file(secret, ())) for name, secret in admitted.given().items()
+        ]
 
     def _install(self, plan: Plan, device: dict[str, Any], exchange: Exchange) -> None:
         package = second_factor.PACKAGE
@@ -333,3 +340,7 @@ class ActionModule(ActionBase):
     def _forget(self, target: known_hosts.Target, publics: Iterable[str]) -> None:
         blobs = [host_keys.blob(public) for public in publics if public]
         known_hosts.edit(target.path, lambda text: known_hosts.removed(text, target.names, blobs))
+
+
+def _secret(name: str, content: str) -> dict[str, Any]:
+    return {"dest": f"{second_factor.SECRETS_DIR}/{name}", "content": content, "mode": "0600", "secret": True}

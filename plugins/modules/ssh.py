@@ -112,7 +112,9 @@ options:
       certificates that stand for the account.
     - >-
       C(command) is run instead of what the user asks for; C(forwarding) is V(true) or V(false) for this user
-      alone; C(second_factor) is V(none), V(totp) or V(fido2), by default O(second_factor). OpenSSH only.
+      alone; C(second_factor) is V(none), V(totp) or V(fido2), by default O(second_factor); C(totp_secret) is
+      a secret in base32 that the site has given this person already, the same on every device (keep it in a
+      vault); without it each device gets one of its own. OpenSSH only.
     type: list
     elements: raw
     default: []
@@ -140,7 +142,7 @@ options:
     description:
     - >-
       Directory on the controller for new second factors, one file for each device and user, written once, with
-      a QR code and the same as text. Needed for V(totp).
+      a QR code and the same as text. Needed for V(totp) without C(totp_secret).
     type: str
     default: ""
   enrol_again:

@@ -14,6 +14,8 @@ import pytest
 from tests.logins import OPENSSH, Doors, Run, Try, code
 
 ALL = ",".join(OPENSSH)
+GIVEN = "JBSW Y3DP EHPK 3PXP JBSW Y3DP EHPK 3PXQ"
+"""A secret that the site gave this person before, and that the app has on all devices."""
 
 
 @dataclass
@@ -42,6 +44,8 @@ def enrolled(doors: Doors) -> Enrolled:
     for device in OPENSSH:
         doors.account(device, "alice")
         doors.account(device, "bob")
+        doors.account(device, "carol")
+        doors.account(device, "dave")
         doors.sh(device, "echo alice:Nobody-Guesses-This-7 | chpasswd")
         # A key of the operator's account that somebody put there by hand.
         doors.sh(
@@ -52,6 +56,8 @@ def enrolled(doors: Doors) -> Enrolled:
         "ssh_users": [
             {"name": "alice", "keys": [doors.public("alice")]},
             {"name": "bob", "keys": [doors.public("bob")], "second_factor": "none"},
+            {"name": "carol", "keys": [doors.public("carol")]},
+            {"name": "dave", "keys": [doors.public("dave")], "totp_secret": GIVEN},
         ],
         "ssh_second_factor": "totp",
         "ssh_enrolment_directory": str(folder),
@@ -69,7 +75,11 @@ def test_check_mode_predicted_the_run_and_made_no_secret(enrolled: Enrolled) -> 
             and said["files"] == made["files"]
             and said["notes"] == made["notes"]
         )
-        assert made["enrolled"] == [{"user": "alice", "file": str(enrolled.file(device))}]
+        assert made["enrolled"] == [
+            {"user": user, "file": str(enrolled.file(device, user))} for user in ("alice", "carol")
+        ]
+        # Facts for the next role, which everybody sees.
+        assert GIVEN.replace(" ", "") not in json.dumps(said)
 
 
 def test_a_secret_is_in_the_operators_file_and_nowhere_else(enrolled: Enrolled) -> None:
@@ -80,9 +90,10 @@ def test_a_secret_is_in_the_operators_file_and_nowhere_else(enrolled: Enrolled) 
         assert len(base64.b32decode(secret)) == 20 and secret not in printed
         path = enrolled.file(device)
         assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
-        assert [one.name for one in path.parent.iterdir()] == ["alice.txt"]
+        assert sorted(one.name for one in path.parent.iterdir()) == ["alice.txt", "carol.txt"]
         shown = enrolled.doors.sh(device, "stat -c '%a %U' /var/lib/sallyport-totp/alice")
         assert shown.split() == ["600", "root"]
+    assert GIVEN.replace(" ", "") not in printed
 
 
 @pytest.mark.parametrize("device", OPENSSH)
@@ -97,8 +108,34 @@ def test_key_and_code_together_get_in_once_and_each_alone_does_not(enrolled: Enr
     again = enrolled.alice(device, now)
     assert again.refused, again.text
     assert enrolled.alice(device, code(secret), key=doors.key("stray")).refused
-    emergency = re.findall(r"^  (\d{8})$", enrolled.file(device).read_text(encoding="utf-8"), re.M)
-    assert len(emergency) == 5
+
+
+@pytest.mark.parametrize("device", OPENSSH)
+def test_an_emergency_code_gets_in_once_and_only_once(enrolled: Enrolled, device: str) -> None:
+    doors = enrolled.doors
+    text = enrolled.file(device, "carol").read_text(encoding="utf-8")
+    emergency = re.findall(r"^  (\d{8})$", text, re.M)
+    assert len(set(emergency)) == 5
+
+    def carol(answer: str) -> Try:
+        return doors.ssh(device, "carol", key=doors.key("carol"), code=answer)
+
+    # Three tries in half a minute.
+    first = carol(emergency[0])
+    assert first.got_in, first.text
+    again = carol(emergency[0])
+    assert again.refused, again.text
+    other = carol(emergency[3])
+    assert other.got_in, other.text
+    left = doors.sh(device, "cat /var/lib/sallyport-totp/carol").splitlines()
+    assert [one for one in left if re.fullmatch(r"\d{8}", one)] == [emergency[at] for at in (1, 2, 4)]
+
+
+@pytest.mark.parametrize("device", OPENSSH)
+def test_a_secret_that_the_site_gave_before_counts_on_every_device(enrolled: Enrolled, device: str) -> None:
+    tried = enrolled.doors.ssh(device, "dave", key=enrolled.doors.key("dave"), code=code(_base32(GIVEN)))
+    assert tried.got_in, tried.text
+    assert enrolled.doors.ssh(device, "dave", key=enrolled.doors.key("dave")).refused
 
 
 @pytest.mark.parametrize("device", OPENSSH)
@@ -118,6 +155,20 @@ def test_a_second_run_changes_nothing_though_every_login_writes_the_secrets_file
     for device, result in again.of.items():
         assert not result["changed"] and "enrolled" not in result, (device, result)
     assert enrolled.file("debian12").read_text(encoding="utf-8") == before
+
+
+def test_another_secret_of_the_sites_own_replaces_the_one_before(enrolled: Enrolled) -> None:
+    users = [dict(one) for one in enrolled.variables["ssh_users"]]
+    users[-1]["totp_secret"] = other = "KRSXG5CTMVRXEZLUKRSXG5CTMVRXEZLU"
+    run = enrolled.doors.apply("debian12", {**enrolled.variables, "ssh_users": users}, "-vvvv", "--diff")
+    assert other not in run.output + json.dumps(run.of)
+    dave = enrolled.doors.key("dave")
+    assert enrolled.doors.ssh("debian12", "dave", key=dave, code=code(_base32(GIVEN), step=1)).refused
+    tried = enrolled.doors.ssh("debian12", "dave", key=dave, code=code(other))
+    assert tried.got_in, tried.text
+    enrolled.variables["ssh_users"] = users[:-1]
+    enrolled.doors.apply("debian12", enrolled.variables)
+    assert "dave" not in enrolled.doors.sh("debian12", "ls /var/lib/sallyport-totp")
 
 
 def test_a_lost_factor_is_made_anew_and_the_old_one_no_longer_counts(enrolled: Enrolled) -> None:
@@ -153,9 +204,55 @@ def test_codes_are_refused_with_the_reason_where_they_cannot_work(
     run = doors.play(device, more)
     assert run.status == 2 and text in run.of[device]["msg"], run.output[-2000:]
     assert doors.sh(device, files) == state and doors.operator_gets_in(device)
-    assert [one.name for one in enrolled.file(device).parent.iterdir()] == ["alice.txt"]
+    assert sorted(one.name for one in enrolled.file(device).parent.iterdir()) == ["alice.txt", "carol.txt"]
     if after:
         doors.sh(device, after)
+
+
+# What is installed, as a package again: its own files and its maintainer's scripts, in a source of the device's own.
+SOURCE = r"""
+set -e
+rm -rf /srv/apt; mkdir -p /srv/apt/of/DEBIAN
+package=libpam-google-authenticator
+dpkg-query -s $package | sed '/^Status:/d; /^Conffiles:/,/^[^ ]/{/^Conffiles:/d; /^ /d}' >/srv/apt/of/DEBIAN/control
+for part in preinst postinst prerm postrm conffiles; do
+  if [ -f /var/lib/dpkg/info/$package.$part ]; then cp /var/lib/dpkg/info/$package.$part /srv/apt/of/DEBIAN/$part; fi
+done
+dpkg -L $package | while read -r file; do
+  if [ -e "$file" ] && [ ! -d "$file" ]; then mkdir -p "/srv/apt/of${file%/*}"; cp -a "$file" "/srv/apt/of$file"; fi
+done
+cd /srv/apt
+dpkg-deb -b of one.deb >/dev/null
+{ cat of/DEBIAN/control; echo "Filename: one.deb"; echo "Size: $(stat -c %s one.deb)"
+  echo "SHA256: $(sha256sum one.deb | cut -d ' ' -f 1)"; } >Packages
+"""
+
+
+def test_the_module_comes_from_the_devices_own_package_source_and_asks(enrolled: Enrolled) -> None:
+    doors = enrolled.doors
+    # A device whose image lacks the package, and whose apt can get it; its other sources are out of reach.
+    said = doors.sh("debian13", f"({SOURCE}) 2>&1 && dpkg --purge libpam-google-authenticator && echo gone")
+    assert said.endswith("gone\n"), said
+    doors.sh(
+        "debian13",
+        "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /var/lib/apt/lists/*; "
+        "echo 'deb [trusted=yes] file:/srv/apt ./' >/etc/apt/sources.list; apt-get -q update",
+    )
+    said = doors.sh("debian13", "ls /usr/lib/*/security/pam_google_authenticator.so 2>&1")
+    assert "No such file" in said
+    variables = {**enrolled.variables, "ssh_enrol_again": ["alice"]}
+    predicted = doors.apply("debian13", variables, "--check").of["debian13"]
+    assert "libpam-google-authenticator would be installed first" in predicted["notes"]
+    made = doors.apply("debian13", variables).of["debian13"]
+    assert "libpam-google-authenticator was installed" in made["notes"]
+    assert "install ok installed" in doors.sh(
+        "debian13", "dpkg-query -W -f '${Status}' libpam-google-authenticator"
+    )
+    assert enrolled.alice("debian13", None).refused
+    tried = enrolled.alice("debian13", code(enrolled.secret("debian13")))
+    assert tried.got_in, tried.text
+    again = doors.apply("debian13", enrolled.variables).of["debian13"]
+    assert not again["changed"] and not any("installed" in note for note in again["notes"])
 
 
 def test_who_no_longer_has_a_factor_loses_its_secret_and_pam_is_as_it_was(enrolled: Enrolled) -> None:
@@ -167,6 +264,10 @@ def test_who_no_longer_has_a_factor_loses_its_secret_and_pam_is_as_it_was(enroll
     assert doors.ssh("debian11", "alice", key=doors.key("alice")).got_in
     after = doors.sh("debian11", "cat /etc/pam.d/sshd; ls /var/lib/sallyport-totp 2>/dev/null")
     assert after == pam.partition("# END Sallyport\n")[2]
+
+
+def _base32(text: str) -> str:
+    return text.replace(" ", "")
 
 
 def test_dropbear_is_refused_by_name(enrolled: Enrolled) -> None:

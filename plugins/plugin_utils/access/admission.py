@@ -67,10 +67,20 @@ class Admission:
     def enrol(self) -> list[str]:
         """Who gets a new secret now."""
         return [
-            name
-            for name in self.with_factor("totp")
-            if name not in self.answers.enrolled or name in self.again
+            person.name
+            for person in self.people
+            if person.second_factor == "totp"
+            and not person.totp_secret
+            and (person.name not in self.answers.enrolled or person.name in self.again)
         ]
+
+    def given(self) -> dict[str, str]:
+        """account -> secret of the site's own, for those whose device has another one, or none."""
+        return {
+            person.name: person.totp_secret
+            for person in self.people
+            if person.totp_secret and not self.answers.has_secret(person.name, person.totp_secret)
+        }
 
 
 def with_login_keys(device: Mapping[str, Any], options: SshOptions) -> SshOptions:
@@ -132,6 +142,11 @@ def admit(
         raise Refused(
             f"ssh_enrol_again: {strangers[0]} has no second_factor: totp in ssh_users on this device; "
             f"those who have: {', '.join(found.with_factor('totp')) or 'nobody'}"
+        )
+    given = sorted(found.again & {person.name for person in found.people if person.totp_secret})
+    if given:
+        raise Refused(
+            f"ssh_enrol_again: the secret of {given[0]} is the site's own (totp_secret in ssh_users); write another one there"
         )
     _check_factors(device, options, found)
     return found

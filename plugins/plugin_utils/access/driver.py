@@ -60,7 +60,10 @@ def with_fresh_facts(
         result["ansible_facts"] = {inquiry.FACT: inquiry.ask(action)}
     elif result.get("state") == "would_change":
         texts = {
-            entry["dest"]: entry["content"] for entry in entries if isinstance(entry.get("content"), str)
+            entry["dest"]: entry["content"]
+            for entry in entries
+            if isinstance(entry.get("content"), str)
+            and not entry.get("secret")  # facts are shown to everybody
         }
         user = device.get("login_user")
         predicted = {
@@ -119,12 +122,14 @@ def transaction(
     new_daemon: bool = False,
     host_keys: Iterable[str] = (),
     note: str = "",
+    forgets: Iterable[str] = (),
     commands: Mapping[str, Iterable[str]] | None = None,
 ) -> Transaction:
     """A transaction from parts.
 
     Args:
         settings: values of ``SETTINGS``.
+        forgets: paths whose former content no generation may keep.
         commands: check, activate, verify, revert, settle and live.
     """
     lists = {key: tuple(values) for key, values in (commands or {}).items()}
@@ -143,6 +148,7 @@ def transaction(
         keep=int(settings["keep"]),
         state_dir=str(settings["state_dir"]),
         note=note,
+        forgets=tuple(forgets),
     )
 
 

@@ -194,6 +194,11 @@ def _people(got: dict[str, Any]) -> None:
             raise OptionError(
                 f"ssh_users[{number}].principals: certificates count only where ssh_trusted_user_ca names their CA"
             )
+        if person.totp_secret and (person.second_factor or factor) != "totp":
+            raise OptionError(
+                f"ssh_users[{number}].totp_secret: expected second_factor: totp beside it, found "
+                f"{person.second_factor or factor}"
+            )
         if not person.keys and not person.principals and (person.second_factor or factor) == "fido2":
             raise OptionError(
                 f"ssh_users[{number}].keys: expected the FIDO2 keys of {person.name}, found none"

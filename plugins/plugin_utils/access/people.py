@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access import certificates, host_keys
@@ -19,6 +19,8 @@ FACTORS = ("none", "totp", "fido2")
 
 # Stricter than what useradd takes: no pattern letters (sshd would match others too), no @ (a host would begin).
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
+# RFC 4226: 128 bits at least. Apps show it in groups, and some pad it.
+_SECRET = re.compile(r"[A-Z2-7]{26,128}")
 _PRINCIPAL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:+-]{0,127}")
 _USER_KEYS = {
     "name",
@@ -28,6 +30,7 @@ _USER_KEYS = {
     "command",
     "forwarding",
     "second_factor",
+    "totp_secret",
 }
 
 
@@ -43,6 +46,7 @@ class Person:
         sources: zones of the policy and CIDRs as written; none for those that the policy admits.
         principals: names in certificates that stand for this account.
         second_factor: ``none``, ``totp``, ``fido2``, or "" for what ssh_second_factor says.
+        totp_secret: base32, where the site has one already; "" for one that is made for each device.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Person:
     command: str = ""
     forwarding: bool | None = None
     second_factor: str = ""
+    totp_secret: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,9 @@ def parse_users(value: Any) -> tuple[Person, ...]:
         factor = entry.get("second_factor", "")
         if factor not in ("", *FACTORS):
             raise PeopleError(f"{where}.second_factor: expected {', '.join(FACTORS)}, found {factor!r}")
+        secret = _secret(f"{where}.totp_secret", entry.get("totp_secret", ""))
+        if secret and secret in (one.totp_secret for one in found):
+            raise PeopleError(f"{where}.totp_secret: expected one of its own, found that of another person")
         keys = _texts(f"{where}.keys", entry.get("keys", []))
         for index, key in enumerate(keys):
             _bare_key(f"{where}.keys[{index}]", key)
@@ -110,6 +118,7 @@ def parse_users(value: Any) -> tuple[Person, ...]:
                 command=_command(f"{where}.command", entry.get("command", "")),
                 forwarding=forwarding,
                 second_factor=str(factor),
+                totp_secret=secret,
             )
         )
     return tuple(found)
@@ -211,6 +220,17 @@ def _command(where: str, value: Any) -> str:
     if not isinstance(value, str) or not (value.isprintable() or not value) or "#" in value:
         raise PeopleError(f"{where}: expected one line of text without #, found {value!r}")
     return str(value).strip()
+
+
+def _secret(where: str, value: Any) -> str:
+    # Whatever it is, it is not shown.
+    text = re.sub(r"[ -]", "", value).rstrip("=").upper() if isinstance(value, str) else ""
+    if value != "" and not _SECRET.fullmatch(text):
+        raise PeopleError(
+            f"{where}: expected 128 bits or more in base32, as authenticator apps take them (26 to 128 of A-Z and 2-7), "
+            f"found {len(text)} characters" + ("" if isinstance(value, str) else f" ({type(value).__name__})")
+        )
+    return text
 
 
 def names_of(people: Sequence[Person]) -> set[str]:

@@ -9,11 +9,12 @@ in its PAM file may end the authentication there: nobody's password is asked for
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 import secrets
 import shlex
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -44,6 +45,7 @@ class Answers:
     Attributes:
         ours: key and principals files of earlier runs, by path.
         enrolled: accounts that have a secret.
+        digests: account -> digest of its secret and ``salt``, where that was asked for.
         groups: names of groups.
         must_change: accounts whose password has to be changed at the next login.
         module: path of the PAM module; empty where it is not installed.
@@ -54,6 +56,8 @@ class Answers:
 
     ours: tuple[str, ...] = ()
     enrolled: frozenset[str] = frozenset()
+    digests: Mapping[str, str] = field(default_factory=dict)
+    salt: str = ""
     groups: frozenset[str] = frozenset()
     must_change: frozenset[str] = frozenset()
     module: str = ""
@@ -61,10 +65,29 @@ class Answers:
     skew: float = 0.0
     keeps_time: bool = True
 
+    def has_secret(self, name: str, secret: str) -> bool:
+        """Whether this is the account's secret on the device already."""
+        digest = hashlib.sha256(f"{self.salt}{secret}".encode()).hexdigest()
+        return bool(self.salt) and self.digests.get(name) == digest
 
-def question() -> str:
-    """The read-only program for the device. No secret and no hash leaves it."""
-    return rf"""
+
+def question(salt: str = "") -> str:
+    """The read-only program for the device. No secret and no hash of a password leaves it.
+
+    Args:
+        salt: random; with it comes a digest of every one-time secret, to compare those with that the site has given.
+    """
+    compare = rf"""
+for file in {SECRETS_DIR}/*; do
+  secret=''
+  {{ read -r secret <"$file"; }} 2>/dev/null || continue
+  digest=$(printf '%s' '{salt}'"$secret" | sha256sum)
+  say digest "${{file##*/}} ${{digest%% *}}"
+done
+"""
+    return (
+        (compare if salt else "")
+        + rf"""
 for file in {KEYS_DIR}/* {PRINCIPALS_DIR}/*; do
   [ -f "$file" ] || continue
   first=''
@@ -88,19 +111,23 @@ for file in /proc/[0-9]*/comm; do
 done
 say epoch "$(date +%s)"
 """
+    )
 
 
-def answers(reply: Reply, now: float, *, container: bool) -> Answers:
+def answers(reply: Reply, now: float, *, container: bool, salt: str = "") -> Answers:
     """The reply as facts.
 
     Args:
         now: the controller's clock when the reply came.
         container: whether the device shares its machine's clock.
+        salt: as in the question.
     """
     epoch = reply.get("epoch")
     return Answers(
         ours=tuple(reply.all("ours")),
         enrolled=frozenset(reply.all("enrolled")),
+        digests={name: digest for name, _, digest in (line.partition(" ") for line in reply.all("digest"))},
+        salt=salt,
         groups=frozenset(reply.all("group")),
         must_change=frozenset(reply.all("must_change")),
         module=reply.get("module"),

@@ -271,12 +271,16 @@ class _Driver:
             if problem:
                 raise self._refused(problem)
         # A link that stands for a file is kept; the file that it names is what changes.
+        real = {
+            item.dest: here.real for item, here in zip(self.wanted.files, found, strict=True) if here.real
+        }
         self.wanted = replace(
             self.wanted,
             files=tuple(
                 _as_found(replace(item, dest=here.real) if here.real else item, here)
                 for item, here in zip(self.wanted.files, found, strict=True)
             ),
+            forgets=(*self.wanted.forgets, *(real[path] for path in self.wanted.forgets if path in real)),
         )
         return found
 

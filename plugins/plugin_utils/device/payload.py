@@ -355,6 +355,8 @@ def manifest(
     lines.extend(
         b"rmdir " + quote(path) + b" 2>/dev/null || :" for path in (*transaction.leaves, *transaction.leaves)
     )
+    if transaction.forgets:
+        lines += 2 * [_forgetting(transaction)]
     lines.append(b"}\ndress() { :")
     new = [(item, _beside(item, identity, number, "new")) for number, item in changed]
     for owner in sorted({f"{item.owner}:{item.group}" for item, _ in new if item.kind == "file"}):
@@ -372,6 +374,21 @@ def manifest(
     )
     lines.append(b'}\nwith_folders() { "$@" ' + b" ".join(quote(path) for path in folders) + b"; }\n")
     return b"\n".join(lines)
+
+
+def _forgetting(transaction: Transaction) -> bytes:
+    """sh for ``leave``, which runs after every verdict, at boot too: what generations keep of these files goes.
+
+    This change's own copies, which are about to become a generation, count too. Nothing here needs space, and one that
+    resists must not keep the others.
+    """
+    cases = b" | ".join(quote(path) for path in transaction.forgets)
+    return (
+        b'for kept in "$STATE"/generation/* "$TX"; do\n'
+        b'(. "$kept/manifest"; entry() { case $3 in '
+        + cases
+        + b') rm -f "$kept/old/$1" "$kept/old/$1.absent" ;; esac; }; entries) || :\ndone'
+    )
 
 
 def _beside(item: File, identity: str, number: int, which: str) -> str:

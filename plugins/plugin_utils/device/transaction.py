@@ -80,6 +80,8 @@ class Transaction:
     """Folders to remove after the confirmation where they are empty, deepest first."""
     undone: tuple[str, ...] = ()
     """Names whose generations this transaction takes back."""
+    forgets: tuple[str, ...] = ()
+    """Paths whose former content no generation may keep once this is confirmed: going back leaves them as they are."""
     activate_from: tuple[str, ...] = ()
     revert_from: tuple[str, ...] = ()
     """Lists of commands below the state directory, used in place of ``activate`` and ``revert``."""

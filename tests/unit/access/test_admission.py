@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -178,6 +180,23 @@ def test_who_is_enrolled_is_not_enrolled_again_unless_asked() -> None:
         wanted = options.parse({"authorized_keys": [KEY], **values, **more})
         admitted = admission.admit(device(), wanted, answers, resolve, ZONES)
         assert admitted is not None and admitted.enrol() == who
+
+
+def test_a_secret_of_the_sites_own_goes_to_devices_that_have_another_and_is_never_made_anew() -> None:
+    users = [{"name": "alice", "keys": [OTHER], "second_factor": "totp", "totp_secret": "A" * 32}]
+    digest = hashlib.sha256(b"salt" + b"A" * 32).hexdigest()
+    for digests, given in (
+        ({}, {"alice": "A" * 32}),
+        ({"alice": "0" * 64}, {"alice": "A" * 32}),
+        ({"alice": digest}, {}),
+    ):
+        there = replace(ANSWERS, enrolled=frozenset(digests), digests=digests, salt="salt")
+        wanted = options.parse({"authorized_keys": [KEY], "users": users})
+        admitted = admission.admit(device(), wanted, there, resolve, ZONES)
+        assert admitted is not None and admitted.enrol() == [] and admitted.given() == given
+    again = options.parse({"authorized_keys": [KEY], "users": users, "enrol_again": ["alice"]})
+    with pytest.raises(Refused, match="the secret of alice is the site's own"):
+        admission.admit(device(), again, ANSWERS, resolve, ZONES)
 
 
 @pytest.mark.parametrize(

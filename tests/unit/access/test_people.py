@@ -33,6 +33,16 @@ def test_a_whole_entry_is_read() -> None:
     assert person.second_factor == "" and person.command == "uptime"
 
 
+SECRET = "JBSW Y3DP EHPK 3PXP JBSW Y3DP EHPK 3PXP"
+
+
+def test_a_secret_of_the_sites_own_is_read_as_apps_show_it_and_shown_nowhere() -> None:
+    (person,) = options.parse(
+        {"users": [{"name": "a", "totp_secret": f"{SECRET.lower()}=="}], "second_factor": "totp"}
+    ).users
+    assert person.totp_secret == SECRET.replace(" ", "") and "JBSW" not in repr(person)
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [
@@ -57,6 +67,11 @@ def test_a_whole_entry_is_read() -> None:
         ({"users": [{"name": "a", "command": "x\nPermitRootLogin yes"}]}, r"ssh_users\[0\].command: expected one line"),
         ({"users": [{"name": "a", "command": "x # y"}]}, r"ssh_users\[0\].command: expected one line of text without #"),
         ({"users": [{"name": "a", "second_factor": "sms"}]}, r"ssh_users\[0\].second_factor: expected none, totp, fido2"),
+        ({"users": [{"name": "a", "totp_secret": "short"}]}, r"totp_secret: expected 128 bits .*, found 5 characters"),
+        ({"users": [{"name": "a", "totp_secret": 1}]}, r"totp_secret: expected 128 bits .*, found 0 characters \(int\)"),
+        ({"users": [{"name": "a", "totp_secret": SECRET}]}, "expected second_factor: totp beside it, found none"),
+        ({"users": [{"name": "a", "totp_secret": SECRET}, {"name": "b", "totp_secret": SECRET}], "second_factor": "totp"},
+         r"ssh_users\[1\].totp_secret: expected one of its own"),
         ({"users": [{"name": "a", "principals": ["x y"]}]}, r"ssh_users\[0\].principals\[0\]: expected a name"),
         ({"users": [{"name": "a", "principals": ["x"]}]}, "certificates count only where ssh_trusted_user_ca"),
         ({"users": [{"name": "a", "second_factor": "fido2", "keys": [KEY]}]}, "expected a FIDO2 key .*, found ssh-ed25519"),

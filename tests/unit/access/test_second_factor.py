@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,19 @@ def test_hosts_and_users_cannot_meet_in_one_file(tmp_path: Path) -> None:
     assert enrolment.Enrolment(tmp_path, "a-b", "c").path != enrolment.Enrolment(tmp_path, "a", "b-c").path
     with pytest.raises(enrolment.EnrolmentError, match="cannot be part of a file name"):
         enrolment.Enrolment(tmp_path, "../x", "c")
+
+
+def test_the_device_says_which_of_the_sites_own_secrets_it_has(tmp_path: Path) -> None:
+    """By a digest of secret and salt: the secret itself stays where it is."""
+    (tmp_path / "alice").write_text(second_factor.secret_file("A" * 32, ()))
+    program = second_factor.question("5a17").replace(second_factor.SECRETS_DIR, str(tmp_path))
+    helpers = "say() { printf '%s\\n' \"$*\"; }\nblob() { cat >/dev/null; }\n"
+    said = subprocess.run(["sh", "-eu", "-c", helpers + program], capture_output=True, text=True, check=True)
+    records = tuple(line.partition(" ")[::2] for line in said.stdout.splitlines())
+    found = second_factor.answers(Reply(records, 0), 0.0, container=True, salt="5a17")
+    assert "AAAA" not in said.stdout and found.enrolled == {"alice"}
+    assert found.has_secret("alice", "A" * 32)
+    assert not found.has_secret("alice", "B" * 32) and not found.has_secret("bob", "A" * 32)
+    assert "sha256sum" not in second_factor.question()
+    # Without a salt nothing was asked, and nothing is known.
+    assert not second_factor.answers(Reply(records, 0), 0.0, container=True).has_secret("alice", "A" * 32)
