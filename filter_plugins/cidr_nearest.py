@@ -9,7 +9,7 @@ name: cidr_nearest
 short_description: The smallest CIDR that covers a list, of all or of some
 version_added: 0.1.0
 description:
-  - One CIDR for each family that occurs: the longest prefix that holds everything, wanted or not.
+  - One CIDR for each family that occurs, the longest prefix that holds everything, wanted or not.
   - With O(among), the longest of those prefixes that does, as a routing table is read; none where none does.
   - A CIDR with host bits, a netmask, a short form or a leading zero is an error that says what to write.
 author: The Sallyport authors (@sallyport)

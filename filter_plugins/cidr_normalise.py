@@ -9,7 +9,7 @@ name: cidr_normalise
 short_description: CIDRs as they should be written
 version_added: 0.1.0
 description:
-  - Gives each entry in the one form that Sallyport takes: the network address for CIDRs with host bits, a prefix length for netmasks, IPv6 as RFC 5952 writes it, a bare address where the prefix is the whole address.
+  - Gives each entry in the one form that Sallyport takes, which is the network address for CIDRs with host bits, a prefix length for netmasks, IPv6 as RFC 5952 writes it, a bare address where the prefix is the whole address.
   - Entries stay apart and in order; what cannot be understood is an error.
 author: The Sallyport authors (@sallyport)
 options:

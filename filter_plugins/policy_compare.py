@@ -9,7 +9,7 @@ name: policy_compare
 short_description: Who gains and who loses between two CIDR policies
 version_added: 0.1.0
 description:
-  - Compares the policy given with O(other), flow by flow, after block lists: which addresses gain, lose or change which service.
+  - Compares the policy given with O(other), flow by flow, after block lists. Says which addresses gain, lose or change which service.
 author: The Sallyport authors (@sallyport)
 extends_documentation_fragment: [sallyport.iot.policy_filter]
 positional: other

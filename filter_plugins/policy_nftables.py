@@ -9,7 +9,7 @@ name: policy_nftables
 short_description: A CIDR policy as an nftables rule set
 version_added: 0.1.0
 description:
-  - Compiles the policy of one host to the text that C(nft -f) loads: a table of its own, replaced in one transaction.
+  - Compiles the policy of one host to the text that C(nft -f) loads, a table of its own, replaced in one transaction.
   - P(sallyport.iot.firewall#role) loads it without ever locking the operator out; loading it by hand does not.
 author: The Sallyport authors (@sallyport)
 extends_documentation_fragment: [sallyport.iot.policy_filter]

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,28 @@ def test_ansible_doc_understands_every_plugin(kind: str) -> None:
         assert about["doc"]["short_description"] and about["doc"]["description"], name
         assert kind == "callback" or about["examples"], name
         assert kind == "callback" or about["return"], name
+        assert list(unquoted(about, name)) == []
+    # Only the form for people renders what the documentation says; the other one prints whatever YAML made of it.
+    shown = subprocess.run(
+        [str(TOOLS / "ansible-doc"), "-t", kind, *wanted],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert shown.returncode == 0 and "ERROR" not in shown.stderr, shown.stderr
+    assert [name for name in wanted if name not in shown.stdout.lower()] == []
+
+
+def unquoted(about: Any, path: str) -> Iterator[str]:
+    """Where a description is no text: an unquoted ": " makes a map of it."""
+    if isinstance(about, dict):
+        for key, value in about.items():
+            if key == "description" and not isinstance(value, dict):
+                for one in value if isinstance(value, list) else [value]:
+                    if not isinstance(one, str):
+                        yield f"{path}.{key}: {one}"
+            yield from unquoted(value, f"{path}.{key}")
+    elif isinstance(about, list):
+        for one in about:
+            yield from unquoted(one, path)
 
 
 @pytest.mark.parametrize("action", ACTIONS)
