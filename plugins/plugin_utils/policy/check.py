@@ -22,6 +22,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import 
     Packet,
     address_in,
     endpoint_matches,
+    family_of,
     interface_matches,
     judge,
 )
@@ -40,6 +41,8 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.resolve impor
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.source import short
 
 SOON = timedelta(days=14)
+WIDE = 8
+"""What holds an eighth of its family means the internet: 2000::/3, all that is assigned of IPv6, is one."""
 MANAGEMENT_RATE = 30
 """Connections a minute that a run of ours may need: one for each change that it confirms, and for each retry."""
 _NEEDED = {"DNS": ("udp", (53,)), "NTP": ("udp", (123,)), "logging": ("", ()), "updates": ("tcp", (80, 443))}
@@ -96,6 +99,7 @@ def _check(policy: HostPolicy, draft: Draft, around: Surroundings, ports: set[in
         _admits_controller(policy, draft, around, ports, reader)
         _asserts(policy, draft, around, reader)
     _overlaps(policy, draft, reader)
+    _wide(policy, ports, reader)
     if "outbound" not in draft.tainted and "defaults" not in draft.tainted:
         _blind(policy, draft, reader)
     _interfaces(draft, around, reader)
@@ -174,12 +178,21 @@ def covers_port(rule: Rule, ports: Iterable[int]) -> bool:
 
 
 def named(endpoint: Endpoint) -> Addresses:
-    """The addresses that an endpoint names: any and /0 name none."""
-    v4, v6 = endpoint.addresses.v4, endpoint.addresses.v6
+    """The addresses that an endpoint names: any, /0 and whatever else is most of the internet name none."""
+    wide = _wide_families(endpoint)
     return Addresses(
-        () if v4 == flows.everything("ipv4") else v4,
-        () if v6 == flows.everything("ipv6") else v6,
+        () if "ipv4" in wide else endpoint.addresses.v4, () if "ipv6" in wide else endpoint.addresses.v6
     )
+
+
+def _wide_families(endpoint: Endpoint) -> list[Family]:
+    """The families of which an endpoint holds so much that it names nobody."""
+    return [
+        family
+        for family in flows.FAMILIES
+        if intervals.count(family_of(endpoint.addresses, family)) * WIDE
+        >= intervals.count(flows.everything(family))
+    ]
 
 
 def _own_addresses(texts: Iterable[Any]) -> Addresses:
@@ -226,12 +239,14 @@ def _cut(blocked: Blocklist, protected: Addresses, reader: Reader) -> Blocklist:
     if not intervals.is_empty(removed):
         count = intervals.count(removed.v4) + intervals.count(removed.v6)
         example = cidrs.texts(removed)[0]
+        nothing = ", and nothing is left" if intervals.is_empty(left) else ""
         reader.warn(
             "blocklist-protected",
             blocked.where,
             f"list `{blocked.name}` holds {count} addresses that must never be cut off, such as {example}; "
-            "they are left out of it",
-            "nothing; choose a list without them to be rid of this",
+            f"they are left out of it{nothing}",
+            "nothing, if the rules that protect them name them on purpose; else narrow those rules, or choose a list "
+            "without them",
         )
     return Blocklist(blocked.name, left, blocked.interfaces, blocked.both, blocked.where)
 
@@ -475,6 +490,36 @@ def _overlaps(policy: HostPolicy, draft: Draft, reader: Reader) -> None:
                 f"list `{blocked.name}` would drop what rules admit: {said}",
                 "stand the list on other interfaces, or write `overlap: accept`",
             )
+
+
+def _wide(policy: HostPolicy, ports: set[int], reader: Reader) -> None:
+    """Zones that would protect whom they hold, were they not most of the internet."""
+    if not policy.blocklists and not policy.traps:
+        return
+    seen: set[str] = set()
+    for hook, rules in (("inbound", policy.inbound), ("outbound", policy.outbound)):
+        for rule in rules:
+            if rule.verdict != "allow" or (hook == "inbound" and not covers_port(rule, ports)):
+                continue
+            for end in rule.sources if hook == "inbound" else rule.destinations:
+                wide = [
+                    family
+                    for family in _wide_families(end)
+                    if family_of(end.addresses, family) != flows.everything(family)
+                ]
+                said = f"zone `{end.zone}`" if end.zone else ", ".join(cidrs.texts(end.addresses)[:3])
+                if not wide or said in seen:
+                    continue
+                seen.add(said)
+                names = " and ".join({"ipv4": "IPv4", "ipv6": "IPv6"}[family] for family in wide)
+                reader.warn(
+                    "wide-zone",
+                    rule.where,
+                    f"{hook} rule `{short(rule.name, 40)}` names {said}, which holds an eighth of {names} or more: that "
+                    "protects nobody in it from block lists, traps and bans",
+                    "nothing, if it means the internet; name whoever must never be cut off in a zone or a rule of "
+                    "their own",
+                )
 
 
 def _same_interface(left: Collection[str], right: Collection[str]) -> bool:

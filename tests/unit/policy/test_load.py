@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import cidrs, layers, load
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import bans, cidrs, layers, load
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import Endpoint, Rate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -448,6 +448,51 @@ def test_protected_addresses_are_taken_from_blocklists_and_counted(loaded: Loade
         family, address, _last = cidrs.parse_one(text)
         assert family == "ipv4" and not any(low <= address <= high for low, high in left.v4)
     assert any(low <= cidrs.parse_one("198.18.11.1")[1] <= high for low, high in left.v4)
+
+
+WIDE = {
+    "the internet but private networks": "[0.0.0.0/0], except: [10.0.0.0/8, 192.168.0.0/16]",
+    "half of it": "[128.0.0.0/1]",
+    "an eighth": "[192.0.0.0/3]",
+    "what is assigned of IPv6": '["2000::/3"]',
+}
+
+
+@pytest.mark.parametrize("cidrs_text", WIDE.values(), ids=WIDE.keys())
+@pytest.mark.parametrize("rule", ["outbound", "inbound"])
+def test_a_zone_that_is_the_internet_protects_nobody_and_that_is_said(
+    loaded: Loader, cidrs_text: str, rule: str
+) -> None:
+    text = SOUND.replace("zones:\n", f"zones:\n  internet: {{cidrs: {cidrs_text}}}\n")
+    if rule == "outbound":
+        # With a rate it is not redundant beside an open default.
+        text += "outbound: [{name: web, allow: [https], to: [internet], rate: 9/second}]\n"
+    else:
+        text += "  - {name: ops, allow: [ssh], from: [internet], reason: OPS-1}\n"
+    listed = "203.0.113.0/24\n2001:db8:bad::/48\n"
+    resolved = loaded(text + LIST % "", {"lists/level1.netset": listed})
+    assert [one.id for one in resolved.findings] == ["wide-zone"]
+    assert "zone `internet`" in resolved.findings[0].message
+    policy = resolved.policy
+    assert policy is not None
+    assert policy.blocklists[0].addresses == cidrs.parse(listed.split())
+    assert not bans.why_protected(policy, {}, bans.subject("203.0.113.7"))
+    assert not bans.why_protected(policy, {}, bans.subject("2001:db8:bad::7"))
+    # Without lists and traps there is nothing to be protected from.
+    assert loaded(text).findings == ()
+
+
+def test_just_under_an_eighth_of_a_family_is_protected(loaded: Loader) -> None:
+    zone = "zones:\n  most: {cidrs: [192.0.0.0/3], except: [192.0.0.0/32]}\n"
+    text = (
+        SOUND.replace("zones:\n", zone)
+        + "outbound: [{name: web, allow: [https], to: [most], rate: 9/second}]\n"
+    )
+    resolved = loaded(text + LIST % "", {"lists/level1.netset": "203.0.113.0/24\n"})
+    assert [one.id for one in resolved.findings] == ["blocklist-protected"]
+    assert "nothing is left" in resolved.findings[0].message
+    assert resolved.policy is not None
+    assert bans.why_protected(resolved.policy, {}, bans.subject("203.0.113.7"))
 
 
 def test_an_overlap_with_an_admitted_zone_is_an_error_unless_accepted_or_elsewhere(loaded: Loader) -> None:
