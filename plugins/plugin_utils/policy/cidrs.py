@@ -14,10 +14,11 @@ from __future__ import annotations
 import re
 import struct
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from socket import AF_INET6, inet_aton, inet_ntoa, inet_ntop, inet_pton
+from typing import cast
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.intervals import merge, prefixes, union
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import (
@@ -102,6 +103,8 @@ def collect(lines: Sequence[str], ranges: bool = False, limit: int = 100) -> tup
     With ``ranges``, ``first-last`` is read too.
     """
     whole = "\n".join(lines)
+    fours: Sequence[str]
+    sixes: Sequence[str]
     if ":" not in whole:
         fours, sixes = lines, []
     elif "." not in whole:
@@ -299,7 +302,11 @@ def _bulk6(lines: Sequence[str]) -> Intervals | None:
         return None
     pieces = text.replace("/", "\n").split("\n")
     try:
-        addresses = map(int.from_bytes, map(inet_pton, repeat(AF_INET6), pieces[0::2]), repeat("big"))
+        addresses = map(
+            cast(Callable[[bytes, str], int], int.from_bytes),
+            map(inet_pton, repeat(AF_INET6), pieces[0::2]),
+            repeat("big"),
+        )
         lengths = map(_LENGTHS6.__getitem__, pieces[1::2])
         cells = [first << 8 | length for first, length in zip(addresses, lengths, strict=True)]
     except (OSError, KeyError, ValueError):
