@@ -106,7 +106,12 @@ class ActionModule(ActionBase):
         judged = waive(merge(findings), waivers, today)
         result.update(
             changed=False,
-            device={"reached": bool(facts), "system": system(facts), "vantages": sights},
+            device={
+                "reached": bool(facts),
+                "system": system(facts),
+                "boot_window": arguments["firewall"].get("boot_window", {}),
+                "vantages": sights,
+            },
             host_keys=facts.get("ssh", {}).get("host_keys", []),
             findings=[finding.as_dict() for finding in judged],
             waivers=arguments["waivers"],

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.sallyport.iot.plugins.plugin_utils.device import inquiry
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device import boot_window, inquiry
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.commit import CommitError, run
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import (
     DEFAULT_STATE_DIR,
@@ -84,15 +84,19 @@ class ActionModule(ActionBase):
             revert=rendered.revert,
             settle=rendered.settle,
             live=rendered.live,
+            tell=rendered.tell,
             confirm=Confirm(seconds=arguments["confirm_seconds"]),
             keep=arguments["keep"],
             state_dir=arguments["state_dir"],
             note=rendered.backend,
         )
         try:
-            return {**result, **run(self, variables, transaction)}
+            result.update(run(self, variables, transaction))
         except CommitError as error:
-            return {**result, **error.result, "failed": True, "msg": str(error)}
+            result.update(error.result, failed=True, msg=str(error))
+        if "told" in result:
+            result["boot_window"] = boot_window.read(result.pop("told"), str(device.get("container") or ""))
+        return result
 
 
 def _rules(resolved: load.Resolved) -> File:

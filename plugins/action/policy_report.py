@@ -153,6 +153,7 @@ class ActionModule(ActionBase):
                 found = compare.compare(before.tentative, after.tentative, names, on=self.day)
                 worst.update(one.kind for one in found.every)
                 worst.update("lists" for _one in found.lists)
+                worst.update("nat" for _one in found.nat)
                 data.append(compare.as_data(found))
                 texts.append((compare.as_markdown if self.form == "markdown" else compare.as_text)(found))
         forbidden = self._choice("fail_on", ("nothing", "gained", "any"), "nothing")

@@ -59,6 +59,31 @@ backend:
   description: What the policy was rendered for.
   type: str
   returned: when the policy is sound
+boot_window:
+  description:
+    - Whether a link of the device was up before the rules were when it booted last, which the kernel, an initramfs or a
+      container engine can do. All times are upper bounds.
+  type: dict
+  returned: when the device was asked
+  contains:
+    measured:
+      description: False until the device has booted with these rules.
+      type: bool
+    seconds:
+      description: For how long, since init began; 0 for no window.
+      type: float
+    links:
+      description: The interfaces that were up, or had been.
+      type: list
+      elements: str
+    listeners:
+      description: What listened for others when the rules came, each with C(protocol), C(address), C(port), C(process) and
+        C(seconds).
+      type: list
+      elements: dict
+    text:
+      description: The same in words.
+      type: str
 findings:
   description: What there is to say about the policy, as text.
   type: list

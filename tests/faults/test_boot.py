@@ -1,5 +1,6 @@
 """From the first moment of its link a booting device lets nothing through that the policy forbids. The devices bring
-their links up themselves, as hardware does, and somebody on wan knocks all the time."""
+their links up themselves, as hardware does, and somebody on wan knocks all the time. Where something ahead of init
+brings the links up, no rules can be in time, and the window is measured."""
 
 from __future__ import annotations
 
@@ -8,10 +9,11 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lab.fleet import load
+from lab.fleet import CHECKOUT, load
 from lab.labs import Lab
 from tests.faults.chamber import wait_until
 from tests.faults.counted import COUNTED
@@ -21,6 +23,22 @@ from tests.lab.site_folder import Run, Site, play
 
 HOSTS = {"ownlink": 12, "ownlink-vendor": 14}
 """Each with the number of the host on wan that knocks at it."""
+ENGINES = ("debian13", "vendor")
+"""The container engine brings their links up ahead of their init, as a kernel or an initramfs can."""
+_EARLY = {
+    "debian13": (
+        "printf '[Unit]\\nDefaultDependencies=no\\nBefore=sallyport-firewall.service\\n"
+        "[Socket]\\nListenStream=7070\\nAccept=yes\\n[Install]\\nWantedBy=sysinit.target\\n'"
+        " >/etc/systemd/system/early.socket\n"
+        "printf '[Service]\\nExecStart=/bin/true\\n' >/etc/systemd/system/early@.service\n"
+        "systemctl enable early.socket"
+    ),
+    "vendor": (
+        "printf '#!/bin/sh\\nexec httpd -p 7070 -h /www\\n' >/etc/sallyport/boot.d/40-early\n"
+        "chmod 755 /etc/sallyport/boot.d/40-early"
+    ),
+}
+"""A listener that is there before the rules."""
 _ALLOWED = (80, 443)
 _LATE = {
     "ownlink": (
@@ -44,7 +62,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         pytest.skip("labs need root")
     prefix = os.environ.get("SALLYPORT_LAB", "faults") + "bt" + os.environ.get("PYTEST_XDIST_WORKER", "")
     lab = Lab(load(), prefix, print)
-    lab.up(list(HOSTS))
+    lab.up([*HOSTS, *ENGINES])
     try:
         one = Site(lab, tmp_path_factory.mktemp("boot"))
         hardening = play("-i", str(one.folder / "hosts.yml"), "playbooks/harden.yml", "--tags", "firewall")
@@ -95,6 +113,47 @@ def test_rules_that_come_a_second_late_leak_and_the_prober_sees_it(site: Site) -
         assert ("IPv4", "tcp", 23) in leaked, (
             f"{host}: late rules let nothing through, so the prober is blind: {leaked}"
         )
+
+
+def test_a_network_that_is_up_before_init_is_measured_with_what_listens_in_it(
+    site: Site, tmp_path: Path
+) -> None:
+    """Converged runs, each in one exchange; nothing that this version has loaded by a run counts as a boot."""
+
+    def windows() -> dict[str, dict[str, Any]]:
+        results = tmp_path / f"results{len(list(tmp_path.iterdir()))}"
+        again = play(
+            "-i", str(site.folder / "hosts.yml"), "playbooks/harden.yml", "--tags", "firewall",
+            ANSIBLE_CALLBACK_PLUGINS=str(CHECKOUT / "tests/lab/callbacks"), ANSIBLE_CALLBACKS_ENABLED="results",
+            SALLYPORT_TEST_RESULTS=str(results),
+        )  # fmt: skip
+        assert again.status == 0, again.output
+        lines = [json.loads(line) for line in results.read_text().splitlines()]
+        found = {line["host"]: line["result"] for line in lines if line["action"] == "sallyport.iot.firewall"}
+        assert {(one["changed"], one["exchanges"]) for one in found.values()} == {(False, 1)}, again.output
+        return {host: one["boot_window"] for host, one in found.items()}
+
+    before = windows()
+    for host in ENGINES:
+        assert not before[host]["measured"], before[host]
+        site.sh(host, _EARLY[host])
+    with ThreadPoolExecutor(len(ENGINES)) as pool:
+        list(pool.map(site.lab.power_cut, (*HOSTS, *ENGINES)))
+    measured = windows()
+    for host in HOSTS:
+        assert measured[host]["measured"] and measured[host]["seconds"] == 0, measured[host]
+    for host in ENGINES:
+        window = measured[host]
+        print(f"{host}: {window['text']}")
+        assert 0 < window["seconds"] < 60 and window["links"] == ["eth0", "eth1"], window
+        early = [one for one in window["listeners"] if one["port"] == 7070]
+        assert [one["process"] for one in early] == [{"debian13": "systemd", "vendor": "httpd"}[host]], window
+        assert "the engine (podman)" in window["text"] and "7070" in window["text"]
+        # What came up behind the rules was never open.
+        assert not [one for one in window["listeners"] if one["port"] in (22, 23)], window
+    # A restart of the service while the device runs is no boot.
+    site.sh("debian13", "systemctl restart sallyport-firewall")
+    assert windows()["debian13"] == measured["debian13"]
 
 
 def test_an_unconfirmed_opening_is_gone_before_the_link_is_up(site: Site, tmp_path: Path) -> None:

@@ -282,13 +282,50 @@ def test_trap_with_proof_syn_bans_the_source_and_never_a_protected_one(firewall:
 
 
 def test_a_full_ban_table_takes_no_more_and_still_drops(firewall: Firewall) -> None:
-    if firewall.name == "iptables":
-        pytest.skip("xt_recent forgets its oldest entry instead: docs/backends.md says so")
-    firewall.load(HostPolicy("device", traps=Traps(((23, 23),), proof="syn", size=64), bridges=BRIDGES))
-    for offset in range(200):
-        assert not firewall.passes(incoming("ipv4", TCP, 23, source=PEER4 + offset))
+    policy = HostPolicy(
+        "device",
+        inbound=(Rule("web", "allow", ServiceSet(tcp=((80, 80),))),),
+        traps=Traps(((23, 23),), proof="syn", size=64),
+        bridges=BRIDGES,
+    )
+    firewall.load(policy)
+    callers = [PEER4 + offset for offset in range(200)]
+    for source in callers:
+        assert not firewall.passes(incoming("ipv4", TCP, 23, source=source))
+    banned = firewall.banned()
     # ipset counts elements by bucket, so that it may stop a little early.
-    assert 32 <= len(firewall.banned()) <= 64
+    assert 32 <= len(banned) <= 64
+    # Those who came first stay banned, and who found no room is not.
+    assert banned == {str(ip_address(source)) for source in callers[: len(banned)]}
+    assert not firewall.passes(incoming("ipv4", TCP, 80, source=callers[0]))
+    assert firewall.passes(incoming("ipv4", TCP, 80, source=callers[-1]))
+    # A change of policy, the traps' own included, makes no room.
+    firewall.load(replace(policy, defaults=Defaults(outbound="deny")))
+    assert not firewall.passes(incoming("ipv4", TCP, 23, source=callers[-1]))
+    assert firewall.banned() == banned
+
+
+def test_bans_by_hand_push_no_other_ban_out_of_a_full_table(firewall: Firewall) -> None:
+    if firewall.name != "iptables":
+        pytest.skip("xt_recent alone forgets its oldest entry when it is full")
+    firewall.load(HostPolicy("device", traps=Traps(((23, 23),), proof="syn"), bridges=BRIDGES))
+    trapped = [PEER4 + offset for offset in range(80)]
+    for source in trapped:
+        assert not firewall.passes(incoming("ipv4", TCP, 23, source=source))
+    assert len(firewall.banned()) == 60
+    by_hand = [f"10.77.9.{number}" for number in range(1, 38)]
+    for address in by_hand[:36]:
+        firewall.loader("ban", address)
+    with pytest.raises(AssertionError, match="36 bans by hand are in force"):
+        firewall.loader("ban", by_hand[36])
+    first = {str(ip_address(source)) for source in trapped[:60]}
+    assert firewall.banned() == first | set(by_hand[:36])
+    # Another family has a table of its own; a ban that is lifted, or made again, takes no second place.
+    firewall.loader("ban", "fd78::")
+    firewall.loader("ban", by_hand[3])
+    firewall.loader("lift", by_hand[7])
+    firewall.loader("ban", by_hand[36])
+    assert firewall.banned() == first | {"fd78::"} | {*by_hand} - {by_hand[7]}
 
 
 @pytest.fixture

@@ -252,18 +252,26 @@ def judge_firewall(result: Mapping[str, Any]) -> list[Finding]:
                 "run harden.yml --tags firewall --check and mend what it says",
             )
         ]
+    window = result.get("boot_window") or {}
+    notes = []
+    if window.get("seconds") or not window.get("measured", True):
+        remedy = "measure it: boot the device with its rules, and run the audit again"
+        if window["seconds"]:
+            remedy = "let init bring the network up, behind Sallyport's rules, where the device allows that"
+        notes.append(Finding("boot_window", FIREWALL, "note", str(window["text"]), remedy))
     what = [str(entry["dest"]) for entry in result.get("files", ()) if entry["change"] != "none"]
     what += [] if result.get("live", "same") == "same" else ["the live rules"]
     if result["state"] == "unchanged":
-        return []
+        return notes
     return [
+        *notes,
         Finding(
             "drift",
             FIREWALL,
             "difference",
             f"not what the policy compiles to: {', '.join(what) or 'the state of the firewall'}",
             "run harden.yml; --check --diff shows what differs",
-        )
+        ),
     ]
 
 

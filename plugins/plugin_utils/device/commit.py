@@ -135,6 +135,8 @@ class _Driver:
             "files": [{"dest": item.dest, "change": change} for _, item, change in changed],
             "live": live,
         }
+        if self.wanted.tell:
+            result["told"] = reply.get("told")
         if self.with_diff:
             result["diff"] = self._diff(changed, found, live)
         if not result["changed"]:

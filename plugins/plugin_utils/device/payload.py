@@ -157,6 +157,10 @@ files() {
             b'  if [ "${before%% *}" = "${now%% *}" ]; then say live same; else say live differs; fi\n'
             b"else say live unknown; fi\n"
         )
+    if transaction.tell:
+        parts.append(
+            b"{ sh -eu -c " + quote(transaction.tell) + b" </dev/null 2>/dev/null || :; } | blob told\n"
+        )
     return b"".join(parts)
 
 

@@ -72,6 +72,8 @@ class Transaction:
     revert: tuple[str, ...] = ()
     settle: tuple[str, ...] = ()
     live: tuple[str, ...] = ()
+    tell: str = ""
+    """sh that changes nothing; what it prints comes with the answer to the first question, as ``told`` in the result."""
     confirm: Confirm = field(default_factory=Confirm)
     keep: int = 10
     state_dir: str = DEFAULT_STATE_DIR

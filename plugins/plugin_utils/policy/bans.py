@@ -120,14 +120,15 @@ def why_protected(policy: HostPolicy, device: Mapping[str, Any], whom: Subject) 
             return f"{kind} of this device is there"
     ports = {int(connection.get("server_port") or 22)}
     admitting = [rule for rule in policy.inbound if check.covers_port(rule, ports)]
-    for rules, side in ((admitting, "from"), (policy.outbound, "to")):
+    brokers = [rule for rule in policy.forward if check.to_brokers(rule)]
+    for rules, side in ((admitting, "from"), (policy.outbound, "to"), (brokers, "to")):
         for rule in rules:
             if rule.verdict == "allow" and (zone := _end(rule, side, whom)):
                 where = f" ({rule.where.source}:{rule.where.line})" if rule.where.line else ""
                 return f"rule `{rule.name}`{where} allows traffic {side} {zone}"
     if policy.traps and intervals.touches(policy.traps.never, whom.addresses):
         return "`traps.never` of the policy names it"
-    return "the policy protects it: it is an execution node or shares its /64 with a protected address"
+    return "the policy protects it: it is an execution node or a broker, or shares its /64 with a protected address"
 
 
 def read(text: str) -> list[Ban]:

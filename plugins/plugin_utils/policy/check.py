@@ -46,6 +46,7 @@ WIDE = 8
 MANAGEMENT_RATE = 30
 """Connections a minute that a run of ours may need: one for each change that it confirms, and for each retry."""
 _NEEDED = {"DNS": ("udp", (53,)), "NTP": ("udp", (123,)), "logging": ("", ()), "updates": ("tcp", (80, 443))}
+_BROKERS = (1883, 8883, 5671, 5672)  # MQTT and AMQP, plain and over TLS
 _LOGGING = {"udp": (514,), "tcp": (601, 6514)}
 
 
@@ -59,7 +60,7 @@ def finish(
     """
     rules = {hook: _alive(hook, found, around.now, previous, reader) for hook, found in draft.rules.items()}
     ports = management_ports(around)
-    protected = _protected(rules, ports, around)
+    protected = _protected(rules, ports, around, reader)
     lists = tuple(_cut(one, protected, reader) for one in draft.blocklists)
     device = around.device or {}
     interfaces: Iterable[Mapping[str, Any]] = device.get("interfaces") or ()
@@ -205,7 +206,14 @@ def _own_addresses(texts: Iterable[Any]) -> Addresses:
     return cidrs.parse([text for text in own if not text.lower().startswith("fe80:")] + ["fe80::/10"])
 
 
-def _protected(rules: Mapping[str, tuple[Rule, ...]], ports: set[int], around: Surroundings) -> Addresses:
+def to_brokers(rule: Rule) -> bool:
+    """Whether ``rule`` leads to message brokers, also those of the devices behind a gateway."""
+    return rule.verdict == "allow" and not rule.services.any and covers_port(rule, _BROKERS)
+
+
+def _protected(
+    rules: Mapping[str, tuple[Rule, ...]], ports: set[int], around: Surroundings, reader: Reader
+) -> Addresses:
     found: list[Addresses] = []
     for rule in rules["inbound"]:
         if rule.verdict == "allow" and covers_port(rule, ports):
@@ -213,6 +221,19 @@ def _protected(rules: Mapping[str, tuple[Rule, ...]], ports: set[int], around: S
     for rule in rules["outbound"]:
         if rule.verdict == "allow":
             found += [named(one) for one in rule.destinations]
+    for rule in rules["forward"]:
+        if to_brokers(rule):
+            found += [named(one) for one in rule.destinations]
+    for text in around.brokers:
+        try:
+            found.append(cidrs.parse([text]))
+        except cidrs.NotACidr as problem:
+            reader.add(
+                "bad-broker",
+                Where("sallyport_brokers"),
+                f"the broker `{short(text)}` is no address, and no host or group of the inventory: it {problem.why}",
+                "name hosts, groups or addresses; a host needs ansible_host or sallyport_addresses to be an address",
+            )
     device = around.device or {}
     texts = controllers(around)
     for key in ("routers", "resolvers", "dhcp_servers", "ntp_servers"):
@@ -563,23 +584,30 @@ def _blind(policy: HostPolicy, draft: Draft, reader: Reader) -> None:
 def _foreign(policy: HostPolicy, around: Surroundings, reader: Reader) -> None:
     """Firewalls of others on the device: Sallyport only says no, so what they drop stays dropped."""
 
-    def allows(rules: Iterable[Rule], default: str) -> bool:
-        return default == "allow" or any(rule.verdict == "allow" for rule in rules)
+    def allowed(rules: Iterable[Rule], default: str) -> list[str]:
+        if default == "allow":
+            return ["whatever no rule decides"]
+        found = [name for rule in rules if rule.verdict == "allow" for name in rule.services.names]
+        return list(dict.fromkeys(found))
 
     nat, defaults = policy.nat, policy.defaults
+    onward = [f"what `{short(one.name, 40)}` publishes" for one in nat.publish]
+    onward += [f"what leaves by {name}" for name in nat.masquerade]
     ways = {
-        "input": ("inbound", allows(policy.inbound, defaults.inbound)),
-        "output": ("outbound", allows(policy.outbound, defaults.outbound)),
-        "forward": (
-            "forward",
-            bool(nat.publish or nat.masquerade) or allows(policy.forward, defaults.forward),
-        ),
+        "input": ("inbound", allowed(policy.inbound, defaults.inbound)),
+        "output": ("outbound", allowed(policy.outbound, defaults.outbound)),
+        "forward": ("forward", [*allowed(policy.forward, defaults.forward), *onward]),
     }
     drops: list[Mapping[str, Any]] = list((around.device or {}).get("foreign_drops") or ())
-    for hook, (way, something) in ways.items():
+    for hook, (way, services) in ways.items():
         here = [one for one in drops if one.get("hook") == hook]
-        if not here or not something:
+        if not here or not services:
             continue
+        families = {str(one["table"]).partition(" ")[0] for one in here}
+        only = {frozenset({"ip"}): " over IPv4", frozenset({"ip6"}): " over IPv6"}.get(
+            frozenset(families), ""
+        )
+        concerned = ", ".join(services[:8]) + (f" and {len(services) - 8} more" if len(services) > 8 else "")
         said = ", ".join(f"{one['chain']} of {one['table']} ({one['how']})" for one in here[:4])
         more = f" and {len(here) - 4} more" if len(here) > 4 else ""
         programs = sorted({str(one["program"]) for one in here if one.get("program")})
@@ -589,7 +617,7 @@ def _foreign(policy: HostPolicy, around: Surroundings, reader: Reader) -> None:
             "foreign-drop",
             Where("policy", 0, short(said)),
             f"{around.host} has another firewall that drops what it does not allow itself, whatever this policy says "
-            f"{way}: chain {said}{more}.{whose}",
+            f"{way}: chain {said}{more}.{whose} Unless it allows them too, this stops{only}: {concerned}",
             remedy + (" (ufw disable)" if programs else ""),
         )
 

@@ -23,6 +23,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
     HostPolicy,
     Interval,
     Intervals,
+    Nat,
     ServiceSet,
 )
 
@@ -78,6 +79,15 @@ class ListChange:
 
 
 @dataclass(frozen=True, slots=True)
+class NatChange:
+    """Interfaces on which ``nat`` begins or ceases to do something; no address gains or loses a service by that."""
+
+    setting: Literal["masquerade", "clamp_mss"]
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """All differences between two versions of one host's policy."""
 
@@ -86,6 +96,7 @@ class Comparison:
     lists: tuple[ListChange, ...]
     translations: tuple[Change, ...] = ()
     """Who gains and loses what by our own published ports, by where these lead."""
+    nat: tuple[NatChange, ...] = ()
 
     @property
     def every(self) -> tuple[Change, ...]:
@@ -93,7 +104,7 @@ class Comparison:
         return (*self.changes, *self.translations)
 
     def __bool__(self) -> bool:
-        return bool(self.every or self.lists)
+        return bool(self.every or self.lists or self.nat)
 
 
 def compare(
@@ -156,7 +167,8 @@ def compare(
         for ports in intervals.merge(found)
     ]
     led = tuple(_translations(old, new, services, present))
-    return Comparison(after.host, tuple(changes), tuple(_lists(before, after)), led)
+    lists, nat = tuple(_lists(before, after)), tuple(_nat(before.nat, after.nat))
+    return Comparison(after.host, tuple(changes), lists, led, nat)
 
 
 def _translations(
@@ -214,6 +226,15 @@ def _lists(before: HostPolicy, after: HostPolicy) -> Iterable[ListChange]:
             yield ListChange(name, intervals.minus(right, left), intervals.minus(left, right))
 
 
+def _nat(before: Nat, after: Nat) -> Iterable[NatChange]:
+    old, new = set(before.masquerade), set(after.masquerade)
+    if old != new:
+        yield NatChange("masquerade", tuple(sorted(new - old)), tuple(sorted(old - new)))
+    if before.clamp_mss != after.clamp_mss:
+        every = ("any",)
+        yield NatChange("clamp_mss", every if after.clamp_mss else (), every if before.clamp_mss else ())
+
+
 # As data and text
 
 
@@ -249,6 +270,10 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
                 "removed_first": cidrs.texts(one.removed)[:SHOWN],
             }
             for one in comparison.lists
+        ],
+        "nat": [
+            {"setting": one.setting, "added": list(one.added), "removed": list(one.removed)}
+            for one in comparison.nat
         ],
     }
 
@@ -302,6 +327,8 @@ def as_text(comparison: Comparison) -> str:
         found.append(f"          {outcome_text(one.before)} -> {outcome_text(one.after)}; e.g. {one.example}")
     for name, sign, addresses in _list_lines(comparison):
         found.append(f"  list {name}: {sign}{_size(addresses)} addresses: {_first(cidrs.texts(addresses))}")
+    for setting, names, what in _nat_lines(comparison):
+        found.append(f"  nat {setting}: {', '.join(names)}: {what}")
     return "\n".join(found) + "\n"
 
 
@@ -326,6 +353,8 @@ def as_markdown(comparison: Comparison) -> str:
     for name, sign, addresses in _list_lines(comparison):
         first = ", ".join(f"`{text}`" for text in cidrs.texts(addresses)[:SHOWN])
         found.append(f"- list `{name}`: {sign}{_size(addresses)} addresses ({first})")
+    for setting, names, what in _nat_lines(comparison):
+        found.append(f"- nat `{setting}`: {_escape(', '.join(names))}: {what}")
     return "\n".join(found).rstrip("\n") + "\n"
 
 
@@ -349,6 +378,25 @@ def _list_lines(comparison: Comparison) -> Iterable[tuple[str, str, Addresses]]:
         for sign, addresses in (("+", one.added), ("-", one.removed)):
             if not intervals.is_empty(addresses):
                 yield one.name, sign, addresses
+
+
+_NAT = {
+    "masquerade": (
+        "what is forwarded out there now leaves with this device's own IPv4 address",
+        "what is forwarded out there now leaves with its sender's own IPv4 address",
+    ),
+    "clamp_mss": (
+        "forwarded TCP now learns the MSS of the path from this device",
+        "forwarded TCP no longer learns the MSS of the path from this device",
+    ),
+}
+
+
+def _nat_lines(comparison: Comparison) -> Iterable[tuple[str, list[str], str]]:
+    for one in comparison.nat:
+        for sign, names, what in zip("+-", (one.added, one.removed), _NAT[one.setting], strict=True):
+            if names:
+                yield one.setting, [sign + name for name in names], what
 
 
 def _addresses(one: Change) -> str:

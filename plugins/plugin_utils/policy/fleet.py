@@ -61,6 +61,13 @@ def resolve_host(
     if connection.get("client"):
         controllers.insert(0, str(connection["client"]))
     groups = task_vars.get("groups") or {}
+    known = Addresses(hostvars)
+    brokers = [
+        address
+        for name in _listed(final.get("sallyport_brokers"))
+        for member in groups.get(name, (name,))
+        for address in known.get(member, (member,))
+    ]
     folder = policy_dir or folder_of(final)
     names = [name for name in own if name.startswith(layers.PREFIX)]
     variables = {name: final[name] if name in final else own[name] for name in names}
@@ -71,11 +78,12 @@ def resolve_host(
         folder or None,
         host,
         groups=_groups_by_depth(hostvars, host, own),
-        inventory=Addresses(hostvars),
+        inventory=known,
         group_members={name: tuple(members) for name, members in groups.items()},
         variables=variables,
         device=device,
         controller=tuple(controllers),
+        brokers=tuple(brokers),
         management_ports=(int(port),),
         now=datetime.now(timezone.utc).date(),
         known_hosts=set(hostvars),

@@ -64,6 +64,7 @@ def load_host(
     variables: Mapping[str, Any] | None = None,
     device: Mapping[str, Any] | None = None,
     controller: Sequence[str] = (),
+    brokers: Sequence[str] = (),
     management_ports: Sequence[int] = (22,),
     now: date | None = None,
     known_hosts: Collection[str] | None = None,
@@ -74,7 +75,7 @@ def load_host(
 
     ``groups`` come parents first. ``inventory`` gives the addresses of hosts, ``group_members`` the hosts of
     groups. ``device`` is probe's result, None without one. ``controller`` are addresses of this controller and of
-    execution nodes as the device sees them. ``now`` is the controller's day in UTC. With ``known_hosts`` and
+    execution nodes as the device sees them, ``brokers`` those of message brokers. ``now`` is the controller's day in UTC. With ``known_hosts`` and
     ``known_groups`` files for any other host or group are errors. ``previous_rules`` are the ``fingerprints`` of
     what the host has now, None where that is unknown.
     """
@@ -91,6 +92,7 @@ def load_host(
         group_members=group_members or {},
         device=device,
         controller=tuple(controller),
+        brokers=tuple(brokers),
         management_ports=tuple(management_ports),
         now=now or date.min,
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, cast
@@ -65,6 +65,7 @@ class Surroundings:
     group_members: Mapping[str, Sequence[str]] = field(default_factory=dict)
     device: Mapping[str, Any] | None = None
     controller: tuple[str, ...] = ()
+    brokers: tuple[str, ...] = ()
     management_ports: tuple[int, ...] = (22,)
     now: date = date.min
 
@@ -512,6 +513,7 @@ class _Resolver:
         never: tuple[Endpoint, ...] | None = ()
         if not entry.broken and "never" in entry:
             never = self.endpoints(entry["never"], "inbound", "from", "`traps`")
+            self._never(never or (), entry)
         ban = 3600
         if isinstance(entry.get("ban"), Said):
             ban = int(entry["ban"][:-1]) * _BAN_UNITS[entry["ban"][-1]]
@@ -549,6 +551,29 @@ class _Resolver:
             never=intervals.join(*(one.addresses for one in never)),
             where=entry.where,
         )
+
+    def _never(self, never: Iterable[Endpoint], entry: Entry) -> None:
+        """A ban knows addresses only, so who is never banned is told by addresses too."""
+        for one in never:
+            v4, v6 = one.addresses.v4 == ANY_ADDRESS.v4, one.addresses.v6 == ANY_ADDRESS.v6
+            if not v4 and not v6:
+                continue
+            nobody = "nobody" if v4 and v6 else f"no {'IPv4' if v4 else 'IPv6'} caller"
+            if one.interfaces:
+                self.reader.add(
+                    "trap-never",
+                    entry.at("never"),
+                    f"`never` of `traps` names zone `{one.zone}`, which is told by its interfaces, and a ban knows "
+                    f"addresses only: {nobody} would be banned, wherever it came in",
+                    "name the addresses that must not be banned",
+                )
+            else:
+                self.reader.warn(
+                    "trap-never",
+                    entry.at("never"),
+                    f"`never` of `traps` names any address, so {nobody} is banned: callers are only dropped",
+                    "name those who must not be banned, or leave the traps out",
+                )
 
     def log(self) -> Log:
         said = self.merged.log

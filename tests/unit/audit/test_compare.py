@@ -227,6 +227,19 @@ def test_a_firewall_that_could_not_be_asked_is_not_assessed() -> None:
     assert judge_firewall({"skipped": True}) == []
 
 
+def test_a_window_at_boot_is_a_note_and_none_is_nothing() -> None:
+    state = {"state": "unchanged", "files": [], "live": "same"}
+    early = {"measured": True, "seconds": 0.4, "text": "at boot eth0 was up before the rules"}
+    (finding,) = judge_firewall({**state, "boot_window": early})
+    assert (finding.kind, finding.weight) == ("boot_window", "note")
+    assert finding.message == early["text"]
+    assert judge_firewall({**state, "boot_window": {"measured": True, "seconds": 0.0, "text": "none"}}) == []
+    unknown = {"measured": False, "seconds": 0.0, "text": "the window at boot is not measured"}
+    assert judge_firewall({**state, "boot_window": unknown})[0].message == unknown["text"]
+    drifted = judge_firewall({"state": "would_change", "files": [], "live": "differs", "boot_window": early})
+    assert [one.weight for one in drifted] == ["note", "difference"]
+
+
 @pytest.mark.parametrize(
     ("verdict", "weights"),
     [

@@ -596,16 +596,60 @@ def test_a_firewall_of_others_that_drops_what_the_policy_allows_is_a_finding_for
     # Nothing is forwarded by this policy, so Docker's policy takes nothing away from it.
     assert [(one.id, one.severity) for one in resolved.findings] == [("foreign-drop", "warning")]
     assert "chain INPUT of ip filter (policy drop), INPUT of ip6 filter" in resolved.findings[0].message
+    assert resolved.findings[0].message.endswith("Unless it allows them too, this stops: ssh")
     assert "ufw is active" in resolved.findings[0].message and "ufw disable" in resolved.findings[0].remedy
     assert resolved.policy is not None
     forward = "forward: [{name: cameras, allow: [rtsp], from: [10.30.0.0/24]}]\n"
     resolved = loaded(SOUND + forward, device=DEVICE | {"foreign_drops": [docker]})
     assert ["FORWARD of ip filter" in one.message for one in resolved.findings] == [True]
+    assert resolved.findings[0].message.endswith("this stops over IPv4: rtsp")
+    published = "nat: {masquerade: [eth0], publish: [{name: hmi, port: 22, to: '10.20.0.9:443', from: [10.40.0.0/24]}]}\n"
+    resolved = loaded(SOUND + published, device=DEVICE | {"foreign_drops": [docker]})
+    foreign = next(one for one in resolved.findings if one.id == "foreign-drop")
+    assert foreign.message.endswith("this stops over IPv4: what `hmi` publishes, what leaves by eth0")
     assert loaded(SOUND, device=DEVICE | {"foreign_drops": []}).findings == ()
 
 
 def with_firewall(**tools: dict[str, Any]) -> dict[str, Any]:
     return DEVICE | {"firewall": tools}
+
+
+@pytest.mark.parametrize(
+    ("never", "severity", "says"),
+    [
+        ("[cell]", "error", "names zone `cell`, which is told by its interfaces"),
+        ("[mgmt, cell]", "error", "nobody would be banned"),
+        ("[any]", "warning", "so nobody is banned"),
+        ("[0.0.0.0/0]", "warning", "so no IPv4 caller is banned"),
+        ('["::/0"]', "warning", "so no IPv6 caller is banned"),
+        ("[mgmt, plant, 192.0.2.1]", "", ""),
+    ],
+)
+def test_traps_that_would_ban_nobody_are_a_finding(
+    loaded: Loader, never: str, severity: str, says: str
+) -> None:
+    zones = "  cell: {interfaces: [eth0]}\n  plant: {cidrs: [10.20.0.0/16], interfaces: [eth0]}\ninbound:"
+    text = SOUND.replace("inbound:", zones) + f"traps: {{tcp: [23], never: {never}}}\n"
+    found_ones = [one for one in loaded(text).findings if one.id == "trap-never"]
+    assert [one.severity for one in found_ones] == ([severity] if severity else [])
+    assert all(says in one.message and one.where.line == 7 for one in found_ones)
+
+
+def test_brokers_are_never_cut_off(loaded: Loader) -> None:
+    """Those of the devices behind a gateway too, and those that no rule names because anything may go out."""
+    rules = """\
+forward:
+  - {name: telemetry, allow: [mqtts], from: [10.30.0.0/24], to: [203.0.113.10]}
+  - {name: web, allow: [https], from: [10.30.0.0/24], to: [203.0.113.20]}
+  - {name: all, allow: [any], from: [10.31.0.0/24], to: [203.0.113.40]}
+"""
+    resolved = loaded(SOUND + rules, brokers=["203.0.113.30", "2001:db8:5::1"])
+    assert resolved.policy is not None
+    protected = cidrs.texts(resolved.policy.protected)
+    assert {"203.0.113.10/32", "203.0.113.30/32", "2001:db8:5::1/128"} <= set(protected)
+    assert not {"203.0.113.20/32", "203.0.113.40/32"} & set(protected)
+    wrong = loaded(SOUND, brokers=["broker.example"])
+    assert [(one.id, one.severity) for one in wrong.findings] == [("bad-broker", "error")]
 
 
 def test_a_trap_asks_for_a_handshake_where_the_kernel_can_prove_one(loaded: Loader) -> None:

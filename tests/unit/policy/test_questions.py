@@ -159,6 +159,33 @@ def test_compare_of_blocklists_counts_and_shows_the_first(tmp_path: Path) -> Non
     assert "list bad: -128 addresses: 203.0.113.128/25" in text
 
 
+def test_compare_shows_what_nat_does_otherwise() -> None:
+    """Masquerading and MSS clamping change no verdict, and a gateway all the same."""
+
+    def site(nat: dict[str, Any]) -> load.Resolved:
+        return load.load_host(None, "gw1", variables={"sallyport_policy__00_x": SITE | {"nat": nat}})
+
+    old = site({"masquerade": ["eth0", "ppp*"]})
+    new = site({"masquerade": ["eth0", "wwan0"], "clamp_mss": True})
+    found = compare.compare(old.tentative, new.tentative, new.services)
+    assert found and not found.every
+    text = compare.as_text(found)
+    assert (
+        "nat masquerade: +wwan0: what is forwarded out there now leaves with this device's own IPv4" in text
+    )
+    assert "nat masquerade: -ppp*: what is forwarded out there now leaves with its sender's own IPv4" in text
+    assert "nat clamp_mss: +any: forwarded TCP now learns" in text
+    markdown = compare.as_markdown(found)
+    assert "- nat `masquerade`: +wwan0: what" in markdown and "- nat `masquerade`: -ppp*: what" in markdown
+    assert compare.as_data(found)["nat"] == [
+        {"setting": "masquerade", "added": ["wwan0"], "removed": ["ppp*"]},
+        {"setting": "clamp_mss", "added": ["any"], "removed": []},
+    ]
+    back = compare.compare(new.tentative, old.tentative, new.services)
+    assert "nat clamp_mss: -any: forwarded TCP no longer learns" in compare.as_text(back)
+    assert not compare.compare(old.tentative, old.tentative, old.services)
+
+
 def test_where_a_published_port_leads_is_part_of_every_answer() -> None:
     def site(to: str) -> load.Resolved:
         publish = {"publish": [{"name": "hmi", "port": 443, "to": to}]}

@@ -88,13 +88,13 @@ ReloadPropagatedFrom=nftables.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/bin/sh {LOADER} load
+ExecStart=/bin/sh {LOADER} boot
 ExecReload=/bin/sh {LOADER} load
 
 [Install]
 WantedBy=sysinit.target
 """
-_BOOT_SCRIPT = f"#!/bin/sh\nexec /bin/sh {LOADER} load\n"
+_BOOT_SCRIPT = f"#!/bin/sh\nexec /bin/sh {LOADER} boot\n"
 
 _REVERT = f"""\
 if [ -d /run/systemd/system ]; then
@@ -145,6 +145,7 @@ def render(
         revert=(_REVERT + _removal(),),
         live=(f"[ ! -e {LOADER} ] || /bin/sh {LOADER} live",),
         verify=(f"/bin/sh {LOADER} verify",),
+        tell=f"[ ! -e {LOADER} ] || /bin/sh {LOADER} window",
         notes=notes,
     )
 

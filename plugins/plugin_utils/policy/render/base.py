@@ -61,7 +61,7 @@ class Rendered:
 
     ``activate`` loads the new files; on a first load it adopts running TCP, and ``settle`` ends that after the
     confirmation. ``revert`` brings the live state in line with whatever files are on disk. ``live`` prints the
-    live state without the content of large sets, bans or rate buckets.
+    live state without the content of large sets, bans or rate buckets. ``tell`` prints what boot_window.py reads.
     """
 
     backend: str
@@ -72,6 +72,7 @@ class Rendered:
     revert: tuple[str, ...]
     live: tuple[str, ...]
     verify: tuple[str, ...]
+    tell: str
     notes: tuple[str, ...] = ()
 
 

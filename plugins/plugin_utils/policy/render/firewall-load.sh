@@ -7,6 +7,8 @@
 #
 #   firewall-load load            make the files live; without files, remove what is ours
 #   firewall-load adopt           the same, and let TCP flows go on that began before connection tracking did
+#   firewall-load boot            load, and note whether a link had been up before, and what listened by then
+#   firewall-load window          print that note, if it is of this boot
 #   firewall-load check KIND FILE ...   would the kernel take these files? KIND is nft-lists, nft,
 #                                 set-lists, sets, v4 or v6, in this order
 #   firewall-load verify          is what the files say in force, in the kernel's own words?
@@ -225,6 +227,7 @@ check() {
 		v4 | v6)
 			command=iptables
 			[ "$1" = v4 ] || command=ip6tables
+			recent_holds "$2"
 			program=$(xt_program "$command" "$2" no)
 			printf '%s\n' "$program" | "$command-restore" -w --noflush --test || die "$command-restore refused $2"
 			;;
@@ -288,6 +291,7 @@ verify() { # Every chain of the files is there, and the hooks lead to them.
 		return 0
 	fi
 	for pair in v4:iptables v6:ip6tables; do
+		recent_holds "$DIR/${pair%:*}"
 		have=$("${pair#*:}-save") || die "${pair#*:}-save failed"
 		sed -n 's/^:\(SALLYPORT-[^ ]*\) .*/\1/p' "$DIR/${pair%:*}" | while read -r chain; do
 			case $have in *":$chain "*) ;; *) die "${pair#*:} has no chain $chain" ;; esac
@@ -328,10 +332,53 @@ ban() { # add|delete ADDRESS SECONDS
 	delete:bans*) nft_lift "$4" "$2" ;;
 	add:sallyport-*) ipset -exist add "$4" "$2" timeout "${3:-3600}" ;;
 	delete:sallyport-*) ipset del "$4" "$2" ;;
-	add:/proc/*) echo "+$2" >"$4" ;;
-	delete:/proc/*) echo "-$2" >"$4" ;;
+	add:/proc/*)
+		hand_bans "$4" "$2"
+		[ "$count" -lt 36 ] || die "36 bans by hand are in force, the most without ipset or nft: lift one first"
+		echo "+$2" >"$4"
+		printf '%s\n' "$others$2 $now ${4##*/}" >"$hand"
+		;;
+	delete:/proc/*)
+		echo "-$2" >"$4"
+		hand_bans "$4" "$2"
+		printf '%s' "$others" >"$hand"
+		;;
 	*) die 'no firewall is loaded' ;;
 	esac
+}
+
+# xt_recent forgets its oldest entry when it is full, a ban in force or not. So both who ban keep a count: the rules theirs,
+# and this the bans by hand, which it remembers until they end.
+hand_bans() { # LIST ADDRESS: $others is what is remembered but ADDRESS, $count how many bans of LIST that is
+	hand=$(hand_file)
+	lasts=$(sed -n "/ --name ${1##*/} --rcheck /{s/.* --seconds \([0-9]*\) .*/\1/p;q;}" "$DIR/v${1##*T}")
+	read -r now _ </proc/uptime
+	now=${now%%.*} others='' count=0
+	[ -e "$hand" ] || return 0
+	while read -r address since list; do
+		age=$((now - since)) # below 0: of an earlier boot
+		if [ "$age" -lt 0 ] || [ "$age" -ge "${lasts:-3600}" ] || [ "$address" = "$2" ]; then continue; fi
+		others="$others$address $since $list$LF"
+		[ "$list" != "${1##*/}" ] || count=$((count + 1))
+	done <"$hand"
+}
+
+hand_file() {
+	if [ -w /run ]; then echo /run/sallyport-firewall-bans; else echo "$DIR/bans.by-hand"; fi
+}
+
+recent_holds() { # FILE: is there room for as many bans as its rules and hands may make?
+	[ -d /sys/module/xt_recent ] || return 0 # not loaded yet: verify asks again
+	for parameter in ip_list_tot:100 ip_pkt_list_tot:60; do
+		name=${parameter%:*} least=${parameter#*:} has=
+		{ read -r has </sys/module/xt_recent/parameters/"$name"; } 2>/dev/null || :
+		case $name:$has in
+		ip_pkt_list_tot:0) continue ;; # as many as a rule asks for
+		*:) grep -q -e '--hitcount' "$1" || continue ;;
+		esac
+		[ "${has:-0}" -ge "$least" ] ||
+			die "xt_recent holds too little: $name is ${has:-not to be read}, and bans need $least. Load it with more (/etc/modprobe.d), or take ipset or nft"
+	done
 }
 
 # Neither "add element" nor "delete element": before those, nft reads every interval set of the device, which takes half
@@ -386,11 +433,115 @@ bans() {
 remove() {
 	nft_remove
 	xt_remove
+	rm -f "$(note_file)" "$(hand_file)"
+}
+
+# The window at boot: what the first load of this boot found. A link that was up by then, or has carried packets, was
+# up before the rules were; boot_window.py says what that means. Nothing in here may stand in the way of a load.
+
+note_file() { # where nothing outlives a boot: /run, else /dev, which the kernel fills before init begins
+	for folder in /run /dev "$DIR"; do
+		! grep -q " $folder " /proc/mounts 2>/dev/null || break
+	done
+	echo "$folder/.sallyport-firewall-boot"
+}
+
+this_boot() { # a container has the boot_id of its machine: when init began tells its boots apart
+	read -r boot_id </proc/sys/kernel/random/boot_id
+	began=$(began /proc/1/stat)
+	echo "$boot_id $began"
+}
+
+began() { # FILE: field 22 of a process's stat; its name may hold blanks and brackets
+	read -r stat <"$1"
+	# shellcheck disable=SC2086
+	set -- ${stat##*) }
+	shift 19
+	echo "$1"
+}
+
+note() { # boot|run: once in a boot
+	# BusyBox init runs the boot hook before anybody has mounted these.
+	mounted=
+	[ -r /proc/mounts ] || ! mount -t proc proc /proc || mounted=/proc
+	[ -d /sys/class/net ] || ! mount -t sysfs sysfs /sys || mounted="$mounted /sys"
+	(umask 077 && note_of "$1" "$(note_file)")
+	for folder in $mounted; do umount "$folder"; done
+}
+
+note_of() { # boot|run FILE
+	boot=$(this_boot)
+	noted=
+	[ ! -e "$2" ] || read -r noted <"$2"
+	[ "$noted" != "of $boot" ] || return 0
+	{
+		echo "of $boot"
+		[ "$1" = run ] || found
+	} >"$2.new"
+	mv -f "$2.new" "$2"
+}
+
+found() {
+	read -r up _ </proc/uptime
+	echo "loaded $up"
+	links=
+	for folder in /sys/class/net/*; do
+		type='' flags='' received='' sent=''
+		read -r type <"$folder/type"
+		read -r flags <"$folder/flags"
+		read -r received <"$folder/statistics/rx_packets"
+		read -r sent <"$folder/statistics/tx_packets"
+		state=never
+		[ "$received$sent" = 00 ] || state=earlier
+		[ $((${flags:-1} & 1)) = 0 ] || state=up
+		[ "$type" != 772 ] || state=loopback
+		echo "link $state ${folder##*/}"
+		case $state in up | earlier) links=some ;; esac
+	done
+	[ -n "$links" ] || return 0
+	read -r asked </proc/cmdline
+	set -f
+	for word in $asked; do
+		case $word in ip=* | rd.neednet=* | root=/dev/nfs | netroot=*) echo "asked $word" ;; esac
+	done
+	set +f
+	# The kernel's socket tables are in the machine's own byte order; the sixth byte of any program tells which.
+	IFS= read -r stat <"/proc/$$/exe" || :
+	case $stat in ?ELF?"$(printf '\002')"*) echo big_endian ;; esac
+	inodes=$(for table in tcp tcp6 udp udp6; do
+		sed -n "s/^ *[0-9]*: \([0-9A-F:]*\) [0-9A-F]*:0000 0[7A] [^ ]* [^ ]* [^ ]* *[0-9]* *[0-9]* \([0-9]*\) .*/$table \1 \2/p" \
+			"/proc/net/$table" || :
+	done)
+	printf '%s\n' "$inodes" | sed -n 's/^./socket &/p'
+	# shellcheck disable=SC2012
+	ls -ln /proc/[0-9]*/fd/ | sed -n -e 's,^/proc/\([0-9]*\)/fd/:$,process \1,p' \
+		-e 's/.* -> socket:\[\([0-9]*\)\]$/socket \1/p' | while read -r what number; do
+		case $what in
+		process) pid=$number ;;
+		*)
+			case "$inodes$LF" in *" $number$LF"*) ;; *) continue ;; esac
+			since=$(began "/proc/$pid/stat") && read -r name <"/proc/$pid/comm" && echo "held $number $since $name"
+			;;
+		esac
+	done
+}
+
+window() {
+	file=$(note_file)
+	[ -e "$file" ] || return 0
+	read -r noted <"$file"
+	[ "$noted" != "of $(this_boot)" ] || cat "$file"
 }
 
 case ${1-} in
-load) load no ;;
-adopt) load yes ;;
+load | adopt | boot)
+	how=run adopts=no
+	[ "$1" != adopt ] || adopts=yes
+	[ "$1" != boot ] || how=boot
+	load "$adopts"
+	[ ! -e "$DIR/nft" ] && [ ! -e "$DIR/v4" ] || (note "$how") 2>/dev/null || :
+	;;
+window) window ;;
 live)
 	nft_live
 	xt_live
@@ -404,5 +555,5 @@ check)
 	shift
 	check "$@"
 	;;
-*) die "expected load, adopt, check, verify, live, remove, bans, ban or lift, got '${1-}'" ;;
+*) die "expected load, adopt, boot, window, check, verify, live, remove, bans, ban or lift, got '${1-}'" ;;
 esac

@@ -27,6 +27,10 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.xtable
 MOST_RULES = 3000
 """Rules in one family. A chain of 10,000 rules takes nine tenths of the packet rate."""
 
+TRAP_BANS = 60
+"""Addresses that traps may ban within the time of one ban. Beside 36 by hand (firewall-load.sh) they fit into the 100 that
+xt_recent holds by default: a full table would forget a ban that is still in force."""
+
 
 def rulesets(policy: HostPolicy, device: Mapping[str, Any] | None = None) -> dict[str, str]:
     """The files ``v4`` and ``v6``. Raises Unsupported for what plain iptables cannot say."""
@@ -61,6 +65,7 @@ class _Prefixes(Vocabulary):
 
     def __init__(self, policy: HostPolicy) -> None:
         self.ban_seconds = policy.traps.ban_seconds if policy.traps else 3600
+        self.most = min(policy.traps.size if policy.traps else 0, TRAP_BANS)
 
     def addresses(self, family: Family, intervals: Intervals, side: str) -> list[str]:
         option = "-s" if side == "src" else "-d"
@@ -80,8 +85,15 @@ class _Prefixes(Vocabulary):
             f"-m recent --name {_list(family)} --rcheck --seconds {self.ban_seconds} {_mask(family)} {which}"
         )
 
-    def ban(self, family: Family) -> str:
-        return f"-m recent --name {_list(family)} --set {_mask(family)} --rsource"
+    def ban(self, family: Family, drop: str) -> list[str]:
+        # A list of one entry, whatever the source, whose stamps are the bans of late.
+        count = f"-m recent --name {_list(family)}COUNT"
+        everybody = f"--mask {'0.0.0.0' if family == 'ipv4' else '::'} --rsource"
+        return [
+            f"{count} --rcheck --seconds {self.ban_seconds} --hitcount {self.most} {everybody} {drop}",
+            f"{count} --set {everybody}",
+            f"-m recent --name {_list(family)} --set {_mask(family)} --rsource",
+        ]
 
 
 def _list(family: Family) -> str:

@@ -81,9 +81,9 @@ class _Sets(Vocabulary):
     def banned(self, family: Family, side: str) -> str:
         return f"-m set --match-set {self._bans(family)} {side}"
 
-    def ban(self, family: Family) -> str:
+    def ban(self, family: Family, drop: str) -> list[str]:
         # Without --exist: the first time-out stands. A full set takes nothing more; the packet is dropped anyway.
-        return f"-j SET --add-set {self._bans(family)} src --timeout {self.ban_seconds}"
+        return [f"-j SET --add-set {self._bans(family)} src --timeout {self.ban_seconds}"]
 
     def _bans(self, family: Family) -> str:
         return f"sallyport-bans{family[-1]}-{self.size}"

@@ -81,8 +81,8 @@ class Vocabulary(ABC):
         """The condition that ``side`` is banned."""
 
     @abstractmethod
-    def ban(self, family: Family) -> str:
-        """The rule, without chain, that bans the source and falls through."""
+    def ban(self, family: Family, drop: str) -> list[str]:
+        """Rules, without chain, that ban the source and fall through; ``drop`` drops where no more bans fit."""
 
 
 class Writer:
@@ -305,13 +305,14 @@ class Writer:
             return
         intervals = family_of(never_banned(self.policy), self.family)
         spared = self._conditions(Match(self.family, intervals)) if intervals else []
-        ban = [*(f"{where} {self.drop}" for where in spared), self.words.ban(self.family), self.drop]
+        spared_from = [f"{where} {self.drop}" for where in spared]
+        ban = [*spared_from, *self.words.ban(self.family, self.drop), self.drop]
         if traps.proof == "syn":
             self.add_chain("mangle", "TRAP", ban)
             return
         self.add_chain("mangle", "BAN", ban)
         proxy = f"-p tcp -m conntrack --ctstate UNTRACKED -j {_PROXY}"
-        self.add_chain("mangle", "TRAP", [*(f"{where} {self.drop}" for where in spared), proxy, self.drop])
+        self.add_chain("mangle", "TRAP", [*spared_from, proxy, self.drop])
         # A port that a rule decides for this source is no trap, and stays under connection tracking.
         decided = [f"{where} -j RETURN" for where in spared]
         for rule in self.policy.inbound:
