@@ -66,22 +66,24 @@ def intersect(left: Intervals, right: Intervals) -> Intervals:
 
 
 def subtract(left: Intervals, right: Intervals) -> Intervals:
-    """Whatever lies in ``left`` and not in ``right``."""
+    """Whatever lies in ``left`` and not in ``right``; ``left`` itself where that is all of it and there are few holes."""
     if not right or not left:
         return left
     result: list[Interval] = []
     if len(right) <= 64 < len(left):
         # A few holes in a long list: leave the rest as it is.
+        whole = True
         result += left
         for low, high in right:
             start = _at(result, low)
             end = bisect_right(result, (high, V6_MAX), start)
             if start < end:
+                whole = False
                 first, last = result[start][0], result[end - 1][1]
                 before = [(first, low - 1)] if first < low else []
                 after = [(high + 1, last)] if last > high else []
                 result[start:end] = before + after
-        return tuple(result)
+        return left if whole else tuple(result)
     size = len(right)
     for first, last in left:
         rest = first

@@ -12,6 +12,8 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_MANY = 50_000
+
 
 @contextmanager
 def no_collector() -> Iterator[None]:
@@ -23,4 +25,8 @@ def no_collector() -> Iterator[None]:
     try:
         yield
     finally:
+        if gc.get_count()[0] > _MANY and not gc.get_freeze_count():
+            # To those that live long, without a look at them: the next search among the young would look at all.
+            gc.freeze()
+            gc.unfreeze()
         gc.enable()

@@ -80,6 +80,17 @@ def pack(intervals: Intervals) -> bytes:
     return b"".join([number.to_bytes(16, "big") for number in flat])
 
 
+_digests: dict[int, tuple[Intervals, str]] = {}
+"""Of sets that came from the shelf as packed bytes: packing them again would cost more than all else."""
+
+
+def content(intervals: Intervals) -> str:
+    """SHA-256 of a set of addresses."""
+    known = _digests.get(id(intervals))
+    # The set is held here too, so that nothing else can come to stand at its place in memory.
+    return known[1] if known else hashlib.sha256(pack(intervals)).hexdigest()
+
+
 def _name(kind: bytes, *parts: bytes) -> str:
     made = hashlib.sha256(_MAGIC)
     for part in (kind, *map(_code, _MAKERS), *parts):
@@ -177,7 +188,11 @@ def _unpack(body: bytes) -> Addresses:
     (count,) = struct.unpack_from(">I", body)
     four = struct.unpack_from(f">{count}I", body, 4)
     numbers = [left << 64 | right for left, right in struct.iter_unpack(">QQ", body[4 + 4 * count :])]
-    return Addresses(_pairs(four), _pairs(numbers))
+    found = Addresses(_pairs(four), _pairs(numbers))
+    if len(_digests) >= _KEEP:
+        _digests.clear()
+    _digests[id(found.v4)] = found.v4, hashlib.sha256(body[4 : 4 + 4 * count]).hexdigest()
+    return found
 
 
 def _pairs(numbers: Sequence[int]) -> Intervals:

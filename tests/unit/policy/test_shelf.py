@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 from pathlib import Path
@@ -36,6 +37,18 @@ def test_what_is_kept_is_fetched() -> None:
     shelf.keep("a", LARGE, SOME)
     assert shelf.fetch("a", LARGE) == SOME
     assert shelf.fetch("b", LARGE) is None
+
+
+@pytest.mark.parametrize(
+    "texts", [["10.0.0.0/8", "192.0.2.1", "255.255.255.255", "2001:db8::/32"], ["::/64"], []]
+)
+def test_the_digest_of_what_is_fetched_is_that_of_its_addresses(texts: list[str]) -> None:
+    made = cidrs.parse(texts)
+    shelf.keep("a", LARGE, made)
+    fetched = shelf.fetch("a", LARGE)
+    assert fetched == made and fetched is not made
+    for one, other in ((fetched.v4, made.v4), (fetched.v6, made.v6)):
+        assert shelf.content(one) == shelf.content(other) == hashlib.sha256(shelf.pack(other)).hexdigest()
 
 
 def test_small_lists_are_not_kept(folder: Path) -> None:

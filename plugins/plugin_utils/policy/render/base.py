@@ -83,7 +83,7 @@ def short_hash(*parts: object) -> str:
 
 def content_hash(intervals: Intervals) -> str:
     """SHA-256 of an address set."""
-    return hashlib.sha256(shelf.pack(intervals)).hexdigest()
+    return shelf.content(intervals)
 
 
 def comment(text: str) -> str:
