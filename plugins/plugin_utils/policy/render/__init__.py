@@ -78,7 +78,8 @@ _UNIT = f"""\
 Description=Sallyport firewall
 DefaultDependencies=no
 After=local-fs.target nftables.service netfilter-persistent.service ufw.service
-Before=network-pre.target shutdown.target
+# Ahead of every socket and service, too: a link may be up already, which the kernel or an initramfs can do.
+Before=network-pre.target sysinit.target shutdown.target
 Wants=network-pre.target
 Conflicts=shutdown.target
 # Whatever restarts or reloads nftables.service flushes the whole rule set, ours too: come back behind it.
