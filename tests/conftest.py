@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from lab.fleet import load
 from lab.labs import Lab
@@ -19,6 +20,9 @@ def pytest_configure() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    # How long an example takes says how busy the machine is.
+    settings.register_profile("sallyport", deadline=None)
+    settings.load_profile("sallyport")
 
 
 @pytest.fixture(scope="session")
