@@ -226,7 +226,7 @@ def _protected(
             found += [named(one) for one in rule.destinations]
     for text in around.brokers:
         try:
-            found.append(cidrs.parse([text]))
+            found.append(named(Endpoint(cidrs.parse([text]))))
         except cidrs.NotACidr as problem:
             reader.add(
                 "bad-broker",
