@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -384,6 +385,9 @@ def _texts(found: reading.Found, new: Mapping[str, Change], tidying: hygiene.Tid
         result[path] = shadow.replaced(result[path], fields)
     due = [name for name, change in new.items() if change.field is None]
     result[shadow.SHADOW] = shadow.with_change_due(result[shadow.SHADOW], due)
+    # Nobody has to choose another one in place of a password that was made now.
+    made = [name for name, change in new.items() if change.password]
+    result[shadow.SHADOW] = shadow.with_change_on(result[shadow.SHADOW], made, int(time.time() // 86400))
     result[shadow.PASSWD] = shadow.with_shells(result[shadow.PASSWD], tidying.shells)
     if tidying.shadowed:
         result[shadow.PASSWD], result[shadow.SHADOW] = shadow.moved(

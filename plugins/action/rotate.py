@@ -153,7 +153,9 @@ class ActionModule(ActionBase):
                 return {**outcome, "exchanges": exchange.count}
         secret = [
             File(name, content=content, mode="keep", secret=True, replaces=found.replaces(name))
-            for name, content in rotation.new_passwords(found.accounts, found.texts, fields).items()
+            for name, content in rotation.new_passwords(
+                found.accounts, found.texts, fields, int(time.time() // 86400)
+            ).items()
         ]
         if kept_by is not None:
             kept_by.prepare({name: password for name, (_, password) in new.items() if password})
@@ -166,10 +168,9 @@ class ActionModule(ActionBase):
             arguments,
             task_vars,
             exchange,
-            settle=[
-                rotation.no_way_back(str(arguments["state_dir"]), [one.dest for one in files]),
-                rotation.end_sessions(device),
-            ],
+            # A leaked password or key must not return with a generation.
+            forgets=[one.dest for one in files],
+            settle=[rotation.end_sessions(device)],
         )
         if kept_by is not None:
             if outcome.get("state") == "confirmed" or outcome.get("changed"):
@@ -190,6 +191,10 @@ class ActionModule(ActionBase):
             f"{_count(len(new), 'password')} and {_count(len(wanted.removed), 'key')} replaced, sessions ended. From now on: "
             f"ansible_ssh_private_key_file: {path}, and {path}.pub in ssh_authorized_keys in place of the old key"
         )
+        if exchange.become_password:
+            result["msg"] += (
+                f"; ansible_become_password: the new one of {self._needed(device)} ({result['kept_in']})"
+            )
         return result
 
     def _key(self, name: str) -> tuple[Path, str]:
@@ -288,10 +293,17 @@ class ActionModule(ActionBase):
         arguments: Mapping[str, Any],
         task_vars: dict[str, Any],
         exchange: Exchange,
+        forgets: Sequence[str] = (),
         settle: Sequence[str] = (),
     ) -> dict[str, Any]:
         change = driver.transaction(
-            name, files, arguments, note="new keys and passwords", commands={"settle": settle}
+            name,
+            files,
+            # Old generations are forgotten by the next run: this one's way in has just changed.
+            {**arguments, "keep": 1000},
+            note="new keys and passwords",
+            forgets=forgets,
+            commands={"settle": settle},
         )
         with quiet(self):
             return driver.run(self, task_vars, change, exchange)

@@ -26,18 +26,7 @@ options:
     description: Memory in kB that loading may take; 0 for a share of what the device has.
     type: int
     default: 0
-  confirm_seconds:
-    description: How long the device waits for the confirmation.
-    type: int
-    default: 60
-  keep:
-    description: How many generations to keep.
-    type: int
-    default: 10
-  state_dir:
-    description: Where the device keeps generations.
-    type: path
-    default: /var/lib/sallyport
+extends_documentation_fragment: [sallyport.iot.committed]
 author: The Sallyport authors (@sallyport)
 attributes:
   check_mode:

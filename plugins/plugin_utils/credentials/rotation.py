@@ -8,7 +8,6 @@ Only then the second takes the old keys and passwords away, confirmed in the sam
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -175,14 +174,20 @@ def _bytes(text: str) -> bytes:
 
 
 def new_passwords(
-    accounts: Sequence[Account], texts: Mapping[str, str], fields: Mapping[str, str]
+    accounts: Sequence[Account], texts: Mapping[str, str], fields: Mapping[str, str], day: int
 ) -> dict[str, bytes]:
-    """path -> whole content of passwd and shadow with these password fields, for the files that change."""
+    """path -> whole content of passwd and shadow with these password fields, for the files that change.
+
+    Args:
+        day: of the change, in days since 1970. One that was due at the next login is due no more: the new password was
+            chosen by nobody who has to be asked for another, and sudo, or a login by key, would fail on it.
+    """
     result = {}
     for path, text in texts.items():
         mine = {one.name: fields[one.name] for one in accounts if one.file == path and one.name in fields}
         if mine:
-            result[path] = _bytes(shadow.replaced(text, mine))
+            after = shadow.replaced(text, mine)
+            result[path] = _bytes(shadow.with_change_on(after, mine, day) if path == shadow.SHADOW else after)
     return result
 
 
@@ -245,35 +250,3 @@ def end_sessions(device: Mapping[str, Any]) -> str:
     """sh that ends every session on the device but the one that it runs in."""
     sockets = {("tcp", int(one["port"])) for one in device.get("listening") or [] if one["protocol"] == "tcp"}
     return f"{shell.HOLDERS}\n{_END_SESSIONS.replace('PORTS', shell.ports(sockets))}"
-
-
-def no_way_back(state_dir: str, paths: Iterable[str]) -> str:
-    """sh that replaces what generations keep of these files by what is there now.
-
-    A leaked password or key must not return with a generation. So going back, to factory even, leaves passwords and keys
-    as this rotation made them: the way in that was proved last. Runs in ``settle``: the change's own copies, still below
-    ``armed``, count too.
-    """
-    listed = " ".join(shlex.quote(path) for path in sorted(set(paths)))
-    return f"""
-state={shlex.quote(state_dir)}
-entry() {{
-  for path in {listed}; do
-    [ "$3" = "$path" ] || continue
-    [ -e "$kept/old/$1" ] || [ -L "$kept/old/$1" ] || [ -e "$kept/old/$1.absent" ] || continue
-    if [ -e "$path" ]; then
-      cp -p "$path" "$kept/old/.$1"
-      mv -f "$kept/old/.$1" "$kept/old/$1"
-      rm -f "$kept/old/$1.absent"
-    else
-      : >"$kept/old/$1.absent"
-      rm -f "$kept/old/$1"
-    fi
-  done
-}}
-for kept in "$state"/generation/* "$state"/armed/tx; do
-  {{ [ -f "$kept/manifest" ] && [ -d "$kept/old" ]; }} || continue
-  (. "$kept/manifest"; entries) || :
-done
-sync
-"""

@@ -81,6 +81,11 @@ def with_change_due(shadow: str, names: Collection[str]) -> str:
     return _edited(shadow, {name: {2: "0"} for name in names})
 
 
+def with_change_on(shadow: str, names: Collection[str], day: int) -> str:
+    """shadow with these passwords changed on that day (since 1970)."""
+    return _edited(shadow, {name: {2: str(day)} for name in names})
+
+
 def change_is_due(shadow: str, name: str) -> bool:
     """Whether this account must change its password at the next login already."""
     lines = (line.split(":") for line in shadow.split("\n"))

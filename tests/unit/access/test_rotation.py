@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.host_keys import blob
-from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import reading, rotation
+from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import reading, rotation, shadow
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.rotation import KeyFile
 
 OLD, NEW, FRIEND = (
@@ -89,37 +88,16 @@ def test_the_files_of_keys_are_found_for_every_account(command: list[str], tmp_p
     assert done.stdout.count(f"keyfile a {home}/.ssh/authorized_keys\n") == 1 and done.stdout.count(OLD) == 1
 
 
-@pytest.mark.parametrize("command", SHELLS, ids=lambda words: words[0])
-def test_generations_keep_what_the_rotation_left_and_not_what_leaked(
-    command: list[str], tmp_path: Path
-) -> None:
-    state, keys, shadow, gone = (tmp_path / name for name in ("state", "keys", "shadow", "gone"))
-    keys.write_text("new key\n")
-    shadow.write_text("new hash\n")
-    shadow.chmod(0o600)
-    for folder in ("generation/1", "generation/2", "armed/tx"):
-        (state / folder / "old").mkdir(parents=True)
-        entries = "".join(
-            f"entry {number} file {shlex.quote(str(path))} 0600 root root\n"
-            for number, path in enumerate((keys, shadow, gone, tmp_path / "other"), 1)
-        )
-        (state / folder / "manifest").write_text(f"ID=x\nentries() {{\n{entries}}}\n")
-        (state / folder / "old/2").write_text("old hash\n")
-        (state / folder / "old/3").write_text("old key\n")
-        (state / folder / "old/4").write_text("somebody else's\n")
-    (state / "generation/1/old/1.absent").write_text("")
-    (state / "generation/2/old/1").write_text("old key\n")
-    snippet = rotation.no_way_back(str(state), [str(keys), str(shadow), str(gone)])
-    for _ in range(2):  # it may be killed and run again
-        subprocess.run([*command, "-eu", "-c", snippet], check=True)
-    for folder in ("generation/1", "generation/2"):
-        old = state / folder / "old"
-        assert (old / "1").read_text() == "new key\n" and not (old / "1.absent").exists()
-        assert (old / "2").read_text() == "new hash\n" and (old / "2").stat().st_mode & 0o777 == 0o600
-        assert not (old / "3").exists() and (old / "3.absent").exists()
-        assert (old / "4").read_text() == "somebody else's\n"
-    # What was forgotten stays forgotten: the pending change never touched this file.
-    assert not (state / "armed/tx/old/1").exists() and (state / "armed/tx/old/2").read_text() == "new hash\n"
+def test_a_change_that_was_due_is_due_no_more_for_passwords_that_were_replaced() -> None:
+    passwd = "root:x:0:0::/root:/bin/sh\na:x:1:1::/:/bin/sh\nb:x:2:2::/:/bin/sh\nold:h1:3:3::/:/bin/sh\n"
+    hidden = "root:h1:19000:0:99999:7:::\na:h1:0:0:99999:7:::\nb:h1:0:0:99999:7:::\n"
+    accounts = shadow.parse(passwd, hidden)
+    texts = {shadow.PASSWD: passwd, shadow.SHADOW: hidden}
+    made = rotation.new_passwords(accounts, texts, {"root": "h2", "a": "*", "old": "h2"}, 20700)
+    assert made[shadow.SHADOW].decode() == (
+        "root:h2:20700:0:99999:7:::\na:*:20700:0:99999:7:::\nb:h1:0:0:99999:7:::\n"
+    )
+    assert made[shadow.PASSWD].decode() == passwd.replace("old:h1", "old:h2")
 
 
 def test_every_snippet_is_clean_for_shellcheck() -> None:

@@ -56,13 +56,23 @@ def test_every_variable_reaches_the_action_under_its_own_name(role: str) -> None
 
 @pytest.mark.parametrize("role", ROLES)
 def test_the_documented_options_of_the_action_are_those_of_the_role(role: str) -> None:
-    text = (ROOT / f"plugins/modules/{role}.py").read_text(encoding="utf-8")
-    documented = yaml.safe_load(text.split('DOCUMENTATION = r"""')[1].split('"""')[0])["options"]
+    page = documentation(f"plugins/modules/{role}.py")
+    documented = page["options"]
+    for fragment in page.get("extends_documentation_fragment", []):
+        shared = documentation(f"plugins/doc_fragments/{fragment.rpartition('.')[2]}.py")["options"]
+        assert not shared.keys() & documented.keys()
+        documented |= shared
     for name, option in options(role).items():
         mine = documented.pop(name.removeprefix(f"{role}_"))
         assert mine["type"] == option["type"] and mine.get("choices") == option.get("choices")
         assert str(option["default"]).startswith("{{") or mine["default"] == option["default"]
     assert documented == {}
+
+
+def documentation(path: str) -> dict[str, Any]:
+    """What ansible-doc reads in a module or a fragment."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text.split('DOCUMENTATION = r"""')[1].split('"""')[0]))
 
 
 @pytest.mark.parametrize("role", ROLES)
