@@ -92,6 +92,23 @@ def test_a_list_that_does_not_fit_moves_to_ipset_and_then_is_refused_with_figure
         choose(policy, device(*tools, available_kb=30_000))
 
 
+def test_an_nft_that_reads_whole_lists_is_not_taken_for_long_ones_where_ipset_is_there() -> None:
+    """nft 0.9.8, which Debian 11 has."""
+    tools = ("nft", "iptables", "ip6tables", "ipset")
+    old, new = device(*tools, available_kb=600_000), device(*tools, available_kb=600_000)
+    old["firewall"]["nft"]["version"], new["firewall"]["nft"]["version"] = "0.9.8", "1.0.6"
+    long, short = (
+        HostPolicy("gate", blocklists=(Blocklist("level1", long_list(count)),)) for count in (20_000, 2_000)
+    )
+    name, notes = choose(long, old)
+    assert name == "iptables_ipset" and "nft 0.9.8 reads all 20000 list entries" in notes[0]
+    assert choose(long, new)[0] == choose(short, old)[0] == "nftables"
+    assert choose(long, old, backend="nftables") == ("nftables", ())
+    without = device("nft", "iptables", "ip6tables", available_kb=600_000)
+    without["firewall"]["nft"]["version"] = "0.9.8"
+    assert choose(long, without)[0] == "nftables"
+
+
 def test_the_cgroup_limit_counts_when_it_is_lower_than_free_memory() -> None:
     policy = HostPolicy("gate", blocklists=(Blocklist("level1", long_list(100_000)),))
     found = device("nft", "iptables", "ip6tables", "ipset", available_kb=8_000_000, limit_kb=65_536)

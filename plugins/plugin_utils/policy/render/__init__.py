@@ -68,6 +68,7 @@ _FILES = ("nft-lists", "nft", "set-lists", "sets", "v4", "v6")
 # Measured on nft 1.0.6 and ipset 7.17: what a prefix and an empty list cost while they are loaded, in kB. During a
 # change the old set is still there.
 _COST_KB = {"nftables": (4000, 0.75 + 2 * 0.3), "iptables_ipset": (14000, 2 * 0.035), "iptables": (4000, 1.0)}
+_LISTED_BY_OLD_NFT = 10_000
 _SHARE = 0.5
 """Of the memory that is free, so that the device's own work goes on."""
 
@@ -205,6 +206,11 @@ def choose(
     reasons: list[str] = []
     for name in BACKENDS if backend == "auto" else (backend,):
         reason = _missing(name, device) or _too_large(name, entries, budget)
+        if not reason and name == "nftables" and backend == "auto":
+            ipset_will_not = _missing("iptables_ipset", device) or _too_large(
+                "iptables_ipset", entries, budget
+            )
+            reason = "" if ipset_will_not else _reads_all(entries, device)
         if not reason:
             return name, tuple(reasons)
         reasons.append(f"{name}: {reason}")
@@ -240,6 +246,16 @@ def _missing(name: str, device: Mapping[str, Any]) -> str:
         if absent:
             lacking.append(f"{tool}: the kernel does not take {', '.join(absent)}")
     return "; ".join(lacking) + "." if lacking else ""
+
+
+def _reads_all(entries: int, device: Mapping[str, Any]) -> str:
+    """nft 0.9 reads each element of each set before it lists whatever it is asked for, in every run and at every ban."""
+    version = str(((device.get("firewall") or {}).get("nft") or {}).get("version") or "")
+    if entries < _LISTED_BY_OLD_NFT or not version.startswith("0."):
+        return ""
+    return (
+        f"nft {version} reads all {entries} list entries whenever it is asked for anything; ipset does not."
+    )
 
 
 def _too_large(name: str, entries: int, budget: int) -> str:
