@@ -17,7 +17,9 @@ def prepare() -> None:
     if shutil.which("modprobe"):
         # A container cannot ask for modules by itself. What a kernel has built in or lacks is no error here: the
         # devices' own tools report what is missing.
-        tables = [f"{ip}table_{name}" for ip in ("ip", "ip6") for name in ("filter", "mangle", "nat")]
+        tables = [
+            f"{ip}table_{name}" for ip in ("ip", "ip6") for name in ("filter", "mangle", "nat", "security")
+        ]
         command = ["modprobe", "--all", "--quiet", "nf_tables", "ip_set", *tables]
         subprocess.run(command, capture_output=True, check=False)
     # All containers' root is one user to the kernel, whose default of 128 is used up by about eight systemds: the

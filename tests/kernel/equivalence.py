@@ -61,6 +61,8 @@ class Result:
     unsupported: int = 0
     fragmented: int = 0
     bridged: int = 0
+    led_here: int = 0
+    """Translated to a port of the device's own."""
     disagreements: list[Disagreement] = field(default_factory=list)
 
 
@@ -109,6 +111,7 @@ def compare(
             result.passed += got == "allow"
             result.fragmented += bool(extra.get("fragmented"))
             result.bridged += number in bridged
+            result.led_here += packet.hook == "inbound" and packet.original_destination is not None
             if (got == "allow") != (expected.verdict == "allow"):
                 result.disagreements.append(Disagreement(seed, name, packet, extra, expected, got))
     return result

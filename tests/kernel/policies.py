@@ -42,12 +42,8 @@ FAMILIES: tuple[Family, ...] = ("ipv4", "ipv6")
 INTERFACES = tuple(ADDRESSES)
 PATTERNS = (*INTERFACES, "wwan*", "c*", "lan0*", "eth9")
 OTHER_PROTOCOLS = (2, 4, 33, 47, 50, 89, 254)
-ICMP_TYPES = (0, 3, 5, 8, 11, 12, 13, 15, 17, 42)
-ICMPV6_TYPES = (1, 2, 3, 4, 128, 129, 130, 131, 132, 133, 134, 135, 136, 137, 139, 143, 160)
-# What connection tracking takes for the start of a flow; other ICMP that answers nothing is invalid to it.
-_ICMP_STARTS = frozenset((8, 13, 15, 17))
-_ICMPV6_STARTS = frozenset((128, 139))
-_ICMPV6_UNTRACKED = frozenset((130, 131, 132, 133, 134, 135, 136, 137, 143))
+ICMP_TYPES = (0, 3, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 42, 254)
+ICMPV6_TYPES = (0, 1, 2, 3, 4, 127, *range(128, 145), 150, 151, 152, 154, 160, 255)
 
 
 def _number(text: str) -> int:
@@ -259,10 +255,6 @@ class Author:
             # Checksums are looked at on the way in only.
             extra["spoil"] = True
             state = "invalid"
-        elif (protocol == ICMP and port not in _ICMP_STARTS) or (
-            protocol == ICMPV6 and port not in _ICMPV6_STARTS | _ICMPV6_UNTRACKED
-        ):
-            state = "invalid"
         if family == "ipv6" and hook != "outbound" and random.random() < 0.1:
             extra["hop_by_hop"] = True
         elif hook != "outbound" and random.random() < 0.1:
@@ -308,18 +300,24 @@ class Author:
         target = self.near(family, [])
         if not _routed(family, target):
             target = _number("fd20::9")
+        translated = random.choice((80, 443, port))
+        here = random.random() < 0.3
+        if here:
+            # To a port of the device's own, and never to the very same one, which would be no translation.
+            target = random.choice(own_addresses(family))
+            translated = next(one for one in (translated, 443, 80) if one != port)
         packet = Packet(
-            hook="forward",
+            hook="inbound" if here else "forward",
             family=family,
             source=self.near(family, list(rule.sources) if rule else []),
             destination=target,
             protocol=protocol,
-            port=random.choice((80, 443, port)),
+            port=translated,
             source_port=40000,
             in_interface=random.choice(named)
             if named and random.random() < 0.6
             else random.choice(INTERFACES),
-            out_interface=route(family, target),
+            out_interface="" if here else route(family, target),
             original_destination=original,
             original_port=port,
         )

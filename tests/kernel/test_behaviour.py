@@ -20,6 +20,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import 
     TCP,
     UDP,
     Packet,
+    judge,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import (
     Addresses,
@@ -528,6 +529,33 @@ def test_published_ports_are_translated_and_need_a_rule(firewall: Firewall) -> N
     assert arrives(PEER4) is None
 
 
+def test_a_port_that_leads_to_one_of_our_own_is_judged_by_the_port_that_was_asked_for(
+    firewall: Firewall,
+) -> None:
+    """A redirect of ours, and one of the operator's: neither opens a port nor closes one that a rule opens."""
+    ours = Publish("panel", (Endpoint(),), "tcp", 8443, "ipv4", DEVICE4, 443)
+    ours6 = replace(ours, to_family="ipv6", to_address=DEVICE6)
+    nat = Nat(publish=(ours, ours6))
+
+    def opens(policy: HostPolicy, family: str, port: int) -> bool:
+        packet = incoming(family, TCP, port)
+        assert judge(policy, packet).verdict == ("allow" if firewall.passes(packet) else "deny")
+        return judge(policy, packet).verdict == "allow"
+
+    with firewall.device.translating(["tcp dport 8080 redirect to :80"]):
+        for allowed in (443, 8443, 80, 8080):
+            policy = replace(allowing(tcp=((allowed, allowed),)), nat=nat)
+            firewall.load(policy)
+            for family in ("ipv4", "ipv6"):
+                found = {port for port in (443, 8443, 80, 8080) if opens(policy, family, port)}
+                assert found == {allowed}
+        # What is led on and no rule admits is dropped, however open the rest is.
+        firewall.load(replace(CLOSED, nat=nat, defaults=Defaults(inbound="allow")))
+        assert not firewall.passes(incoming("ipv4", TCP, 8443))
+        assert not firewall.passes(incoming("ipv6", TCP, 8080))
+        assert firewall.passes(incoming("ipv4", TCP, 443))
+
+
 def test_rules_of_others_survive_load_change_and_removal(firewall: Firewall) -> None:
     inside = firewall.device.inside
     inside.run("nft", "add table inet operator; add chain inet operator own; add rule inet operator own drop")
@@ -582,6 +610,76 @@ def test_drift_shows_in_the_live_state_and_loading_repairs_it(firewall: Firewall
         firewall.loader("load")
         firewall.device.inside.run("sh", "-c", f"{table} -t mangle -D INPUT -j ACCEPT 2>/dev/null || :")
         assert firewall.loader("live") == clean, f"not repaired after: {command}"
+
+
+@pytest.mark.parametrize("firewall", ["nftables"], indirect=True)
+def test_what_somebody_adds_to_our_table_goes_and_never_stands_in_the_way(firewall: Firewall) -> None:
+    firewall.load(allowing(tcp=((22, 22),)))
+    clean = firewall.loader("live")
+    added = (
+        "add map inet sallyport foo { type ipv4_addr : verdict; }; add chain inet sallyport cc; "
+        "add element inet sallyport foo { 1.2.3.4 : jump cc }; add rule inet sallyport input ip saddr vmap @foo",
+        "add counter inet sallyport many; add map inet sallyport by { type ipv4_addr : counter; }; "
+        'add element inet sallyport by { 1.2.3.4 : "many" }; add rule inet sallyport input counter name ip saddr map @by',
+        "add quota inet sallyport q { over 1 mbytes }; add limit inet sallyport l { rate 5/second }; "
+        'add ct helper inet sallyport h { type "ftp" protocol tcp; }; add set inet sallyport s { type ipv4_addr; }',
+    )
+    for commands in added:
+        for command in commands.split("; add "):
+            firewall.device.inside.run("nft", command if command.startswith("add") else f"add {command}")
+        assert firewall.loader("live") != clean, commands
+        firewall.loader("load")
+        assert firewall.loader("live") == clean, f"not repaired after: {commands}"
+
+
+def test_whatever_leads_into_our_chains_goes_and_never_stands_in_the_way(firewall: Firewall) -> None:
+    if firewall.name == "nftables":
+        pytest.skip("nobody else can lead into a table of our own")
+    table = "iptables-legacy" if firewall.legacy else "iptables-nft"
+    limited = Rule("limited", "allow", ServiceSet(tcp=((22, 22),)), rate=Rate(9, 1))
+    firewall.load(HostPolicy("device", inbound=(limited,), bridges=BRIDGES))
+    clean = firewall.loader("live")
+    chain = next(word for word in clean.split() if word.startswith("SALLYPORT-RATE-"))
+    inside = firewall.device.inside
+    inside.run(table, "-t", "mangle", "-N", "OPERATOR")
+    try:
+        for rule in (
+            ("-I", "INPUT", "-i", "lan0", "-j", "SALLYPORT-INPUT"),
+            ("-A", "OPERATOR", "-p", "udp", "-g", chain),
+            ("-A", "PREROUTING", "-m", "comment", "--comment", "two words", "-j", "SALLYPORT-RUNNING"),
+        ):
+            inside.run(table, "-t", "mangle", *rule)
+            assert firewall.loader("live") != clean, rule
+            firewall.loader("load")
+            assert firewall.loader("live") == clean, f"not repaired after: {rule}"
+        inside.run(table, "-t", "mangle", "-A", "OPERATOR", "-p", "udp", "-g", chain)
+        firewall.load(allowing(tcp=((22, 22),)))
+        assert chain not in firewall.loader("live")
+    finally:
+        inside.run(table, "-t", "mangle", "-F", "OPERATOR")
+        inside.run(table, "-t", "mangle", "-X", "OPERATOR")
+
+
+def test_verify_misses_no_chain_that_was_emptied(firewall: Firewall) -> None:
+    rejecting = Rule("no", "reject", ServiceSet(tcp=((23, 23),)))
+    policy = HostPolicy("device", inbound=(rejecting,), antispoof=(), bridges=BRIDGES)
+    firewall.load(policy)
+    assert firewall.loader("verify") == ""
+    table = "iptables-legacy" if firewall.legacy else "iptables-nft"
+    emptied = {
+        "nftables": ("nft flush table inet sallyport", "nft flush chain inet sallyport input"),
+        "iptables": (
+            f"{table} -t mangle -F",
+            f"{table} -t mangle -D INPUT -j SALLYPORT-INPUT",
+            f"{table} -t filter -F SALLYPORT-INPUT",
+        ),
+    }["nftables" if firewall.name == "nftables" else "iptables"]
+    for command in emptied:
+        firewall.device.inside.run("sh", "-c", command)
+        with pytest.raises(AssertionError, match=r"firewall-load: (the kernel|iptables|nothing)"):
+            firewall.loader("verify")
+        firewall.loader("load")
+        assert firewall.loader("verify") == ""
 
 
 def test_loading_again_and_from_nothing_gives_the_same_live_state(firewall: Firewall) -> None:
@@ -648,6 +746,20 @@ def test_an_accept_of_others_does_not_overrule_a_refusal(firewall: Firewall) -> 
         inside.run("nft", "delete table inet other")
         for chain in ("INPUT", "FORWARD"):
             inside.run(table, "-D", chain, "-j", "ACCEPT")
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_an_accept_of_others_does_not_overrule_a_reject(firewall: Firewall, family: str) -> None:
+    inside = firewall.device.inside
+    table = f"{'ip' if family == 'ipv4' else 'ip6'}tables-{'legacy' if firewall.legacy else 'nft'}"
+    rule = Rule("no", "reject", ServiceSet(tcp=((8080, 8080),)))
+    firewall.load(HostPolicy("device", inbound=(rule,), defaults=Defaults("reject"), bridges=BRIDGES))
+    inside.run(table, "-I", "INPUT", "-j", "ACCEPT")
+    try:
+        assert not firewall.passes(incoming(family, TCP, 8080))
+        assert not firewall.passes(incoming(family, UDP, 9))
+    finally:
+        inside.run(table, "-D", "INPUT", "-j", "ACCEPT")
 
 
 def test_a_permission_does_not_overrule_a_drop_of_others(firewall: Firewall) -> None:

@@ -58,6 +58,16 @@ MUTATIONS: dict[str, tuple[str, str, Callable[[str], str]]] = {
         "nft",
         _substitute(r"ct original proto-dst", "th dport"),
     ),
+    "nft: flows that are led to a port of our own count as direct ones": (
+        "nftables",
+        "nft",
+        _substitute(r"(chain input \{\n(?:\t\t.*\n)*?)\t\tct status dnat .*\n", r"\1"),
+    ),
+    "iptables: flows that are led to a port of our own count as direct ones": (
+        "iptables",
+        "v4",
+        _substitute(r"^-A SALLYPORT-INPUT -m conntrack --ctstate DNAT .*\n", ""),
+    ),
     "nft: neighbour discovery from beyond the link": (
         "nftables",
         "nft",

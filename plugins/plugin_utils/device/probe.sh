@@ -594,7 +594,7 @@ firewall_features() {
   case $1 in
     nft) _features='synproxy log reject fib nat' ;;
     ipset) return 0 ;;
-    *) _features='hashlimit limit comment multiport addrtype reject log nflog synproxy mangle set' ;;
+    *) _features='hashlimit limit comment multiport addrtype reject log nflog synproxy mangle security set' ;;
   esac
   # shellcheck disable=SC2086  # a list of words
   if firewall_try "$1" "$2" $_features 2>/dev/null; then
@@ -683,7 +683,7 @@ xtables_feature() {
     multiport) _rule='-p tcp -m multiport --dports 22,80:81' ;;
     addrtype) _rule='-m addrtype --dst-type LOCAL' ;;
     set) _rule="-m set --match-set $_unique src" ;;
-    mangle) _rule='-p tcp' _table=mangle ;;
+    mangle | security) _rule='-p tcp' _table=$1 ;;
     reject) _rule='-p tcp -j REJECT --reject-with tcp-reset' ;;
     log) _rule='-j LOG --log-prefix x' ;;
     nflog) _rule='-j NFLOG --nflog-group 1' ;;

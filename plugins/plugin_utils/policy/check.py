@@ -16,6 +16,10 @@ from typing import Any, cast
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import cidrs, flows, intervals, shadow
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import (
+    ICMP,
+    ICMP_REDIRECT,
+    ICMPV6,
+    ICMPV6_REDIRECT,
     TCP,
     UNSPOOFABLE,
     Outcome,
@@ -25,6 +29,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import 
     family_of,
     interface_matches,
     judge,
+    starts_flow,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.language import Reader
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import (
@@ -82,6 +87,7 @@ def finish(
             for one in sorted(interfaces, key=lambda one: str(one["name"]))
             if str(one["name"]) in container_bridges
         ),
+        own_addresses=_known_addresses(around),
         defaults=draft.defaults,
         blocklists=lists,
         antispoof=draft.antispoof,
@@ -107,7 +113,14 @@ def _check(policy: HostPolicy, draft: Draft, around: Surroundings, ports: set[in
     _foreign(policy, around, reader)
     if "inbound" not in draft.tainted:
         _published(policy, reader)
-    reader.findings += shadow.findings(policy, draft.tainted)
+    _reject(policy, around, reader)
+    dead = _icmp(policy, reader)
+    # One mistake, one finding: what no flow starts with changes nothing either.
+    reader.findings += [
+        one
+        for one in shadow.findings(policy, draft.tainted)
+        if one.id != "redundant" or one.where not in dead
+    ]
 
 
 def fingerprint(rule: Rule) -> str:
@@ -209,6 +222,19 @@ def _own_addresses(texts: Iterable[Any]) -> Addresses:
 def to_brokers(rule: Rule) -> bool:
     """Whether ``rule`` leads to message brokers, also those of the devices behind a gateway."""
     return rule.verdict == "allow" and not rule.services.any and covers_port(rule, _BROKERS)
+
+
+def _known_addresses(around: Surroundings) -> Addresses:
+    """All of the device's addresses that probe saw, else those that the inventory knows."""
+    interfaces: Iterable[Mapping[str, Any]] = (around.device or {}).get("interfaces") or ()
+    texts = [str(text).partition("/")[0] for one in interfaces for text in one.get("addresses") or ()]
+    found = Addresses()
+    for text in texts or around.inventory.get(around.host, ()):
+        try:
+            found = intervals.join(found, cidrs.parse([plain(text)]))
+        except cidrs.NotACidr:
+            continue
+    return found
 
 
 def _protected(
@@ -641,6 +667,65 @@ def _published(policy: HostPolicy, reader: Reader) -> None:
                 f"`{short(publish.name, 40)}`",
                 "add an inbound rule for the original port",
             )
+
+
+def _reject(policy: HostPolicy, around: Surroundings, reader: Reader) -> None:
+    """Where nothing stands behind ``filter``, what somebody accepts there cannot be taken back."""
+    rejecting = next((rule for rule in policy.inbound if rule.verdict == "reject"), None)
+    if rejecting is None and policy.defaults.inbound != "reject":
+        return
+    firewall: Mapping[str, Any] = (around.device or {}).get("firewall") or {}
+    if (firewall.get("nft") or {}).get("works"):
+        return
+    tools = [firewall.get(tool) or {} for tool in ("iptables", "ip6tables")]
+    if all(not one.get("features") or "security" in one["features"] for one in tools):
+        return
+    what = f"rule `{short(rejecting.name, 40)}`" if rejecting else "`defaults.inbound`"
+    reader.warn(
+        "reject-overruled",
+        rejecting.where if rejecting else Where("policy", 0, "defaults.inbound"),
+        f"{what} rejects, and on {around.host} an ACCEPT that somebody else puts ahead in iptables' INPUT overrules "
+        "that: its kernel has no table `security`",
+        "write deny (drop), which nobody overrules, or load iptable_security and ip6table_security there",
+    )
+
+
+def _icmp(policy: HostPolicy, reader: Reader) -> set[Where]:
+    """Rules that admit ICMP which starts no flow, and so never comes as far as a rule."""
+    found = set()
+    for hook, rules in (
+        ("inbound", policy.inbound),
+        ("outbound", policy.outbound),
+        ("forward", policy.forward),
+    ):
+        for rule in rules:
+            if rule.verdict != "allow":
+                continue
+            dead = [
+                f"{name} {', '.join(str(one) for one in kinds[:6])}{' and more' if len(kinds) > 6 else ''}"
+                for name, family, number, listed, never in (
+                    ("ICMP", "ipv4", ICMP, rule.services.icmp, ICMP_REDIRECT),
+                    ("ICMPv6", "ipv6", ICMPV6, rule.services.icmpv6, ICMPV6_REDIRECT),
+                )
+                if (
+                    kinds := [
+                        kind
+                        for low, high in listed
+                        for kind in range(low, high + 1)
+                        if kind == never or not starts_flow(cast(Family, family), number, kind)
+                    ]
+                )
+            ]
+            if dead:
+                found.add(rule.where)
+                reader.warn(
+                    "icmp-no-flow",
+                    rule.where,
+                    f"{hook} rule `{short(rule.name, 40)}` admits {' and '.join(dead)}, but no flow starts with these "
+                    "types: on their own they are dropped before any rule is asked",
+                    "take them out; answers and errors come in with the flow that they belong to",
+                )
+    return found
 
 
 def _interfaces(draft: Draft, around: Surroundings, reader: Reader) -> None:

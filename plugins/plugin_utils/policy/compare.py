@@ -438,6 +438,7 @@ _STEPS = {
     "ping": "defaults.ping",
     "spoofed": "anti-spoofing",
     "containers": "what holds for containers",
+    "invalid": "connection tracking: no flow begins with it",
     "redirect": "what holds for redirects and neighbour discovery",
     "bridge": "being inside one bridge",
     "trap": "a trap",

@@ -22,6 +22,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import 
     Packet,
     endpoint_matches,
     judge,
+    led_away,
     rule_matches,
     service_matches,
 )
@@ -119,30 +120,28 @@ def ask(
 
 def _led(policy: HostPolicy, packet: Packet) -> Packet:
     """The packet as a published port of ours leads it on, where one does."""
-    if packet.hook != "inbound" or packet.in_interface in policy.container_bridges:
+    publish = led_away(policy, packet) if packet.hook == "inbound" else None
+    if publish is None:
         return packet
-    for publish in policy.nat.publish:
-        if (
-            (_NUMBERS[publish.protocol], publish.port, publish.to_family)
-            == (packet.protocol, packet.port, packet.family)
-        ) and any(
-            endpoint_matches(one, packet.family, packet.source, packet.in_interface)
-            for one in publish.sources
-        ):
-            return replace(
-                packet,
-                hook="forward",
-                destination=publish.to_address,
-                port=publish.to_port,
-                original_destination=packet.destination,
-                original_port=packet.port,
-                out_interface=flows.OTHER,
-            )
-    return packet
+    led = replace(
+        packet,
+        destination=publish.to_address,
+        port=publish.to_port,
+        original_destination=packet.destination,
+        original_port=packet.port,
+    )
+    if flows.leads_here(policy, publish):
+        return led
+    if packet.in_interface in policy.container_bridges:
+        return packet
+    return replace(led, hook="forward", out_interface=flows.OTHER)
 
 
 def _leads_to(packet: Packet) -> str:
-    if packet.original_destination is None or packet.out_interface != flows.OTHER:
+    if packet.original_destination is None or (packet.hook, packet.out_interface) not in (
+        ("forward", flows.OTHER),
+        ("inbound", ""),
+    ):
         return ""
     host = cidrs.address_text(packet.family, packet.destination)
     return f"{host}:{packet.port}" if packet.family == "ipv4" else f"[{host}]:{packet.port}"

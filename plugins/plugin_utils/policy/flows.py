@@ -19,9 +19,11 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import 
     ICMP,
     ICMP_ECHO,
     ICMP_REDIRECT,
+    ICMP_STARTS,
     ICMPV6,
     ICMPV6_ECHO,
     ICMPV6_REDIRECT,
+    ICMPV6_STARTS,
     IGMP,
     MLD,
     MULTICAST_V4,
@@ -31,10 +33,12 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import 
     UDP,
     UNSPOOFABLE,
     Outcome,
+    address_in,
     counts_on,
     family_of,
     interface_matches,
     names_nothing,
+    starts_flow,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import (
     V4_MAX,
@@ -45,6 +49,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
     HostPolicy,
     Interval,
     Intervals,
+    Publish,
     Rule,
     ServiceSet,
     Verdict,
@@ -181,6 +186,8 @@ class Model:
                 split.take(MULTICAST_V4, Outcome("allow", step="essential"))
             elif intervals.contains(MULTICAST_V4, flow.fixed):
                 split.take_all(Outcome("allow", step="essential"))
+        if not starts_flow(flow.family, flow.protocol, flow.ports[0]):
+            split.take_all(self._drop("invalid"))
 
     def _dropped_by_source(self, flow: FlowClass) -> tuple[list[Part], Intervals]:
         """Steps 6b and 7 for every address; the same for all ports of an interface, so computed once."""
@@ -234,6 +241,7 @@ class Model:
         elif policy.traps and flow.protocol == TCP and intervals.contains(policy.traps.tcp, (flow.ports,)):
             split.take_all(self._drop("trap"))
         else:
+            split.take(self._led_away(flow), self._drop("default"))
             if policy.defaults.ping and is_ping(flow.family, flow.protocol, flow.ports):
                 allowed_to = addresses_on(policy.defaults.ping.sources, flow.family, flow.in_interface)
                 split.take(allowed_to, Outcome("allow", policy.defaults.ping.rate, step="ping"))
@@ -256,6 +264,17 @@ class Model:
         if key not in self._on:
             self._on[key] = addresses_on(endpoints, family, interface)
         return self._on[key]
+
+    def _led_away(self, flow: FlowClass) -> Intervals:
+        """Sources that one of our own entries translates at this port: what no rule admits of them is dropped."""
+        return intervals.union(
+            *(
+                addresses_on(publish.sources, flow.family, flow.in_interface)
+                for publish in self.policy.nat.publish
+                if (publish.to_family, NUMBERS[publish.protocol], (publish.port, publish.port))
+                == (flow.family, flow.protocol, flow.ports)
+            )
+        )
 
     def _container_names(self, flow: FlowClass) -> bool:
         """Whether this is a container asking its bridge for a name."""
@@ -397,9 +416,9 @@ def port_classes(
         cuts.update((low, high + 1))
     fixed: set[int] = set()
     if (protocol, family) == (ICMPV6, "ipv6"):
-        fixed = {ICMPV6_REDIRECT, ICMPV6_ECHO, *NEIGHBOUR_DISCOVERY, *MLD}
+        fixed = {ICMPV6_REDIRECT, *NEIGHBOUR_DISCOVERY, *MLD, *ICMPV6_STARTS}
     elif (protocol, family) == (ICMP, "ipv4"):
-        fixed = {ICMP_REDIRECT, ICMP_ECHO}
+        fixed = {ICMP_REDIRECT, *ICMP_STARTS}
     elif hook == "inbound" and protocol in (TCP, UDP):
         fixed = {53}
     for one in fixed:
@@ -411,6 +430,9 @@ def port_classes(
         if policy.traps and protocol == TCP:
             for low, high in policy.traps.tcp:
                 cuts.update((low, high + 1))
+        for publish in policy.nat.publish:
+            if hook == "inbound" and (NUMBERS[publish.protocol], publish.to_family) == (protocol, family):
+                cuts.update((publish.port, publish.port + 1))
     ordered = sorted(cut for cut in cuts if cut <= whole[0][1] + 1)
     return [(low, high - 1) for low, high in pairwise(ordered) if intervals.holds(wanted, low)]
 
@@ -491,15 +513,15 @@ def translations(
     """
     found: dict[tuple[FlowClass, Target], list[Part]] = {}
     for into in interface_atoms(policies, present):
-        if into in model.policy.container_bridges:
-            # What containers start obeys containers.outbound, translated or not.
-            continue
         taken: dict[tuple[str, int, Family], Intervals] = {}
         for publish in model.policy.nat.publish:
             family, number = publish.to_family, NUMBERS[publish.protocol]
             before = taken.get((publish.protocol, publish.port, family), ())
             sources = intervals.subtract(addresses_on(publish.sources, family, into), before)
             taken[publish.protocol, publish.port, family] = intervals.union(before, sources)
+            if into in model.policy.container_bridges and not leads_here(model.policy, publish):
+                # What containers send elsewhere obeys containers.outbound, translated or not.
+                continue
             for fixed in fixed_classes(policies, "published", family, number):
                 flow = FlowClass("published", into, "", family, number, (publish.port, publish.port), fixed)
                 parts = found.setdefault((flow, (publish.to_address, publish.to_port)), [])
@@ -509,6 +531,11 @@ def translations(
                     if (own := intervals.intersect(addresses, sources))
                 ]
     return found
+
+
+def leads_here(policy: HostPolicy, publish: Publish) -> bool:
+    """Whether a published port leads to the device itself, as far as its addresses are known."""
+    return address_in(policy.own_addresses, publish.to_family, publish.to_address)
 
 
 def engines_publish(policies: Iterable[HostPolicy]) -> bool:

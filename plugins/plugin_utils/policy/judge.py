@@ -21,6 +21,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
     Family,
     HostPolicy,
     Intervals,
+    Publish,
     Rate,
     Rule,
     ServiceSet,
@@ -33,6 +34,10 @@ ICMP_ERRORS = frozenset((3, 11, 12))
 ICMPV6_ERRORS = frozenset((1, 2, 3, 4))
 ICMP_REDIRECT, ICMPV6_REDIRECT = 5, 137
 ICMP_ECHO, ICMPV6_ECHO = 8, 128
+ICMP_STARTS = frozenset((8, 13, 15, 17))
+"""Requests: what connection tracking takes for the start of a flow. Whatever else belongs to no flow is invalid."""
+ICMPV6_STARTS = frozenset((128, 139, *range(130, 138), 143, *range(151, 154)))
+"""The same, and what it leaves untracked: multicast listeners and routers, neighbour discovery."""
 NEIGHBOUR_DISCOVERY = frozenset((133, 134, 135, 136))
 MLD = frozenset((130, 131, 132, 143))
 LINK_LOCAL: Intervals = ((0xFE80 << 112, (0xFEC0 << 112) - 1),)
@@ -50,8 +55,8 @@ class Packet:
     """One packet at one hook, as the kernel's connection tracking sees it.
 
     ``port`` is the destination port (TCP, UDP, SCTP) or the ICMP type. A packet whose destination was
-    translated (published) is at the hook ``forward``, with ``original_destination`` and ``original_port``.
-    ``syn`` says for TCP that of SYN, ACK, RST and FIN only SYN is set.
+    translated (published) has ``original_destination`` and ``original_port``; it is at the hook ``forward``, or at
+    ``inbound`` where it leads to the device itself. ``syn`` says for TCP that of SYN, ACK, RST and FIN only SYN is set.
     """
 
     hook: Literal["inbound", "outbound", "forward"]
@@ -116,7 +121,7 @@ def judge(
         return passes("essential")
     if essential is False:
         return drops("redirect")
-    if p.state == "invalid" or (p.protocol == TCP and not p.syn):
+    if p.state == "invalid" or (p.protocol == TCP and not p.syn) or (p.state == "new" and not _starts(p)):
         return drops("invalid")
     if not outbound and spoofed(policy, p.family, p.source, p.in_interface):
         return drops("spoofed")
@@ -185,11 +190,16 @@ def _by_rules(policy: HostPolicy, p: Packet, on: date | None) -> Outcome:
         )
     ):
         return Outcome("allow", step="containers")
+    if p.original_destination is not None:
+        decided = first(policy.inbound, p.original_destination, p.original_port)
+        return decided or Outcome("deny", log=log, step="default")
     decided = first(policy.inbound, p.destination, p.port)
     if decided:
         return decided
     if policy.traps and p.protocol == TCP and holds(policy.traps.tcp, p.port):
         return Outcome("deny", log=log, step="trap")
+    if p.state == "new" and led_away(policy, p):
+        return Outcome("deny", log=log, step="default")
     ping = policy.defaults.ping
     if (
         ping
@@ -198,6 +208,17 @@ def _by_rules(policy: HostPolicy, p: Packet, on: date | None) -> Outcome:
     ):
         return Outcome("allow", ping.rate, step="ping")
     return fallback(policy.defaults.inbound)
+
+
+def led_away(policy: HostPolicy, p: Packet) -> Publish | None:
+    """The first of our own entries that translates a packet to one of the device's addresses."""
+    for publish in policy.nat.publish:
+        number = TCP if publish.protocol == "tcp" else UDP
+        if (number, publish.port, publish.to_family) == (p.protocol, p.port, p.family) and any(
+            endpoint_matches(one, p.family, p.source, p.in_interface) for one in publish.sources
+        ):
+            return publish
+    return None
 
 
 def rule_matches(rule: Rule, policy: HostPolicy, p: Packet, destination: int, port: int) -> bool:
@@ -277,6 +298,18 @@ def spoofed(policy: HostPolicy, family: Family, source: int, interface: str) -> 
 def counts_on(interfaces: tuple[str, ...], name: str) -> bool:
     """Whether something that stands on ``interfaces`` (none: all) concerns the interface ``name``."""
     return not interfaces or any(interface_matches(pattern, name) for pattern in interfaces)
+
+
+def _starts(p: Packet) -> bool:
+    """Whether connection tracking lets a flow begin with this packet."""
+    return starts_flow(p.family, p.protocol, p.port)
+
+
+def starts_flow(family: Family, protocol: int, kind: int) -> bool:
+    """Whether a flow may begin with this protocol and ICMP type; answers and errors belong to another flow."""
+    if (protocol, family) == (ICMP, "ipv4"):
+        return kind in ICMP_STARTS
+    return (protocol, family) != (ICMPV6, "ipv6") or kind in ICMPV6_STARTS
 
 
 def _icmp_error(p: Packet) -> bool:

@@ -184,6 +184,8 @@ class HostPolicy:
     """All bridge interfaces, container bridges included: traffic inside one passes."""
     container_addresses: tuple[Endpoint, ...] = ()
     """For every container bridge its own addresses there: name service (port 53) answers on them."""
+    own_addresses: Addresses = Addresses()
+    """The device's own, where they are known: a published port may lead to one of them."""
     defaults: Defaults = Defaults()
     blocklists: tuple[Blocklist, ...] = ()
     antispoof: tuple[Endpoint, ...] = ()

@@ -30,6 +30,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import 
     counts_on,
     family_of,
     names_nothing,
+    starts_flow,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import (
     Endpoint,
@@ -298,6 +299,11 @@ class _Lines:
             base = TCP << _PORT_BITS
             trapped = intervals.merge((base + low, base + high) for low, high in policy.traps.tcp)
             steps.append(((every[0], every[1], trapped), ("deny", None)))
+        for publish in policy.nat.publish:
+            if publish.to_family == self.family:
+                port = (flows.NUMBERS[publish.protocol] << _PORT_BITS) + publish.port
+                sources = self.ends(publish.sources, self.ins, True)
+                steps.append(((sources, every[1], ((port, port),)), ("deny", None)))
         ping = policy.defaults.ping
         if ping:
             number, kind = (ICMP, ICMP_ECHO) if self.family == "ipv4" else (ICMPV6, ICMPV6_ECHO)
@@ -339,6 +345,7 @@ class _Lines:
         else:
             kinds = {ICMPV6_REDIRECT, *NEIGHBOUR_DISCOVERY} | (set() if forwarded else MLD)
             number = ICMPV6
+        kinds.update(kind for kind in range(256) if not starts_flow(self.family, number, kind))
         base = number << _PORT_BITS
         return intervals.merge((base + kind, base + kind) for kind in kinds)
 

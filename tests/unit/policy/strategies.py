@@ -62,7 +62,7 @@ def service_sets(draw: st.DrawFn) -> ServiceSet:
     if kind == 0:
         return ServiceSet(any=True)
     if kind == 1:
-        return ServiceSet(icmp=((8, 8),), icmpv6=((128, 128), (135, 137)))
+        return ServiceSet(icmp=((0, 0), (8, 9)), icmpv6=((1, 1), (128, 128), (135, 137)))
     if kind == 2:
         return ServiceSet(protocols=((6, 6), (47, 50)))
     low = draw(st.sampled_from(PORTS))
@@ -135,9 +135,23 @@ def packets(hook: str, published: bool = False) -> list[Packet]:
     kinds = [
         (
             "ipv4",
-            [(TCP, port) for port in (22, 23, 80, 81)] + [(UDP, 53), (ICMP, 8), (ICMP, 5), (47, 0), (2, 0)],
+            [(TCP, port) for port in (22, 23, 80, 81)]
+            + [(UDP, 53), (ICMP, 8), (ICMP, 5), (ICMP, 0), (ICMP, 10)]
+            + [(47, 0), (2, 0)],
         ),
-        ("ipv6", [(TCP, 22), (UDP, 53), (ICMPV6, 128), (ICMPV6, 135), (ICMPV6, 137), (ICMPV6, 131), (50, 0)]),
+        (
+            "ipv6",
+            [
+                (TCP, 22),
+                (UDP, 53),
+                (ICMPV6, 128),
+                (ICMPV6, 135),
+                (ICMPV6, 137),
+                (ICMPV6, 131),
+                (ICMPV6, 1),
+                (50, 0),
+            ],
+        ),
     ]
     for family, services in kinds:
         base = TENS if family == "ipv4" else V6

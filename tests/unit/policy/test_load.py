@@ -564,6 +564,43 @@ def test_a_published_port_without_an_inbound_rule_is_a_warning(loaded: Loader) -
     assert found(loaded(SOUND + nat % 22)) == []
 
 
+@pytest.mark.parametrize(
+    ("service", "says"),
+    [
+        ("icmp: [9, 10]", "ICMP 9, 10"),
+        ("icmp: [0, 8], icmpv6: [1]", "ICMP 0 and ICMPv6 1"),
+        ("icmp: [5]", "ICMP 5"),
+        ("icmpv6: [137]", "ICMPv6 137"),
+        ('icmp: ["0-254"]', "ICMP 0, 1, 2, 3, 4, 5 and more"),
+        ("icmp: [8, 13, 15, 17], icmpv6: [128, 135, 143, 151]", ""),
+    ],
+)
+def test_icmp_that_starts_no_flow_is_a_finding_where_it_is_admitted(
+    loaded: Loader, service: str, says: str
+) -> None:
+    text = SOUND + f"  - {{name: ra, allow: [some]}}\nservices: {{some: {{{service}}}}}\n"
+    resolved = loaded(text)
+    assert [one.id for one in resolved.findings] == (["icmp-no-flow"] if says else [])
+    assert not says or f"admits {says}, but" in resolved.findings[0].message
+    assert loaded(text.replace("allow: [some]", "deny: [some]")).errors == ()
+
+
+def test_a_reject_that_others_can_overrule_is_a_finding(loaded: Loader) -> None:
+    features = ["reject", "mangle"]
+    xtables = {"works": True, "features": features}
+    device = DEVICE | {"firewall": {"iptables": xtables, "ip6tables": xtables}}
+    text = SOUND + "  - {name: no web, reject: [http]}\n"
+    for policy in (text, SOUND + "defaults: {inbound: reject}\n"):
+        assert [one.id for one in loaded(policy, device=device).findings] == ["reject-overruled"]
+    assert loaded(SOUND, device=device).findings == ()
+    assert (
+        loaded(text, device=device | {"firewall": {"nft": {"works": True}, "iptables": xtables}}).findings
+        == ()
+    )
+    features.append("security")
+    assert loaded(text, device=device).findings == ()
+
+
 def test_probed_bridges_reach_the_policy(loaded: Loader) -> None:
     own = ["172.17.0.1/16", "fe80::42:acff:fe11:1/64"]
     docker = {"name": "docker0", "kind": "container_bridge", "addresses": own}

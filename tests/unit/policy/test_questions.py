@@ -20,6 +20,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import (
     compare,
     explain,
     exposure,
+    flows,
     load,
     report,
     versions,
@@ -218,6 +219,72 @@ def test_where_a_published_port_leads_is_part_of_every_answer() -> None:
     other = replace(asked, service="tcp/444")
     (answer,) = explain.ask(bare, new.services, new.zones, other)
     assert (answer.outcome.verdict, explain.as_data([answer])[0]["leads_to"]) == ("allow", "")
+
+
+@pytest.mark.parametrize("known", ["device", "inventory"])
+def test_a_port_that_leads_to_one_of_our_own_is_judged_by_the_port_that_was_asked_for(known: str) -> None:
+    """As in the kernel, which tests/kernel/test_behaviour.py asks."""
+    publish = {"publish": [{"name": "panel", "port": 8443, "to": "10.20.0.1:443"}]}
+
+    def site(allowed: str, to: str = "10.20.0.1:443", inbound: str = "drop") -> load.Resolved:
+        publish["publish"][0]["to"] = to
+        layer = {
+            "nat": publish,
+            "services": {"asked": {"tcp": [8443]}, "led": {"tcp": [443]}},
+            "inbound": [{"name": "web", "allow": [allowed]}],
+            "defaults": {"inbound": inbound, "reason": "trial"},
+        }
+        addresses: dict[str, Any] = {"inventory": {"gw1": ["10.20.0.1"]}}
+        if known == "device":
+            addresses = {"device": {"interfaces": [{"name": "eth0", "addresses": ["10.20.0.1/24"]}]}}
+        return load.load_host(None, "gw1", variables={"sallyport_policy__00_x": layer}, **addresses)
+
+    def asked(found: load.Resolved, port: int, interface: str = "eth0") -> tuple[str, str]:
+        question = explain.Question("198.51.100.9", f"tcp/{port}", interface=interface)
+        (answer,) = explain.ask(found.tentative, found.services, found.zones, question)
+        return answer.outcome.verdict, explain.as_data([answer])[0]["leads_to"]
+
+    by_target, by_original = site("led"), site("asked")
+    assert asked(by_target, 8443) == ("deny", "10.20.0.1:443")
+    assert asked(by_target, 443) == ("allow", "")
+    assert asked(by_original, 8443) == ("allow", "10.20.0.1:443")
+    assert asked(by_original, 443) == ("deny", "")
+    for found, closed in ((by_target, True), (by_original, False)):
+        assert ("publish-closed" in {one.id for one in found.findings}) is closed
+        passing = exposure.for_vantage(found.tentative, "198.51.100.9", "eth0")["tcp"]
+        assert passing == (((443, 443),) if closed else ((8443, 8443),))
+    # What no rule admits of a translated port is dropped, however open the rest is.
+    opened = site("led", inbound="allow")
+    assert asked(opened, 8443)[0] == "deny" and asked(opened, 8442)[0] == "allow"
+    assert exposure.for_vantage(opened.tentative, "198.51.100.9", "eth0")["tcp"] == ((0, 8442), (8444, 65535))
+    # A container is led on only where the way ends on the device; elsewhere it obeys what holds for containers.
+    for found, leads in ((by_original, True), (site("asked", "10.20.0.9:443"), False)):
+        policy = replace(found.tentative, container_bridges=("pod0",), bridges=("pod0",))
+        assert asked(replace(found, tentative=policy), 8443, "pod0") == ("allow", "10.20.0.1:443" * leads)
+        led = [flow for flow, _to in flows.translations(flows.Model(policy), [policy])]
+        assert ("pod0" in {flow.in_interface for flow in led}) is leads
+
+
+def test_icmp_that_starts_no_flow_passes_in_no_answer() -> None:
+    """Connection tracking calls it invalid, so no rule is ever asked: tests/kernel/test_equivalence.py."""
+    layer = SITE | {
+        "services": {"all": {"icmp": ["0-254"], "icmpv6": ["0-255"]}},
+        "inbound": [{"name": "all of it", "allow": ["all"]}],
+    }
+    found = load.load_host(None, "gw1", variables={"sallyport_policy__00_x": layer})
+    policy = found.tentative
+    assert exposure.for_vantage(policy, "198.51.100.9", "eth0")["icmp"] == (
+        (8, 8),
+        (13, 13),
+        (15, 15),
+        (17, 17),
+    )
+    six = exposure.for_vantage(policy, "2001:db8::9")["icmpv6"]
+    assert six == ((128, 128), (130, 136), (139, 139), (143, 143), (151, 153))
+    asked = explain.Question("198.51.100.9", "icmp/9", interface="eth0")
+    (answer,) = explain.ask(policy, found.services, found.zones, asked)
+    assert (answer.outcome.verdict, answer.outcome.step) == ("deny", "invalid")
+    assert "no flow begins with it" in explain.as_text(asked, [answer])
 
 
 def git(folder: Path, *arguments: str) -> None:

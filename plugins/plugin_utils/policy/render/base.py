@@ -147,6 +147,12 @@ def clock_plausible(device: Mapping[str, Any] | None) -> bool:
     return bool(((device or {}).get("clock") or {}).get("plausible"))
 
 
+def behind_filter(device: Mapping[str, Any] | None, tool: str) -> bool:
+    """Whether iptables has a table behind ``filter`` in INPUT. Without a device to ask, as every kernel of today."""
+    features = (((device or {}).get("firewall") or {}).get(tool) or {}).get("features")
+    return not features or "security" in features
+
+
 def loader() -> str:
     """The program on the device that loads, checks, shows and removes any backend's files."""
     return (Path(__file__).parent / "firewall-load.sh").read_text(encoding="utf-8")

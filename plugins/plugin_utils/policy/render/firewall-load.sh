@@ -49,7 +49,13 @@ nft_table() {
 nft_program() { # FILE LISTS ADOPT
 	nft_old=$(nft_table)
 	[ -z "$nft_old" ] || echo 'flush table inet sallyport'
+	# Maps are never ours. Their elements may lead to chains and other objects, which cannot go before them.
+	printf '%s\n' "$nft_old" | sed -n 's/^	map \(.*\) {$/flush map inet sallyport \1\
+delete map inet sallyport \1/p'
 	printf '%s\n' "$nft_old" | while read -r kind name rest; do
+		case $kind:$rest in
+		ct:*' {') kind="ct $name" name=${rest% \{} rest='{' ;;
+		esac
 		[ "$rest" = '{' ] || continue
 		case $kind:$name in
 		chain:*)
@@ -59,7 +65,9 @@ nft_program() { # FILE LISTS ADOPT
 		set:bans* | set:rate*)
 			grep -q "^add set inet sallyport $name {\$" "$1" || echo "delete set inet sallyport $name"
 			;;
-		set:*) echo "delete set inet sallyport $name" ;;
+		set:* | counter:* | quota:* | limit:* | secmark:* | synproxy:* | flowtable:* | 'ct '*:*)
+			echo "delete $kind inet sallyport $name"
+			;;
 		esac
 	done
 	[ ! -e "$2" ] || echo "include \"$2\""
@@ -97,7 +105,7 @@ xt_program() { # COMMAND FILE ADOPT: the restore program; without FILE it remove
 		[ -n "$2" ] || return 0
 		die "$1-save failed"
 	fi
-	for table in filter raw nat mangle; do
+	for table in filter security raw nat mangle; do
 		old=$(printf '%s\n' "$saved" | sed -n "/^\*$table\$/,/^COMMIT\$/p")
 		new=
 		[ -z "$2" ] || new=$(sed -n "/^\*$table\$/,/^COMMIT\$/{/^[:-]/p;}" "$2")
@@ -115,7 +123,8 @@ xt_program() { # COMMAND FILE ADOPT: the restore program; without FILE it remove
 		done
 		[ -z "$new" ] || printf '%s\n' "$new"
 		[ "$3" = no ] || [ "$table" != mangle ] || echo '-I SALLYPORT-RUNNING 1 -j RETURN'
-		printf '%s\n' "$old" | sed -n 's/^-A \([A-Z]*\) -j SALLYPORT-\1$/-D \1 -j SALLYPORT-\1/p'
+		# Whatever leads into our chains, under any condition and from anywhere: a chain that is led to cannot go.
+		printf '%s\n' "$old" | sed -n -e '/^-A SALLYPORT-/d' -e 's/^-A \(.* -[gj] SALLYPORT-[^ ]*\)$/-D \1/p'
 		for base in PREROUTING INPUT FORWARD OUTPUT POSTROUTING; do
 			case $new in *":SALLYPORT-$base "*) echo "-I $base 1 -j SALLYPORT-$base" ;; esac
 		done
@@ -200,7 +209,7 @@ xt_live() {
 				rule=${line#-A }
 				[ "${rule%% *}" = "$last" ] || at=0
 				last=${rule%% *} at=$((at + 1))
-				case $line in *'-j SALLYPORT-'*) echo "$command $table $last rule $at: $line" ;; esac
+				case $line in *'-j SALLYPORT-'* | *'-g SALLYPORT-'*) echo "$command $table $last rule $at: $line" ;; esac
 				;;
 			esac
 		done | sort | sed 's/ 1[0-9]\{6\} / /'
@@ -277,7 +286,7 @@ load() { # What another tool held is removed only after the new rules stand.
 	cut_flows
 }
 
-verify() { # Every chain of the files is there, and the hooks lead to them.
+verify() { # Every chain of the files is there and holds rules, and the hooks lead to them.
 	if [ -e "$DIR/nft" ]; then
 		have=$(nft_table)
 		for file in "$DIR/nft-lists" "$DIR/nft"; do
@@ -288,24 +297,46 @@ verify() { # Every chain of the files is there, and the hooks lead to them.
 			*) die "the kernel has no $kind $name" ;;
 			esac
 		done
+		filled=$(printf '%s\n' "$have" | nft_filled)
+		nft_filled <"$DIR/nft" | while read -r name; do
+			case $LF$filled$LF in
+			*"$LF$name$LF"*) ;;
+			*) die "the kernel has no rules in chain $name" ;;
+			esac
+		done
 		return 0
 	fi
 	for pair in v4:iptables v6:ip6tables; do
 		recent_holds "$DIR/${pair%:*}"
 		have=$("${pair#*:}-save") || die "${pair#*:}-save failed"
-		sed -n 's/^:\(SALLYPORT-[^ ]*\) .*/\1/p' "$DIR/${pair%:*}" | while read -r chain; do
-			case $have in *":$chain "*) ;; *) die "${pair#*:} has no chain $chain" ;; esac
+		sed -n -e '/^\*/p' -e '/^:SALLYPORT-/p' "$DIR/${pair%:*}" | while read -r chain rest; do
+			case $chain in
+			'*'*)
+				table=${chain#?}
+				part=$(printf '%s\n' "$have" | sed -n "/^\*$table\$/,/^COMMIT\$/p")
+				continue
+				;;
+			esac
+			chain=${chain#:}
+			case $part in *":$chain "*) ;; *) die "${pair#*:} has no chain $chain in $table" ;; esac
+			if sed -n "/^\*$table\$/,/^COMMIT\$/p" "$DIR/${pair%:*}" | grep -q "^-A $chain "; then
+				case $part in *"-A $chain "*) ;; *) die "${pair#*:} has no rules in chain $chain of $table" ;; esac
+			fi
 			base=${chain#SALLYPORT-}
 			case $base in
 			PREROUTING | INPUT | FORWARD | OUTPUT | POSTROUTING)
-				case $have in
-				*"-A $base -j $chain"*) ;;
-				*) die "nothing leads from $base to $chain" ;;
+				case $part$LF in
+				*"-A $base -j $chain$LF"*) ;;
+				*) die "nothing leads from $base to $chain in $table" ;;
 				esac
 				;;
 			esac
 		done
 	done
+}
+
+nft_filled() { # the names of chains that hold rules, from a listing
+	sed -n -e '/^	[a-z]/{s/^	chain \(.*\) {$/\1/;h;}' -e '/^		type .* hook /d' -e '/^		/{g;/^[^	]/p;}' | sort -u
 }
 
 # Bans by hand. They end by themselves, and outlive a new generation, not a reboot.

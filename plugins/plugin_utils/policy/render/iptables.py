@@ -15,7 +15,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base import (
     FAMILIES,
     Unsupported,
-    clock_plausible,
     content_hash,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.xtables import (
@@ -36,8 +35,7 @@ def rulesets(policy: HostPolicy, device: Mapping[str, Any] | None = None) -> dic
     """The files ``v4`` and ``v6``. Raises Unsupported for what plain iptables cannot say."""
     _refuse_large(policy)
     words = _Prefixes(policy)
-    clock = clock_plausible(device)
-    texts = {f"v{family[-1]}": Writer(policy, family, words, clock).text() for family in FAMILIES}
+    texts = {f"v{family[-1]}": Writer(policy, family, words, device).text() for family in FAMILIES}
     for name, text in texts.items():
         rules = text.count("\n-A ")
         if rules > MOST_RULES:

@@ -19,7 +19,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base i
     BANS_SIZE,
     BITS,
     FAMILIES,
-    clock_plausible,
     content_hash,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.xtables import Vocabulary, Writer
@@ -40,8 +39,7 @@ def rulesets(policy: HostPolicy, device: Mapping[str, Any] | None = None) -> dic
     what these tools cannot say.
     """
     words = _Sets(policy)
-    clock = clock_plausible(device)
-    v4, v6 = (Writer(policy, family, words, clock).text() for family in FAMILIES)
+    v4, v6 = (Writer(policy, family, words, device).text() for family in FAMILIES)
     return {**words.files(), "v4": v4, "v6": v6}
 
 

@@ -148,6 +148,7 @@ class _Writer:
                     for where in self._conditions(Match(family, None, names, own)):
                         for protocol in ("tcp", "udp"):
                             self.chains["input"].append(f"{where} {protocol} dport 53 accept")
+        self.chains["input"].append("ct status dnat goto judge_published")
         self.chains["input"] += self._rules(policy.inbound, "inbound")
         if policy.traps:
             self.chains["input"].append(f"tcp dport {_ports(policy.traps.tcp)} goto at_trap")

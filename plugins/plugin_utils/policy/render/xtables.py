@@ -6,14 +6,15 @@ Filtering stands in ``mangle``: container engines and others put their jumps ahe
 and an ACCEPT there must not overrule a refusal of ours. Permitted is RETURN out of our chain, never ACCEPT. Since
 RETURN ends only the innermost jump, whatever can permit is reached by ``-g`` (goto), never by ``-j``.
 ``REJECT`` exists in ``filter`` alone: such packets carry one mark bit from ``mangle`` to there, and what somebody
-accepted on the way is dropped in ``mangle POSTROUTING``.
+accepted on the way is dropped behind it, in ``mangle POSTROUTING`` and, where the kernel has it, ``security INPUT``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import date
+from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.cidrs import prefix_texts
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.intervals import union
@@ -38,6 +39,8 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base i
     RATE_TABLE_SIZE,
     Unsupported,
     address,
+    behind_filter,
+    clock_plausible,
     comment,
     interface,
     never_banned,
@@ -88,11 +91,14 @@ class Vocabulary(ABC):
 class Writer:
     """One family's file. Chains are named without the common prefix."""
 
-    def __init__(self, policy: HostPolicy, family: Family, words: Vocabulary, clock: bool) -> None:
+    def __init__(
+        self, policy: HostPolicy, family: Family, words: Vocabulary, device: Mapping[str, Any] | None
+    ) -> None:
         self.policy = policy
         self.family = family
         self.words = words
-        self.clock = clock
+        self.clock = clock_plausible(device)
+        self.behind_filter = behind_filter(device, "iptables" if family == "ipv4" else "ip6tables")
         self.tables: dict[str, dict[str, list[str]]] = {}
         self.drop = "-j DROP"
 
@@ -136,6 +142,7 @@ class Writer:
             for names, own in places(policy.container_addresses, self.family):
                 for where in self._conditions(Match(self.family, None, names, own)):
                     chain += [f"{where} -p {protocol} --dport 53 -j RETURN" for protocol in ("tcp", "udp")]
+        chain.append(f"-m conntrack --ctstate DNAT -g {OWN}PUBLISHED")
         chain += self._rules(policy.inbound, "inbound")
         if policy.traps:
             chain += [f"-p tcp {ports} -g {OWN}TRAP" for ports in _ports(policy.traps.tcp)]
@@ -274,6 +281,8 @@ class Writer:
         chain += [f"-m pkttype --pkt-type {kind} -j DROP" for kind in ("broadcast", "multicast")]
         chain.append(f"-j MARK --set-xmark {REJECT_MARK}")
         self.add_chain("mangle", "POSTROUTING", [f"-m mark --mark {REJECT_MARK} -j DROP"])
+        if self.behind_filter:
+            self.add_chain("security", "INPUT", [f"-m mark --mark {REJECT_MARK} -j DROP"])
         for hook in ("INPUT", "FORWARD", "OUTPUT"):
             self.add_chain("filter", hook, [f"-m mark --mark {REJECT_MARK} -g {OWN}REJECT"])
         answer = "icmp-admin-prohibited" if self.family == "ipv4" else "icmp6-adm-prohibited"
