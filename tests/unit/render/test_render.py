@@ -132,6 +132,7 @@ XTABLES = [
     "nflog",
     "synproxy",
     "mangle",
+    "security",
     "set",
 ]
 NFT = ["synproxy", "log", "reject", "fib", "nat"]
@@ -176,6 +177,19 @@ def test_nft_is_asked_for_its_parts_too(absent: str) -> None:
         render(LOUD, taking(("nft",), absent))
     harmless = Rule("fib saddr synproxy reject with log prefix", "allow", SSH)
     render(HostPolicy("gate", inbound=(harmless,)), taking(("nft",), *NFT))
+
+
+@pytest.mark.parametrize("tools", [IPTABLES, (*IPTABLES, "ipset")], ids=["plain", "ipset"])
+def test_a_reject_is_held_behind_filter_where_the_kernel_has_a_table_there(tools: tuple[str, ...]) -> None:
+    for absent in ((), ("security",)):
+        files = {
+            file.path.rpartition("/")[2]: file.content or ""
+            for file in render(LOUD, taking(tools, *absent)).files
+        }
+        for name in ("v4", "v6"):
+            assert ("*security\n:SALLYPORT-INPUT" in files[name]) is not bool(absent)
+    quiet = render(HostPolicy("gate"), taking(tools)).files
+    assert not any("*security" in (file.content or "") for file in quiet)
 
 
 def test_without_sets_or_comments_in_the_kernel_plain_iptables_is_left() -> None:
