@@ -11,7 +11,10 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.access import known_
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device import generations
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.commit import CommitError, run
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Exchange
-from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import DEFAULT_STATE_DIR
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import (
+    DEFAULT_STATE_DIR,
+    printable,
+)
 
 
 class ActionModule(ActionBase):
@@ -86,6 +89,6 @@ def _readable(generation: generations.Generation) -> dict[str, Any]:
         "when": generation.when,
         "by": generation.by,
         "note": generation.note,
-        "files": sorted(generation.files),
+        "files": sorted(printable(path) for path in generation.files),
         "kept": not generation.pruned,
     }

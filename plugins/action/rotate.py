@@ -113,7 +113,7 @@ class ActionModule(ActionBase):
     def _run(self, host: str, arguments: Mapping[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         path, new_key = self._key(str(arguments["key"]))
         exchange = _WithNewKey(self)
-        exchange.key = path
+        exchange.key = exchange.next_key = path
         if exchange.transport == "ssh":
             # A run that was broken off has rotated some devices already: those know the new key only.
             before = self._connection.get_option("ssh_extra_args") or ""

@@ -186,6 +186,12 @@ confirmed:
   description: C(ssh) over a new connection, C(local) where there is none.
   type: str
   returned: when confirmed
+loopback:
+  description: >-
+    What worked over the device's own loopback before the change, and after it: C(login), C(handshake), C(banner) or
+    C(none). The variable C(sallyport_loopback) demands one of them.
+  type: str
+  returned: with the connection C(local), when something was to be changed
 public:
   description: Public parts of generated files, by destination.
   type: dict

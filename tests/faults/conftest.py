@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +48,37 @@ def devices() -> Iterator[Devices]:
     yield Devices(one)
     if not found:
         one.down()
+
+
+@pytest.fixture(params=["as installed", *os.environ.get("SALLYPORT_CORES", "").split()])
+def clean(
+    request: pytest.FixtureRequest, devices: Devices, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Devices]:
+    """The devices, driven by the ansible-core of this environment, and by others that SALLYPORT_CORES names.
+
+    For example SALLYPORT_CORES='2.17=/usr/bin/python3.10 2.21=/usr/bin/python3.13'. What a test leaves is taken back.
+    """
+    one = devices
+    if request.param != "as installed":
+        one = Devices(devices.lab, _other_core(request.param, tmp_path_factory) / "ansible-playbook")
+    yield one
+    for host in ("debian12", "vendor", "operator", "operator-password"):
+        left = "ls -d /var/lib/sallyport /etc/trial* 2>/dev/null || :"
+        if devices.inside(host, left):
+            one.rollback(host, to="factory")
+            assert not devices.inside(host, left), host
+
+
+_CORES: dict[str, Path] = {}
+
+
+def _other_core(asked: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of another ansible-core, in an environment of its own."""
+    if asked not in _CORES:
+        core, _, python = asked.partition("=")
+        folder = tmp_path_factory.mktemp("core") / "venv"
+        subprocess.run([python, "-m", "venv", str(folder)], check=True)
+        pip = [str(folder / "bin/pip"), "install", "--quiet", "--no-input"]
+        subprocess.run([*pip, f"ansible-core=={core}.*", "netaddr"], check=True, capture_output=True)
+        _CORES[asked] = folder / "bin"
+    return _CORES[asked]

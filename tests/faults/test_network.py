@@ -289,6 +289,15 @@ def test_a_session_that_dies_while_the_change_is_sent_has_changed_nothing(far: F
         _is("refused", {host: running.result()}, "it did not begin, and nothing was changed")
 
 
+def test_a_session_that_ends_while_the_device_checks_leaves_nothing_staged(far: Far) -> None:
+    """The device learns of it when it answers; the fixture looks for what is left, before any other run."""
+    running = far.begin_and_wait("check")
+    assert far.kill_sessions()
+    far.line.injected.append("all sessions killed")
+    far.go()
+    _is("refused", _results(running), "it did not begin, and nothing was changed")
+
+
 def test_a_change_whose_session_is_lost_while_the_device_checks_it_is_waited_for(far: Far) -> None:
     """The device does not know that the session is gone; who asks in between must not hear that nothing began."""
     running = far.begin_and_wait("check")

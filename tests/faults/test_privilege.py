@@ -3,7 +3,8 @@ work is refused by name with nothing changed."""
 
 from __future__ import annotations
 
-import os
+import io
+import json
 import subprocess
 import sys
 import tarfile
@@ -24,40 +25,6 @@ _ADMIN = {
     "debian12": {"ansible_user": "admin", "ansible_password": "password", "ansible_become_password": "admin"},
     "vendor": {"ansible_user": "admin", "ansible_password": "admin", "ansible_become_password": "admin"},
 }
-
-
-@pytest.fixture(params=["as installed", *os.environ.get("SALLYPORT_CORES", "").split()])
-def clean(
-    request: pytest.FixtureRequest, devices: Devices, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Devices]:
-    """The devices, driven by the ansible-core of this environment, and by others that SALLYPORT_CORES names.
-
-    For example SALLYPORT_CORES='2.17=/usr/bin/python3.10 2.21=/usr/bin/python3.13'.
-    """
-    one = devices
-    if request.param != "as installed":
-        one = Devices(devices.lab, other_core(request.param, tmp_path_factory) / "ansible-playbook")
-    yield one
-    for host in ("debian12", "vendor", "operator", "operator-password"):
-        left = "ls -d /var/lib/sallyport /etc/trial* 2>/dev/null || :"
-        if devices.inside(host, left):
-            one.rollback(host, to="factory")
-            assert not devices.inside(host, left), host
-
-
-_CORES: dict[str, Path] = {}
-
-
-def other_core(asked: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of another ansible-core, in an environment of its own."""
-    if asked not in _CORES:
-        core, _, python = asked.partition("=")
-        folder = tmp_path_factory.mktemp("core") / "venv"
-        subprocess.run([python, "-m", "venv", str(folder)], check=True)
-        pip = [str(folder / "bin/pip"), "install", "--quiet", "--no-input"]
-        subprocess.run([*pip, f"ansible-core=={core}.*", "netaddr"], check=True, capture_output=True)
-        _CORES[asked] = folder / "bin"
-    return _CORES[asked]
 
 
 @pytest.mark.parametrize("host", ["debian12", "vendor", "operator", "operator-password"])
@@ -172,6 +139,12 @@ def test_ssh_arguments_that_ask_for_a_terminal_are_refused_by_name(clean: Device
     assert not clean.inside("debian12", "ls -d /var/lib/sallyport /etc/trial 2>/dev/null || :")
 
 
+def test_ssh_arguments_that_end_in_the_middle_are_refused_by_name(clean: Devices) -> None:
+    """Ansible's own reading of them ends the worker without a word."""
+    result = clean.commit("debian12", files=[_FILE], variables={"ansible_ssh_common_args": "-o"})
+    assert result["failed"] and "end in an option without its value" in result["msg"], result
+
+
 @pytest.mark.parametrize("kind", ["drops", "refuses"])
 def test_a_connection_that_does_not_carry_standard_input_is_refused_by_name(
     kind: str, clean: Devices
@@ -207,6 +180,11 @@ def puller(devices: Devices) -> Devices:
             home = "opt/pull/collections/ansible_collections/sallyport/iot"
             for name in ("plugins", "filter_plugins", "roles", "meta", "galaxy.yml"):
                 archive.add(CHECKOUT / name, f"{home}/{name}", filter=_of_root)
+            for name, module in (("ansible", "adhoc"), ("ansible-playbook", "playbook")):
+                script = f"#!/usr/bin/python3\nfrom ansible.cli.{module} import main\nmain()\n".encode()
+                member = tarfile.TarInfo(f"opt/pull/bin/{name}")
+                member.size, member.mode = len(script), 0o755
+                archive.addfile(member, io.BytesIO(script))
         handle.seek(0)
         container = devices.lab.container("operator-password")
         subprocess.run(["podman", "exec", "-i", container, "tar", "-x", "-C", "/"], stdin=handle, check=True)
@@ -219,31 +197,25 @@ def _of_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-_PULL = """\
-- hosts: localhost
-  connection: local
-  gather_facts: false
-  become: true
-  tasks:
-    - sallyport.iot.commit:
-        name: trial
-        files: [{dest: /etc/trial, content: "new\\n"}]
-        verify: ["@verify"]
-      register: result
-      ignore_errors: true
-    - ansible.builtin.debug: {msg: "{{ 'RESULT ' ~ result.state | default('none') ~ ' ' ~ result.confirmed | default('') }} {{ result.msg | default('') }}"}
-"""
+_TOLD = "'RESULT ' ~ result.state | default('none') ~ ' ' ~ result.confirmed | default('') ~ ' ' ~ result.loopback | default('')"
 
 
-def _pull(devices: Devices, verify: str, password: str = "technician") -> str:
+def _pull(devices: Devices, *variables: str, password: str = "technician", **commit: Any) -> str:
     """Run as the technician, whose sudo asks for a password, with pipelining off; what Ansible printed."""
-    devices.inside(
-        "operator-password", f"cat >/opt/pull/play.yml <<'EOF'\n{_PULL.replace('@verify', verify)}EOF\n"
-    )
+    commit = {"name": "trial", "files": [_FILE], "confirm": {"seconds": 15}, **commit}
+    tasks = [
+        {"sallyport.iot.commit": commit, "register": "result", "ignore_errors": True},
+        {"ansible.builtin.debug": {"msg": "{{ " + _TOLD + " }} {{ result.msg | default('') }}"}},
+    ]
+    play = [
+        {"hosts": "localhost", "connection": "local", "gather_facts": False, "become": True, "tasks": tasks}
+    ]
+    devices.inside("operator-password", f"cat >/opt/pull/play.yml <<'EOF'\n{json.dumps(play)}\nEOF\n")
+    given = " ".join(f"-e {variable}" for variable in (f"ansible_become_password={password}", *variables))
     script = (
         "cd /tmp && export HOME=/home/technician LC_ALL=C.UTF-8 PYTHONPATH=/opt/pull ANSIBLE_PIPELINING=False NO_COLOR=1 "
         "ANSIBLE_COLLECTIONS_PATH=/opt/pull/collections && "
-        f"exec python3 -c 'from ansible.cli.playbook import main; main()' -i localhost, /opt/pull/play.yml -e ansible_become_password={password}"
+        f"exec /opt/pull/bin/ansible-playbook -i localhost, /opt/pull/play.yml {given}"
     )
     done = subprocess.run(
         ["podman", "exec", "--user", "technician", devices.lab.container("operator-password"), "/bin/sh", "-c", script],
@@ -252,16 +224,101 @@ def _pull(devices: Devices, verify: str, password: str = "technician") -> str:
     return done.stdout + done.stderr
 
 
-def test_a_device_that_is_its_own_controller_confirms_by_its_verification(puller: Devices) -> None:
-    try:
-        said = _pull(puller, "true")
-        assert "RESULT confirmed local" in said, said
-        assert "RESULT unchanged" in _pull(puller, "true")
-        puller.inside("operator-password", "echo other >/etc/trial")
-        said = _pull(puller, "false")
-        assert "RESULT reverted" in said and "verify: status 1" in said, said
-        assert puller.inside("operator-password", "cat /etc/trial") == "other\n"
-        said = _pull(puller, "true", "wrong")
-        assert "root was not gained" in said, said
-    finally:
+@pytest.fixture
+def pull(puller: Devices) -> Iterator[Devices]:
+    """The device as it began, before and after, judged past everything that a test does."""
+    with puller.as_it_began("operator-password"):
+        yield puller
         puller.rollback("operator-password", to="factory")
+        puller.inside("operator-password", "rm -rf /etc/trial /home/technician/.ssh")
+
+
+@pytest.fixture
+def keyed(pull: Devices) -> Devices:
+    """The technician has a key that logs in over the loopback."""
+    pull.inside(
+        "operator-password",
+        "su technician -c 'mkdir -m 700 ~/.ssh && ssh-keygen -q -t ed25519 -N \"\" -f ~/.ssh/id_ed25519 && cp ~/.ssh/id_ed25519.pub ~/.ssh/authorized_keys'",
+    )
+    return pull
+
+
+def test_a_device_that_is_its_own_controller_confirms_by_its_verification(pull: Devices) -> None:
+    said = _pull(pull, verify=["true"])
+    assert "RESULT confirmed local handshake" in said, said
+    assert "RESULT unchanged" in _pull(pull, verify=["true"])
+    pull.inside("operator-password", "echo other >/etc/trial")
+    said = _pull(pull, verify=["false"])
+    assert "RESULT reverted" in said and "verify: status 1" in said, said
+    assert pull.inside("operator-password", "cat /etc/trial") == "other\n"
+    said = _pull(pull, password="wrong")
+    assert "root was not gained" in said, said
+
+
+def test_its_own_login_over_the_loopback_confirms_where_there_is_a_key(keyed: Devices) -> None:
+    said = _pull(keyed, "sallyport_loopback=login")
+    assert "RESULT confirmed local login" in said, said
+
+
+def test_its_own_login_over_the_loopback_confirms_with_a_password_too(pull: Devices) -> None:
+    """Beside arguments of a site that would send every ssh to a gateway, or over a connection that is there already."""
+    words = "-o ProxyCommand=false -o ControlMaster=auto -o ControlPath=/tmp/%C"
+    forced = "'" + json.dumps({"ansible_ssh_common_args": words}) + "'"
+    said = _pull(pull, "ansible_password=technician", forced)
+    assert "RESULT confirmed local login" in said, said
+
+
+def test_a_login_that_is_demanded_and_does_not_work_refuses_the_change(pull: Devices) -> None:
+    said = _pull(pull, "sallyport_loopback=login")
+    assert "RESULT refused" in said and "does not work before the change" in said, said
+    assert "Permission denied" in said, said
+    assert not pull.inside("operator-password", "ls /etc/trial 2>/dev/null || :")
+
+
+_SSHD = {"dest": "/etc/ssh/sshd_config.d/00-trial.conf", "content": "AllowUsers nobody\n"}
+_DROP = "table inet trial {\n chain in { type filter hook input priority 0; iif lo tcp dport 22 drop; }\n}\n"
+_SHUT_OUT: dict[str, tuple[dict[str, Any], str]] = {
+    "sshd_config that sshd -t accepts and that lets nobody in": (
+        {"files": [_SSHD], "activate": ["/usr/sbin/sshd -t", "systemctl restart ssh"]},
+        "the login over the loopback",
+    ),
+    "sshd_config that no daemon has read": (
+        {"files": [_SSHD], "activate": ["/usr/sbin/sshd -t"], "confirm": {"seconds": 15, "new_daemon": True}},
+        "never read the new files",
+    ),
+    "firewall that drops ssh": (
+        {
+            "files": [{"dest": "/etc/trial.nft", "content": _DROP}],
+            "activate": ["nft -f /etc/trial.nft"],
+            "revert": ["nft delete table inet trial 2>/dev/null || :"],
+        },
+        "port 22) worked before the change",
+    ),
+    "another port": (
+        {"files": [{**_SSHD, "content": "Port 2222\n"}], "activate": ["systemctl restart ssh"]},
+        "port 22) worked before the change",
+    ),
+    "daemon that is gone": (
+        {"activate": ["systemctl stop ssh"], "revert": ["systemctl start ssh"]},
+        "port 22) worked before the change",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", _SHUT_OUT)
+def test_a_lock_out_of_a_device_that_is_its_own_controller_is_taken_back(what: str, keyed: Devices) -> None:
+    commit, reason = _SHUT_OUT[what]
+    said = _pull(keyed, **commit)
+    assert "RESULT reverted" in said and reason in said, said
+
+
+@pytest.mark.parametrize("what", ["firewall that drops ssh", "daemon that is gone"])
+def test_without_a_key_a_key_exchange_still_shows_that_the_way_in_is_gone(what: str, pull: Devices) -> None:
+    said = _pull(pull, **_SHUT_OUT[what][0])
+    assert "RESULT reverted" in said and "the handshake over the loopback" in said, said
+
+
+def test_a_change_that_is_to_close_the_loopback_may_say_so(keyed: Devices) -> None:
+    commit, _ = _SHUT_OUT["firewall that drops ssh"]
+    said = _pull(keyed, "sallyport_loopback=none", **commit)
+    assert "RESULT confirmed local none" in said, said

@@ -4,25 +4,17 @@ before anything changes."""
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.on_devices import Devices
+from tests.faults.on_devices import CHECKOUT, Devices
 
 _FILE = {"dest": "/etc/trial", "content": "new\n"}
-
-
-@pytest.fixture
-def clean(devices: Devices) -> Iterator[Devices]:
-    yield devices
-    for host in ("debian12", "vendor", "operator", "operator-password"):
-        left = devices.inside(host, "ls -d /var/lib/sallyport 2>/dev/null || :")
-        if left:
-            devices.rollback(host, to="factory")
-        assert not devices.inside(host, "ls -d /var/lib/sallyport /etc/trial* 2>/dev/null || :"), host
 
 
 @pytest.mark.parametrize("host", ["debian12", "vendor", "operator", "operator-password"])
@@ -71,6 +63,103 @@ def test_hostile_paths_and_contents_arrive_as_they_are(pipelining: bool, clean: 
         assert done.stdout == content.encode()
         assert clean.inside(host, "readlink /etc/trial-link") == "$(id) 'x'\n"
         clean.rollback(host, to="factory")
+
+
+_NAME = "$(touch /tmp/trial-ran) 'a' \"b\" `touch /tmp/trial-ran` ;&|x"
+_LOGIN = "w\u00fc $HOME *"  # what ssh itself still takes for a login name
+_ACCOUNT = r"""
+for table in passwd shadow; do
+  cp -p /etc/$table /tmp/trial-$table
+  [ ! -f /etc/$table ] || sed -n 's/^root:/@:/p' /etc/$table >>/etc/$table
+done
+printf old >"$(printf '/etc/trial-latin-\377')"
+ln -s "$(printf '/etc/trial-latin-\377')" /etc/trial-link
+"""
+_NO_ACCOUNT = """
+for table in passwd shadow; do cat /tmp/trial-$table >/etc/$table; rm /tmp/trial-$table; done
+rm -f /etc/trial-*
+"""
+
+
+def _call(devices: Devices, host: str, name: bytes) -> None:
+    """Give a device this hostname, whatever bytes it has."""
+    pid = subprocess.run(
+        ["podman", "inspect", "--format", "{{.State.Pid}}", devices.lab.container(host)], capture_output=True, check=True, text=True,
+    ).stdout.strip()  # fmt: skip
+    program = "import os, socket, sys; socket.sethostname(os.fsencode(sys.argv[1]))"
+    subprocess.run(["nsenter", "-t", pid, "-u", sys.executable, "-c", program, name], check=True)
+
+
+@pytest.fixture(params=["debian12", "vendor"])
+def hostile(request: pytest.FixtureRequest, clean: Devices) -> Iterator[tuple[str, Devices]]:
+    """A device whose inventory name, hostname and login name are as bad as they can be, and a link to bytes that are
+    no text; what is yielded knows it by its inventory name alone.
+    """
+    host = request.param
+    with clean.as_it_began(host):
+        hostname = clean.inside(host, "cat /proc/sys/kernel/hostname").strip().encode()
+        clean.inside(host, _ACCOUNT.replace("@", _LOGIN))
+        _call(clean, host, b"$(touch /tmp/trial-ran) 'a' \"b\" `id` \xff\n; x")
+        other = Devices(clean.lab, clean.playbook_command)
+        variables = {**clean.inventory["_meta"]["hostvars"][host], "ansible_user": _LOGIN}
+        everything = {**clean.inventory["all"], "hosts": [_NAME], "children": []}
+        other.inventory = {"all": everything, "_meta": {"hostvars": {_NAME: variables}}}
+        try:
+            yield host, other
+        finally:
+            _call(clean, host, hostname)
+            clean.inside(host, _NO_ACCOUNT)
+
+
+def test_hostile_names_and_bytes_run_nothing_and_can_be_read(
+    hostile: tuple[str, Devices], tmp_path: Path
+) -> None:
+    """Inventory name, hostname, login, note, file names on both sides and a content that is no text."""
+    host, devices = hostile
+    source = tmp_path / "raw $(touch ran) 'x'"
+    content = (
+        bytes(range(256)) + b"\n$(touch /tmp/trial-ran)\n`touch /tmp/trial-ran`\n'\"\\ without a newline \xff"
+    )
+    source.write_bytes(content)
+    note = f"{_NAME}\nof two lines"
+    odd = "/etc/trial $(touch ran) 'a' \"b\"\n\u00fc"
+    files = [{"dest": dest, "src": str(source)} for dest in ("/etc/trial-link", odd)]
+    tasks: list[dict[str, Any]] = [
+        {"sallyport.iot.probe": {}},
+        {"sallyport.iot.commit": {"name": "trial", "files": files, "note": note}},
+        {"sallyport.iot.commit": {"name": "trial", "files": files, "note": note}},
+        {"sallyport.iot.rollback": {}},
+        {"sallyport.iot.rollback": {"to": "factory"}},
+    ]
+    done, results = devices.play("all", tasks, "--diff")
+    probed, first, again, listed, back = results
+    device = probed["ansible_facts"]["sallyport_device"]
+    assert device["hostname"].startswith("$(touch /tmp/trial-ran) 'a' \"b\" `id` \ufffd"), device["hostname"]
+    assert device["login_user"] == _LOGIN
+    assert first["state"] == "confirmed" and again["state"] == "unchanged", (first, again)
+    assert {entry["dest"] for entry in first["files"]} == {"/etc/trial-latin-\\xff", odd}
+    _, line = listed["msg"].splitlines()
+    assert "'/etc/trial-latin-\\xff'" in line and f"{_NAME} of two lines" in line, listed
+    assert back["state"] == "confirmed", back
+    look = [
+        "podman",
+        "exec",
+        devices.lab.container(host),
+        "/bin/sh",
+        "-c",
+        "cat /etc/trial-latin*; ls -d /tmp/trial-ran ran 2>/dev/null || :",
+    ]
+    assert subprocess.run(look, capture_output=True, check=True).stdout == b"old"
+    assert not [path for path in (Path("/tmp/trial-ran"), CHECKOUT / "ran", Path("ran")) if path.exists()], (
+        done
+    )
+
+
+def test_a_login_name_that_ssh_itself_does_not_take_is_refused_by_name(clean: Devices) -> None:
+    name = "o'brien;$(touch /tmp/trial-ran)"
+    with pytest.raises(RuntimeError, match="ssh on this controller refuses the login name"):
+        clean.commit("debian12", files=[_FILE], variables={"ansible_user": name})
+    assert not Path("/tmp/trial-ran").exists()
 
 
 @pytest.mark.parametrize("host", ["debian12", "vendor"])

@@ -26,6 +26,7 @@ from ansible.utils.display import Display
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device import (
     generations,
     hook,
+    loopback,
     mounts,
     payload,
     room,
@@ -38,7 +39,9 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange impo
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import (
     File,
     Transaction,
+    printable,
     same_digest,
+    shown,
 )
 
 _SHOWN_BYTES = 262144
@@ -120,6 +123,7 @@ class _Driver:
         self.check_mode = bool(action._task.check_mode)
         self.with_diff = bool(action._task.diff)
         self.started_with = exchange.count
+        self.loopback: loopback.Loopback | None = None
         self.needs: list[room.Need] = []
         self.size = 0
 
@@ -132,7 +136,7 @@ class _Driver:
         live = reply.get("live", "same")
         result: dict[str, Any] = {
             "changed": bool(changed) or live != "same",
-            "files": [{"dest": item.dest, "change": change} for _, item, change in changed],
+            "files": [{"dest": printable(item.dest), "change": change} for _, item, change in changed],
             "live": live,
         }
         if self.wanted.tell:
@@ -146,11 +150,14 @@ class _Driver:
                 found[index].kind == "file" and found[index].digest.split()[:1] == [item.replaces]
             ):
                 raise self._refused(
-                    f"{item.dest} is not the file that this change was made for; somebody changed it. Run again."
+                    f"{shown(item.dest)} is not the file that this change was made for; somebody changed it. Run again."
                 )
         if self.check_mode:
             return self._result(result, "would_change", self._summary(changed, live))
         identity = secrets.token_hex(8)
+        if self.exchange.transport == "local":
+            self.loopback = self._look_over_loopback(result)
+            result["loopback"] = self.loopback.level
         sizes = [(item, found[index].size) for index, item, _ in changed]
         self.needs = room.needs(self.wanted.state_dir, sizes, mounts.parse(reply.all("mount")))
         self._send(identity, reply, [(index + 1, item) for index, item, _ in changed], result)
@@ -175,9 +182,10 @@ class _Driver:
         more = b""
         if sum(len(item.content) for item in self.wanted.files) > room.LARGE:
             more = room.MEMORY
-        reply = self.exchange.run(payload.query(self.wanted, show) + more)
+        sweep = not self.check_mode
+        reply = self.exchange.run(payload.query(self.wanted, show, sweep=sweep) + more)
         if reply.status == 0 and payload.looked_at(reply) is None:
-            reply = self.exchange.run(payload.query(self.wanted, show, together=1) + more)
+            reply = self.exchange.run(payload.query(self.wanted, show, together=1, sweep=sweep) + more)
         if reply.status != 0:
             raise self._refused(
                 f"the device could not be examined: {self._scrub(reply.errors.strip()[-600:])}"
@@ -260,11 +268,11 @@ class _Driver:
                     "dangling": "a link that leads nowhere",
                 }
                 raise self._refused(
-                    f"{item.dest} is {what.get(kind, 'not readable')}; a file was expected there, or nothing."
+                    f"{shown(item.dest)} is {what.get(kind, 'not readable')}; a file was expected there, or nothing."
                 )
             if (here.real or item.dest) in points:
                 raise self._refused(
-                    f"{item.dest} is a mount point: it cannot be replaced by a rename. Change it where it is mounted from."
+                    f"{shown(item.dest)} is a mount point: it cannot be replaced by a rename. Change it where it is mounted from."
                 )
             found.append(here)
         if init == "busybox":
@@ -316,8 +324,8 @@ class _Driver:
         for index, item, change in changed:
             here = found[index]
             header = {
-                "before_header": f"{item.dest} ({here.kind})",
-                "after_header": f"{item.dest} ({change})",
+                "before_header": f"{shown(item.dest)} ({here.kind})",
+                "after_header": f"{shown(item.dest)} ({change})",
             }
             if item.secret or len(item.content) > _SHOWN_BYTES or len(here.content) > _SHOWN_BYTES:
                 why = "secret" if item.secret else "too large to show"
@@ -326,14 +334,14 @@ class _Driver:
             before = (
                 here.content
                 if here.kind == "file"
-                else f"link to {here.target}\n"
+                else f"link to {shown(here.target)}\n"
                 if here.kind == "link"
                 else ""
             )
             after = (
                 item.content.decode("utf-8", "replace")
                 if item.kind == "file"
-                else f"link to {item.target}\n"
+                else f"link to {shown(item.target)}\n"
                 if item.kind == "link"
                 else ""
             )
@@ -408,12 +416,15 @@ class _Driver:
             raise self._refused(room.shortage(answer, self.needs), result)
         by_number = {str(number): item for number, item in changed}
         for number, item in by_number.items():
-            output = re.sub(rf"\S*/stage\.{identity}/new/{number}\b", item.dest.replace("\\", "\\\\"), output)
+            output = re.sub(
+                rf"\S*/stage\.{identity}/new/{number}\b", shown(item.dest).replace("\\", "\\\\"), output
+            )
         label, _, status = text.partition(" ")
         if label in by_number and status.isdigit():
             item = by_number[label]
             raise self._refused(
-                f"{item.dest} was refused by its check (status {status}): {output or 'no output'}", result
+                f"{shown(item.dest)} was refused by its check (status {status}): {output or 'no output'}",
+                result,
             )
         if label == "all" and status.isdigit():
             raise self._refused(
@@ -456,6 +467,21 @@ class _Driver:
             + "."
         )
 
+    def _look_over_loopback(self, result: dict[str, Any]) -> loopback.Loopback:
+        asked = str(self.action._templar.template(self.task_vars.get(loopback.VARIABLE, "auto")))
+        try:
+            return loopback.Loopback(
+                self.action, self.task_vars, self.exchange, asked, min(10, self.wanted.confirm.seconds // 3)
+            )
+        except ExchangeError as error:
+            raise self._refused(str(error), result) from None
+
+    def _ready(self, identity: str) -> bool:
+        """May the confirmation be sent? A device that is its own controller shows its way in first."""
+        if self.loopback is None:
+            return True
+        return self.loopback.prove(self.wanted.state_dir, identity, self.wanted.confirm.new_daemon)
+
     def _confirm(self, identity: str, result: dict[str, Any]) -> int:
         """Come back over a new connection until the device says confirmed or reverted; returns the generation.
 
@@ -467,6 +493,7 @@ class _Driver:
         program = payload.call(
             self.wanted.state_dir, "confirm", identity, "yes" if wanted.new_daemon else "no", over
         )
+        what_became = payload.call(self.wanted.state_dir, "outcome", identity)
         tried: list[str] = result.get("tried", [])
         began = time.monotonic()
         patience = 3 * wanted.seconds + 60
@@ -477,7 +504,7 @@ class _Driver:
                 # The first new connection proves the way in; once time is up any connection may bring the reason.
                 try:
                     with self.exchange.as_new_connection(known_hosts, timeout=min(10, wanted.seconds)):
-                        reply = self.exchange.run(program)
+                        reply = self.exchange.run(program if self._ready(identity) else what_became)
                 except (AnsibleConnectionFailure, ExchangeError) as error:
                     _note(tried, self._scrub(str(error)))
                     late = time.monotonic() - began > wanted.seconds
@@ -606,7 +633,7 @@ class _Driver:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
     def _summary(self, changed: Sequence[tuple[int, File, str]], live: str) -> str:
-        parts = [f"{change} {item.dest}" for _, item, change in changed]
+        parts = [f"{change} {shown(item.dest)}" for _, item, change in changed]
         if live != "same" and not changed:
             parts.append(
                 "the live state was not what the files say" if live == "differs" else "not confirmed before"

@@ -23,6 +23,7 @@ import secrets
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
@@ -147,6 +148,9 @@ class Exchange:
         action: the running action plugin; its connection and become settings are used as they are.
     """
 
+    next_key: Path | None = None
+    """The private key that logs in after the change, where the change replaces the one of this play."""
+
     def __init__(self, action: Any) -> None:
         self._action = action
         self._connection = action._connection
@@ -159,7 +163,14 @@ class Exchange:
             )
         # The base class says True for every connection; only ssh looks at its own arguments, and 2.17's does not.
         looks = isinstance(getattr(type(self._connection), "has_tty", None), property)
-        if looks and self._connection.has_tty:
+        try:
+            wants_terminal = looks and self._connection.has_tty
+        except SystemExit:  # by the parser of command lines that Ansible reads them with
+            raise ExchangeError(
+                "the ssh arguments of this host end in an option without its value. Correct ssh_args, ssh_common_args or "
+                "ssh_extra_args; given as -e name=value they end at the first space: give them in a file, or as JSON."
+            ) from None
+        if wants_terminal:
             raise ExchangeError(
                 "this connection asks for a terminal (RequestTTY or -t in the ssh arguments), which cannot carry a "
                 "program on standard input. Remove it from ssh_args, ssh_common_args and ssh_extra_args."
@@ -280,6 +291,11 @@ class Exchange:
             )
             if "Host Key checking is enabled" in text:  # Ansible's words for it, which speak of passwords
                 return f"{advice}."
+        elif "username contains invalid characters" in text:
+            advice = (
+                "ssh on this controller refuses the login name, whoever has it: it must not hold quotes, ; & < > | ( ) { } "
+                "or control characters. Log in with another account (ansible_user)"
+            )
         elif (
             "Permission denied" in text
             or "Authentication failure" in text

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device import hook
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.facts.text import clean
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.payload import quote
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import (
     Confirm,
     File,
     Transaction,
+    shown,
 )
 
 FACTORY = 0
@@ -94,13 +96,13 @@ def parse(reply: Reply) -> list[Generation]:
     for text in reply.all("generation"):
         number = int(text)
         files, folders = _manifest(reply.get(f"manifest {number}"))
-        label = (reply.get(f"label {number}") + "\n\n\n").split("\n")
+        label = [clean(line) for line in (reply.get(f"label {number}") + "\n\n\n").split("\n")]
         entries = old.get(number, set())
         made = {int(line.split()[1]) for line in reply.all("made") if line.split()[0] == text}
         result.append(
             Generation(
                 number=number,
-                name=reply.get(f"name {number}").strip(),
+                name=clean(reply.get(f"name {number}").strip()),
                 when=label[0],
                 by=label[1],
                 note=label[2],
@@ -137,7 +139,7 @@ def table(generations: Sequence[Generation]) -> str:
         return "no generations: Sallyport has not changed anything here"
     rows = [("", "when", "name", "by", "what")]
     for one in generations:
-        files = ", ".join(sorted(one.files))
+        files = ", ".join(shown(path) for path in sorted(one.files))
         what = ": ".join(text for text in (one.note, files) if text) or "live state repaired"
         rows.append(
             (str(one.number), one.when, one.name, one.by, what + (" (not kept whole)" if one.pruned else ""))

@@ -18,6 +18,19 @@ _DIGEST = (
     b'digest() { if command -v sha256sum >/dev/null; then sha256sum "$@"; elif command -v md5sum >/dev/null; then '
     b'md5sum "$@"; else cksum "$@"; fi; }\n'
 )
+# A stage is signed with the number and the start time of its program; one without a signature has no content yet, and may
+# be about to be signed. One that still waits for its second half (generated files) goes too: that half says so.
+_SWEEP = rb"""
+for stage in "$STATE"/stage.*; do
+  { read -r pid began <"$stage/program"; } 2>/dev/null || continue
+  status='' started=''
+  if { read -r line <"/proc/$pid/stat"; } 2>/dev/null; then
+    set -- ${line##*) }
+    status=$1; shift 19; started=$1
+  fi
+  [ "$started" = "$began" ] && [ "$status" != Z ] || rm -rf "$stage" 2>/dev/null || :
+done
+"""
 
 
 def quote(text: str | bytes) -> bytes:
@@ -78,17 +91,21 @@ def _lines(content: bytes) -> list[bytes]:
     return [part + b"\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
 
 
-def query(transaction: Transaction, show: Iterable[int], *, together: int = 200) -> bytes:
-    """The read-only exchange: what is there now.
+def query(
+    transaction: Transaction, show: Iterable[int], *, together: int = 200, sweep: bool = False
+) -> bytes:
+    """The exchange that asks what is there now, and changes nothing of it.
 
     Args:
         show: indices of files whose content is wanted for ``--diff``.
         together: how many files one digest tool looks at; :func:`looked_at` tells when it must be 1.
+        sweep: take away what killed programs have staged: where nothing differs no arming comes that would.
     """
     state = quote(transaction.state_dir)
     shown = set(show)
     parts = [
         b"STATE=" + state + b"\n",
+        _SWEEP if sweep else b"",
         _DIGEST,
         rb"""
 say uid "$(id -u 2>/dev/null || { [ -w /etc/passwd ] && echo 0; } || echo unknown)"
@@ -234,7 +251,8 @@ def stage(
         b'mkdir "$S" "$S/new"\n',
         # The same mark as `sign` makes: whose program is gone, his stage may be swept away.
         b'read -r line </proc/$$/stat\n(set -- ${line##*) }; shift 19; printf \'%s %s\\n\' $$ "$1" >"$S/program")\n',
-        b"trap 'rm -rf \"$S\"' EXIT\n",
+        # Signals end a shell without its trap for EXIT; whose session is gone, his next answer is a SIGPIPE.
+        b"trap 'rm -rf \"$S\"' EXIT\ntrap 'exit 1' HUP INT PIPE TERM\n",
     ]
     for number, item in changed:
         target = b'"$S/new/%d"' % number
@@ -256,7 +274,13 @@ def stage(
     parts.append(write(identity.encode() + b"\n", b'"$S/id"'))
     parts.append(write(transaction.name.encode() + b"\n", b'"$S/name"'))
     parts.append(
-        write(f"{when}\n{by}\n{transaction.note}\n".encode("utf-8", "surrogateescape"), b'"$S/label"')
+        # One line each, whatever the names and the note hold: the list of generations reads them so.
+        write(
+            "".join(f"{' '.join(text.split())}\n" for text in (when, by, transaction.note)).encode(
+                "utf-8", "surrogateescape"
+            ),
+            b'"$S/label"',
+        )
     )
     lists: dict[str, tuple[str | bytes, ...]] = {
         "activate": transaction.activate,
@@ -276,10 +300,10 @@ def stage(
         parts.append(b'sync -f "$S" 2>/dev/null || sync\nmv -f "$S/device" "$STATE/device"\n')
     if arm:
         parts.append(
-            b'say staged\ntrap - EXIT\nsh "$STATE/device" arm "$ID" || { rm -rf "$S"; exit 1; }\nsay armed\n'
+            b'say staged\ntrap - EXIT HUP INT PIPE TERM\nsh "$STATE/device" arm "$ID" || { rm -rf "$S"; exit 1; }\nsay armed\n'
         )
     else:
-        parts.append(b"trap - EXIT\nsay staged\n")
+        parts.append(b"say staged\ntrap - EXIT HUP INT PIPE TERM\n")
     return b"".join(parts)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -246,6 +247,19 @@ def _confirm(value: Any) -> Confirm:
         new_daemon=_flag(value.get("new_daemon", False), "confirm.new_daemon"),
         host_keys=tuple(_sequence(value, "host_keys", str)),
     )
+
+
+def printable(path: str) -> str:
+    """``path`` as valid Unicode: bytes that are not UTF-8 become ``\\xff``."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def shown(path: str) -> str:
+    """``path`` for people: on one line, in quotes if anybody could misread it, and with no power over a terminal."""
+    text = re.sub(
+        r"[^ \S]|[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda m: f"\\x{ord(m[0]):02x}", printable(path)
+    )
+    return text if re.fullmatch(r"[\w@%+=:./-]+", text) else shlex.quote(text)
 
 
 def cksum(data: bytes) -> int:

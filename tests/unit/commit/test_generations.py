@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.generations import (
     Generation,
     GenerationError,
+    parse,
     prune,
     resolve,
     table,
@@ -73,6 +75,46 @@ def test_the_list_says_when_what_changed_and_by_which_run() -> None:
     )
     assert lines[2].endswith("  live state repaired (not kept whole)")
     assert "has not changed anything" in table([])
+
+
+def test_what_a_device_says_of_a_generation_is_read_as_it_was_written_and_has_no_power_over_a_terminal() -> (
+    None
+):
+    told = (
+        ("generation", "1"),
+        ("name 1", "trial\n"),
+        ("label 1", "now\nme\x1b[2J\nnote\n"),
+        ("manifest 1", "entries() { :\nentry 1 file '/etc/a b' 0644 'root' 'root'\n}\n"),
+        ("old", "1 1"),
+    )
+    (one,) = parse(Reply(told, 0))
+    assert (one.name, one.when, one.by, one.note) == ("trial", "now", "me\ufffd[2J", "note")
+    assert one.files == {"/etc/a b": 1} and one.kept == {1}
+
+
+def test_hostile_names_take_one_line_each_in_the_list_and_have_no_power_over_a_terminal() -> None:
+    paths = [
+        "/etc/a b, 'c'",
+        "/etc/two\nlines \x1b[2J",
+        "/etc/latin-\udcff",
+        "/etc/größe",
+        "/etc/$(id)\u2028x",
+    ]
+    hostile = replace(
+        _generation(1, dict.fromkeys(paths, True)), by="me", note="note", when="2026-01-01T00:00:00Z"
+    )
+    lines = table([hostile]).splitlines()
+    assert len(lines) == 2
+    assert lines[1].isprintable() and lines[1].isascii() is False
+    for text in (
+        "'/etc/a b, '\"'\"'c'\"'\"''",
+        r"'/etc/two\x0alines \x1b[2J'",
+        r"'/etc/latin-\xff'",
+        "/etc/größe",
+        r"/etc/$(id)\x2028x",
+    ):
+        assert text in lines[1], (text, lines[1])
+    assert "'/etc/größe'" not in lines[1]  # a name that nobody can misread stays as it is
 
 
 @settings(max_examples=15, deadline=None)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,8 @@ _content = st.one_of(
     st.lists(st.one_of(_hostile_line, st.binary(max_size=30)), max_size=12).map(b"\n".join),
 )
 _text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40)
+# As the controller holds names that are not UTF-8.
+_bytes = st.binary(max_size=40).map(lambda raw: raw.replace(b"\0", b"").decode("utf-8", "surrogateescape"))
 
 
 def _run(shell: str, program: bytes, folder: Path) -> subprocess.CompletedProcess[bytes]:
@@ -141,10 +145,11 @@ def test_a_reply_is_whole_or_unknown(shell: str, tmp_path: Path) -> None:
     assert parse(reply, "c" * 24) is None
 
 
+@pytest.mark.parametrize("shell", SHELLS)
 @_quick
-@given(paths=st.lists(_text, min_size=1, max_size=4, unique=True), target=_text)
+@given(paths=st.lists(_text | _bytes, min_size=1, max_size=4, unique=True), target=_text | _bytes)
 def test_a_manifest_of_hostile_paths_reads_back_in_sh_and_in_python(
-    paths: list[str], target: str, tmp_path: Path
+    shell: str, paths: list[str], target: str, tmp_path: Path
 ) -> None:
     files = [File(f"/x/{path}", kind="link", target=target or "t") for path in paths]
     changed = list(enumerate(files, 1))
@@ -152,8 +157,8 @@ def test_a_manifest_of_hostile_paths_reads_back_in_sh_and_in_python(
     text = payload.manifest(Transaction("trial", tuple(files)), "id", changed, folders)
     (tmp_path / "manifest").write_bytes(text)
     script = b'. ./manifest\nentry() { printf \'%s\\0\' "$3" "$7"; }\nentries\n'
-    done = _run("dash", script, tmp_path)
-    words = done.stdout.decode().split("\0")
+    done = _run(shell, script, tmp_path)
+    words = done.stdout.decode("utf-8", "surrogateescape").split("\0")
     assert words[:-1] == [word for item in files for word in (item.dest, item.target)]
     assert _manifest(text.decode("utf-8", "surrogateescape"))[0] == {
         item.dest: number for number, item in changed
@@ -192,3 +197,90 @@ def test_a_live_state_that_a_full_medium_did_not_keep_is_no_end_of_the_question(
     parsed = parse(done.stdout.decode(), "0" * 24)
     assert parsed is not None and parsed[1] == 0, done
     assert Reply(tuple(parsed[0]), parsed[1]).get("live") == said
+
+
+def _staging(state: Path, check: str, arm: bool) -> bytes:
+    wanted = Transaction(
+        "trial", (File("/nowhere", content=b"a secret\n"),), check=(check,), state_dir=str(state)
+    )
+    program = payload.stage(
+        wanted, "1" * 16, [(1, wanted.files[0])], install=arm, arm=arm, by="somebody", when="now"
+    )
+    return frame(program, "0" * 24)
+
+
+@pytest.mark.parametrize("arm", [True, False], ids=["and armed", "and shown first"])
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_session_that_is_gone_when_the_checks_end_leaves_nothing_staged(
+    shell: str, arm: bool, tmp_path: Path
+) -> None:
+    """What answers nobody gets a SIGPIPE, which ends a shell without its trap for EXIT."""
+    state = tmp_path / "state"
+    check = f"touch {tmp_path}/checking; until [ -e {tmp_path}/gone ]; do sleep 0.05; done"
+    with subprocess.Popen(
+        SHELLS[shell], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as session:
+        assert session.stdin and session.stdout
+        session.stdin.write(_staging(state, check, arm))
+        session.stdin.close()
+        while not (tmp_path / "checking").exists():
+            time.sleep(0.02)
+        assert list(state.glob("stage.*/new/1"))
+        session.stdout.close()
+        (tmp_path / "gone").touch()
+        session.wait(30)
+    assert not [path.name for path in state.iterdir() if path.name != "device"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_question_takes_away_what_killed_programs_have_staged_and_nothing_else(
+    shell: str, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    with subprocess.Popen(SHELLS[shell], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as session:
+        assert session.stdin
+        session.stdin.write(_staging(state, f"touch {tmp_path}/checking; exec sleep 100", True))
+        session.stdin.close()
+        while not (tmp_path / "checking").exists():
+            time.sleep(0.02)
+        (state / "stage.unsigned").mkdir()
+        wanted = Transaction("trial", state_dir=str(state))
+
+        def left(sweep: bool) -> set[str]:
+            done = _run(shell, frame(payload.query(wanted, [], sweep=sweep), "b" * 24), tmp_path)
+            parsed = parse(done.stdout.decode(), "b" * 24)
+            assert parsed is not None and parsed[1] == 0, done
+            return {path.name for path in state.iterdir()}
+
+        both = {"stage.unsigned", "stage." + "1" * 16}
+        assert left(True) == both  # its program is alive
+        own = session.pid
+        for process in (*_children(own), own):
+            os.kill(process, signal.SIGKILL)
+    assert left(False) == both  # a check mode takes nothing away
+    assert left(True) == {"stage.unsigned"}
+    recycled = state / "stage.recycled"
+    recycled.mkdir()
+    (recycled / "program").write_text(f"{os.getpid()} 1\n")  # this number lives, but began at another time
+    assert left(True) == {"stage.unsigned"}
+
+
+def _children(pid: int) -> list[int]:
+    found = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [lower for child in found for lower in (*_children(child), child)]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_label_of_a_generation_keeps_its_three_lines_whatever_they_hold(
+    shell: str, tmp_path: Path
+) -> None:
+    """The controller's user, host and playbook names stand in it, and a note that is anybody's."""
+    hostile = "a\nb $(touch ran) `touch ran` 'c' \"d\" \\ \udcff"
+    wanted = Transaction("trial", note=hostile, state_dir=str(tmp_path / "state"))
+    program = payload.stage(wanted, "1" * 16, [], install=False, arm=False, by=hostile, when="now")
+    done = _run(shell, frame(program, "0" * 24), tmp_path)
+    assert done.returncode == 0, done
+    label = (tmp_path / "state" / f"stage.{'1' * 16}" / "label").read_bytes()
+    one = hostile.replace("\n", " ").encode("utf-8", "surrogateescape")
+    assert label == b"now\n" + one + b"\n" + one + b"\n"
+    assert not (tmp_path / "ran").exists()
