@@ -9,10 +9,11 @@ judged, on a device without bans and with full rate buckets; ``judge`` says the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from itertools import pairwise
+from itertools import count, pairwise, product
+from string import ascii_lowercase, digits
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import intervals
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import (
@@ -36,7 +37,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import 
     address_in,
     counts_on,
     family_of,
-    interface_matches,
     names_nothing,
     starts_flow,
 )
@@ -375,15 +375,24 @@ def interface_atoms(policies: Iterable[HostPolicy], present: Iterable[str] = ())
             names.update(end.interfaces)
         for blocked in policy.blocklists:
             names.update(blocked.interfaces)
-    atoms = {name for name in names if not name.endswith("*")}
-    for pattern in names - atoms:
-        if not any(interface_matches(pattern, atom) for atom in atoms):
-            atoms.add(pattern[:-1] + "0")
+    exact = {name for name in names if not name.endswith("*")}
+    patterns = sorted(name[:-1] for name in names - exact if name != "*")
+    # A pattern means more than the names beside it, so each has a name that nothing narrower speaks of.
+    alone = {_only(prefix, exact, patterns) for prefix in patterns}
     # The name that stands for all others must not match any pattern.
     other = OTHER
-    while any(interface_matches(pattern, other) for pattern in names):
-        other += "~"
-    return [*sorted(atoms - {"lo"}), other]
+    while other in exact or other.startswith(tuple(patterns)):
+        # No interface of a policy begins so.
+        other = f"~{other}"
+    return [*sorted((exact | alone) - {"lo"}), other]
+
+
+def _only(prefix: str, exact: Container[str], prefixes: Iterable[str]) -> str:
+    """A name with this prefix that is no exact one and has no longer one of the prefixes."""
+    narrower = tuple(one for one in prefixes if len(one) > len(prefix) and one.startswith(prefix))
+    letters = (one for size in count(1) for one in product(digits + ascii_lowercase, repeat=size))
+    names = (prefix + "".join(one) for one in letters)
+    return next(name for name in names if name not in exact and not name.startswith(narrower))
 
 
 def _ends(rule: Rule) -> tuple[Endpoint, ...]:

@@ -27,7 +27,7 @@ TODAY = date(2027, 1, 1)
 TENS = 0x0A000000
 V6 = 0xFD00 << 112
 SOURCES = tuple(range(TENS, TENS + 6))
-INTERFACES = ("eth0", "eth1", "wwan0", "br0", "pod0")
+INTERFACES = ("eth0", "eth1", "wwan0", "wwan1", "br0", "pod0")
 PORTS = (22, 23, 53, 80, 81)
 
 
@@ -51,7 +51,7 @@ def endpoints(draw: st.DrawFn, with_interfaces: bool = True) -> tuple[Endpoint, 
     for _ in range(draw(st.integers(1, 2))):
         names: tuple[str, ...] = ()
         if with_interfaces and draw(st.booleans()):
-            names = (draw(st.sampled_from(["eth0", "eth1", "wwan*", "br0", "pod0"])),)
+            names = (draw(st.sampled_from(["eth0", "eth1", "wwan*", "wwan0", "w*", "br0", "pod0"])),)
         found.append(Endpoint(draw(address_sets()), names))
     return tuple(found) if draw(st.integers(0, 3)) else (Endpoint(),)
 

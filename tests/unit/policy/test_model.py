@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import date
+from itertools import product
 
 import pytest
-from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import compare, flows, intervals, shadow
-from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import Outcome, Packet, judge
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import (
+    compare,
+    exposure,
+    flows,
+    intervals,
+    shadow,
+)
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import (
+    Outcome,
+    Packet,
+    interface_matches,
+    judge,
+)
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import (
     Addresses,
     Defaults,
@@ -77,6 +89,33 @@ def test_sets_of_flows_fare_as_each_packet_of_them_does(hook: str, published: bo
 
     every = own.packets(hook, published)
     run()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.from_regex(r"[a-b0]{1,3}|[a-b0]{1,3}\*|o(ther)?\*", fullmatch=True), max_size=6))
+def test_interfaces_are_told_apart_in_every_way_in_which_names_and_patterns_can(names: list[str]) -> None:
+    def matching(name: str) -> frozenset[str]:
+        return frozenset(one for one in names if interface_matches(one, name))
+
+    rule = Rule("r", "allow", ServiceSet(any=True), tuple(Endpoint(interfaces=(name,)) for name in names))
+    atoms = flows.interface_atoms([HostPolicy("h", inbound=(rule,) if names else ())])
+    universe = ["".join(one) for size in range(1, 6) for one in product("ab0x", repeat=size)]
+    assert {matching(one) for one in universe} <= {matching(one) for one in atoms}
+    assert not matching(atoms[-1]), "the last one stands for all that nobody names"
+    # The same policy gives the same answer, in whatever order its names are met.
+    again = replace(rule, sources=tuple(reversed(rule.sources)))
+    assert flows.interface_atoms([HostPolicy("h", inbound=(again,) if names else ())]) == atoms
+
+
+def test_a_pattern_beside_one_of_its_names_is_judged_where_it_stands_alone() -> None:
+    mqtt = ServiceSet(tcp=((1883, 1883),))
+    first = Rule("not the first", "deny", mqtt, (Endpoint(interfaces=("wwan0",)),))
+    rest = Rule("modems", "allow", mqtt, (Endpoint(interfaces=("wwan*",)),))
+    policy = HostPolicy("h", inbound=(first, rest))
+    assert shadow.labels(policy) == []
+    assert {one.interface for one in exposure.openings(policy, {})} == {"wwan1"}
+    found = compare.compare(HostPolicy("h", inbound=(first,)), policy, {})
+    assert {(one.kind, one.in_interface) for one in found.changes} == {("gained", "wwan1")}
 
 
 def test_without_anything_published_there_are_no_published_flows() -> None:
