@@ -23,10 +23,12 @@ class ActionModule(ActionBase):
         del tmp
         variables = task_vars or {}
         resolved = []
+        known = fleet.Addresses(variables.get("hostvars") or {})
         for host in variables.get("ansible_play_hosts") or ():
             # Without a device the policy is checked all the same, for what it says of itself.
             device = fleet.device_of(variables["hostvars"][host])
-            resolved.append(fleet.resolve_host(variables, host, self._task.args.get("policy_dir"), device))
+            folder = self._task.args.get("policy_dir")
+            resolved.append(fleet.resolve_host(variables, host, folder, device, known))
         findings = load.gather(resolved)
         result["changed"] = False
         result["findings"] = [finding_text(finding) for finding in findings]

@@ -42,6 +42,7 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         del tmp
         self.variables = task_vars or {}
+        self.known = fleet.Addresses(self.variables.get("hostvars") or {})
         self.form = self._choice("form", _FORMS, "text")
         self.day = self._day()
         self.hosts = [str(host) for host in self.variables.get("ansible_play_hosts") or ()]
@@ -162,7 +163,8 @@ class ActionModule(ActionBase):
     # What they need
 
     def _resolve(self, host: str, policy_dir: str | None = None) -> Resolved:
-        return fleet.resolve_host(self.variables, host, policy_dir or self._text("policy_dir") or None, None)
+        folder = policy_dir or self._text("policy_dir") or None
+        return fleet.resolve_host(self.variables, host, folder, None, self.known)
 
     def _sound(self) -> list[Resolved]:
         found = [self._resolve(host) for host in self.hosts]

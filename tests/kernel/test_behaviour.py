@@ -155,6 +155,31 @@ def test_a_running_flow_outlives_a_stricter_policy_and_a_ban_ends_it(firewall: F
         assert firewall.passes(request)
 
 
+def test_a_ban_of_any_ipv6_address_on_the_console_hits_its_64(firewall: Firewall) -> None:
+    firewall.load(allowing(udp=((5000, 5000),)))
+    request = incoming("ipv6", UDP, 5000)
+    for written in ("fd77::2", "FD77:0:0:0000::99", "fd77:0:0:0:1:2:3:4"):
+        assert firewall.passes(request)
+        firewall.loader("ban", written, "60")
+        assert not firewall.passes(request), f"listed as banned and not banned: {written}"
+        assert firewall.banned() == {"fd77::"}
+        firewall.loader("lift", written)
+        assert firewall.banned() == set()
+    for nonsense in (
+        "1.2.3",
+        "1.2.3.4.5",
+        "256.1.1.1",
+        "1.2.3.04",
+        "fd77::1::2",
+        "fd77:1",
+        "fd77::12345",
+        "x",
+        "",
+    ):
+        with pytest.raises(AssertionError, match="expected an address"):
+            firewall.loader("ban", nonsense, "60")
+
+
 def test_a_lifted_ban_takes_no_other_one_with_it(firewall: Firewall) -> None:
     if firewall.name == "iptables":
         pytest.skip("plain iptables does not tell when a ban ends")

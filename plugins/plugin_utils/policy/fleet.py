@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device import inquiry
-from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import layers, load
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import layers, load, model
 
 RULES = "/etc/sallyport/firewall/rules"
 """On the device: the fingerprints of the rules that it was given last."""
@@ -21,17 +21,25 @@ class Addresses(Mapping[str, tuple[str, ...]]):
 
     ``sallyport_addresses`` of a host counts if it is set, else ``ansible_host``. What is no address is given all the
     same: whoever needs it must say so, since a zone with fewer members than were named is another zone.
+
+    One of these serves one task, in which nothing changes: what was looked up for one host is there for the next.
     """
 
     def __init__(self, hostvars: Mapping[str, Any]) -> None:
         self._hostvars = hostvars
+        self._known: dict[str, tuple[str, ...]] = {}
+        self.joined: dict[tuple[str, ...], model.Addresses] = {}
+        """The addresses of all members of a zone, by the hosts and groups that it names."""
 
     def __getitem__(self, host: str) -> tuple[str, ...]:
+        if host in self._known:
+            return self._known[host]
         if host not in self._hostvars:
             raise KeyError(host)
         variables = self._hostvars[host]
         given = _listed(variables.get("sallyport_addresses"))
-        return tuple(given or [str(variables.get("ansible_host") or host)])
+        self._known[host] = tuple(given or [str(variables.get("ansible_host") or host)])
+        return self._known[host]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._hostvars)
@@ -41,7 +49,11 @@ class Addresses(Mapping[str, tuple[str, ...]]):
 
 
 def resolve_host(
-    task_vars: Mapping[str, Any], host: str, policy_dir: str | None, device: Mapping[str, Any] | None
+    task_vars: Mapping[str, Any],
+    host: str,
+    policy_dir: str | None,
+    device: Mapping[str, Any] | None,
+    known: Addresses | None = None,
 ) -> load.Resolved:
     """The policy of ``host``, with everything that the run knows about it.
 
@@ -50,6 +62,7 @@ def resolve_host(
         policy_dir: the folder of the policy's files; None for the host's own ``sallyport_policy_dir``, else the
             folder ``policy`` beside its inventory.
         device: what probe found, None where it was not asked.
+        known: the addresses of the inventory, for tasks that ask for many hosts.
     """
     hostvars = task_vars["hostvars"]
     own = task_vars if task_vars.get("inventory_hostname") == host else hostvars[host]
@@ -61,7 +74,7 @@ def resolve_host(
     if connection.get("client"):
         controllers.insert(0, str(connection["client"]))
     groups = task_vars.get("groups") or {}
-    known = Addresses(hostvars)
+    known = Addresses(hostvars) if known is None else known
     brokers = [
         address
         for name in _listed(final.get("sallyport_brokers"))

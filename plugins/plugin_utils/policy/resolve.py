@@ -209,6 +209,19 @@ class _Resolver:
         return reader.findings, good and good_cut, members, cut
 
     def hosts(self, zone: str, entry: Entry) -> Addresses | None:
+        # Every host of a fleet has the same members in this zone.
+        joined: dict[tuple[str, ...], Addresses] | None = getattr(self.around.inventory, "joined", None)
+        names = tuple(str(said) for said in _said(entry, "hosts"))
+        if joined is None:
+            return self.members(zone, entry)
+        if names not in joined:
+            addresses = self.members(zone, entry)
+            if addresses is None:
+                return None
+            joined[names] = addresses
+        return joined[names]
+
+    def members(self, zone: str, entry: Entry) -> Addresses | None:
         found: list[str] = []
         good = True
         for said in _said(entry, "hosts"):

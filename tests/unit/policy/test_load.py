@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import bans, cidrs, layers, load
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import (
+    bans,
+    cidrs,
+    fleet,
+    intervals,
+    layers,
+    load,
+)
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import Endpoint, Rate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -599,6 +606,36 @@ def test_a_reject_that_others_can_overrule_is_a_finding(loaded: Loader) -> None:
     )
     features.append("security")
     assert loaded(text, device=device).findings == ()
+
+
+def test_a_zone_of_hosts_is_looked_up_once_for_a_whole_fleet(tmp_path: Path) -> None:
+    policy = SOUND.replace("zones:\n", "zones:\n  peers: {hosts: [all]}\n")
+    policy += "  - {name: peers, allow: [https], from: [peers]}\n"
+    (tmp_path / "fleet.yml").write_text(policy)
+
+    class Counted(dict[str, Any]):
+        looked = 0
+
+        def __getitem__(self, key: str) -> Any:
+            Counted.looked += 1
+            return super().__getitem__(key)
+
+    def looks(count: int) -> int:
+        names = [f"gw{number}" for number in range(count)]
+        fleet_vars = Counted(
+            {name: {"ansible_host": f"10.0.0.{number + 1}"} for number, name in enumerate(names)}
+        )
+        task = {"hostvars": fleet_vars, "groups": {"all": names}}
+        known = fleet.Addresses(fleet_vars)
+        Counted.looked = 0
+        for name in names:
+            found = fleet.resolve_host(task, name, str(tmp_path), None, known)
+            assert found.policy is not None
+            assert intervals.count(found.zones["peers"].addresses.v4) == count
+        return Counted.looked
+
+    few, many = looks(10), looks(100)
+    assert many <= 10 * few
 
 
 def test_probed_bridges_reach_the_policy(loaded: Loader) -> None:

@@ -92,6 +92,30 @@ def test_a_list_that_does_not_fit_moves_to_ipset_and_then_is_refused_with_figure
         choose(policy, device(*tools, available_kb=30_000))
 
 
+@pytest.mark.parametrize("where", ["rule", "outbound", "publish", "ping", "antispoof", "never"])
+def test_a_long_zone_counts_as_a_long_list_does_and_once(where: str) -> None:
+    # Without 0.0.0.0, which anti-spoofing leaves out.
+    zone = Addresses(long_list(100_001).v4[1:])
+    end = (Endpoint(zone, ("lan0",), "all of them"),)
+    bare = (Endpoint(zone),)
+    policy = {
+        "rule": HostPolicy(
+            "g", inbound=(Rule("a", "allow", SSH, bare), Rule("b", "deny", SSH, end)), antispoof=end
+        ),
+        "outbound": HostPolicy("g", outbound=(Rule("a", "allow", SSH, destinations=bare),)),
+        "publish": HostPolicy("g", nat=Nat(publish=(Publish("p", bare, "tcp", 80, "ipv4", 5, 80),))),
+        "ping": HostPolicy("g", defaults=Defaults(ping=Ping(bare))),
+        "antispoof": HostPolicy("g", antispoof=end),
+        "never": HostPolicy("g", traps=Traps(((23, 23),), never=zone)),
+    }[where]
+    tools = ("nft", "iptables", "ip6tables", "ipset")
+    assert choose(policy, device(*tools, available_kb=600_000))[0] == "nftables"
+    name, notes = choose(policy, device(*tools, available_kb=64_000))
+    assert name == "iptables_ipset" and "loading 100000 list entries" in notes[0]
+    with pytest.raises(Unsupported, match="100000 list entries"):
+        choose(policy, device(*tools, available_kb=30_000))
+
+
 def test_an_nft_that_reads_whole_lists_is_not_taken_for_long_ones_where_ipset_is_there() -> None:
     """nft 0.9.8, which Debian 11 has."""
     tools = ("nft", "iptables", "ip6tables", "ipset")

@@ -12,7 +12,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import HostPolicy
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.intervals import union
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.judge import family_of
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import HostPolicy, Intervals
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.pause import no_collector
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render import (
     iptables,
@@ -21,13 +23,17 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render import
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base import (
     DIRECTORY,
+    FAMILIES,
     LOADER,
     Rendered,
     RenderedFile,
     Unsupported,
     loader,
+    never_banned,
+    spoofable,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.cuts import cuts
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.matches import places
 
 __all__ = ["BACKENDS", "Rendered", "RenderedFile", "Unsupported", "choose", "render"]
 
@@ -221,8 +227,22 @@ def choose(
 
 
 def _entries(policy: HostPolicy) -> int:
-    """Ranges in all address sets that are not small."""
-    return sum(len(one.addresses.v4) + len(one.addresses.v6) for one in policy.blocklists)
+    """Ranges in all address sets that are not small: a set that is used twice is there once."""
+    rules = (*policy.inbound, *policy.outbound, *policy.forward)
+    ends = [side for rule in rules for side in (rule.sources, rule.destinations)]
+    ends += [publish.sources for publish in policy.nat.publish]
+    if policy.defaults.ping:
+        ends.append(policy.defaults.ping.sources)
+    found: set[tuple[str, Intervals]] = set()
+    for family in FAMILIES:
+        sets = [family_of(one.addresses, family) for one in policy.blocklists]
+        sets += [addresses for side in ends for _names, addresses in places(side, family) if addresses]
+        guarded = [family_of(spoofable(zone), family) for zone in policy.antispoof]
+        sets += [*guarded, union(*guarded)]
+        if policy.traps:
+            sets.append(family_of(never_banned(policy), family))
+        found.update((family, one) for one in sets if len(one) > nftables.INLINE)
+    return sum(len(one) for _family, one in found)
 
 
 def _budget_kb(device: Mapping[str, Any]) -> int:

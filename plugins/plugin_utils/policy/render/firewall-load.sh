@@ -351,11 +351,70 @@ ban_set() { # FAMILY: the name of the set that bans of this family lie in, in th
 	fi
 }
 
+ban_subject() ( # ADDRESS: the one that the rules look up, an IPv4 address or the first one of an IPv6 /64
+	said=$1
+	no() { die "expected an address, got '$said'"; }
+	set -f
+	case $1 in
+	'' | *[!0-9a-fA-F.:]* | *:*.* | *.*:* | *:::* | *::*::* | *[!:]: | :[!:]*) no ;;
+	*:*)
+		IFS=:
+		left=${1%%::*} right=''
+		case $1 in *::*) right=${1#*::} ;; esac
+		# shellcheck disable=SC2086  # words are wanted
+		set -- $left
+		words=$#
+		# shellcheck disable=SC2086
+		set -- $left $right
+		case $said in
+		*::*) [ $# -le 7 ] || no ;;
+		*) [ $# = 8 ] || no ;;
+		esac
+		for word; do
+			case $word in ?????*) no ;; esac
+		done
+		zeros=$((8 - $#)) out='' n=0
+		# shellcheck disable=SC2086
+		set -- $left
+		while [ "$n" -lt 4 ]; do
+			n=$((n + 1))
+			if [ "$n" -gt "$words" ] && [ "$n" -le $((words + zeros)) ]; then
+				word=0
+			else
+				# shellcheck disable=SC2086
+				if [ $# = 0 ]; then set -- $right; fi
+				word=$1
+				shift
+			fi
+			while :; do
+				case $word in 0?*) word=${word#0} ;; *) break ;; esac
+			done
+			out=$out$word:
+		done
+		while :; do
+			case :$out in *:0:) out=${out%0:} ;; *) break ;; esac
+		done
+		printf '%s\n' "${out:-:}:"
+		;;
+	*)
+		IFS=.
+		# shellcheck disable=SC2086
+		set -- $1
+		[ $# = 4 ] || no
+		for word; do
+			case $word in '' | ????* | 0?*) no ;; esac
+			[ "$word" -le 255 ] || no
+		done
+		printf '%s\n' "$said"
+		;;
+	esac
+)
+
 ban() { # add|delete ADDRESS SECONDS
-	case $2 in
-	'' | *[!0-9a-fA-F.:]*) die "expected an address, got '$2'" ;;
-	*:*) set -- "$1" "$2" "$3" "$(ban_set 6)" ;;
-	*) set -- "$1" "$2" "$3" "$(ban_set 4)" ;;
+	ban_whom=$(ban_subject "$2") || exit 1
+	case $ban_whom in
+	*:*) set -- "$1" "$ban_whom" "$3" "$(ban_set 6)" ;;
+	*) set -- "$1" "$ban_whom" "$3" "$(ban_set 4)" ;;
 	esac
 	case $3 in *[!0-9]*) die "expected seconds, got '$3'" ;; esac
 	case $1:$4 in
