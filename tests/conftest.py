@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from lab.fleet import load
 from lab.labs import Lab
+from tests.logins import LOGINS
 
 
 def pytest_configure() -> None:
@@ -23,6 +24,12 @@ def pytest_configure() -> None:
     # How long an example takes says how busy the machine is.
     settings.register_profile("sallyport", deadline=None)
     settings.load_profile("sallyport")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if LOGINS:
+        terminalreporter.section("logins tried")
+        terminalreporter.write_line(", ".join(f"{count} {what}" for what, count in sorted(LOGINS.items())))
 
 
 @pytest.fixture(scope="session")

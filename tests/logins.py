@@ -8,12 +8,15 @@ import hashlib
 import hmac
 import json
 import os
+import re
+import select
 import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,8 @@ from lab.podman import podman
 TOOLS = Path(sys.executable).parent
 PLAYBOOK = CHECKOUT / "tests/lab/playbooks/access.yml"
 OPENSSH = ("debian11", "debian12", "debian13")
+LOGINS: Counter[str] = Counter()
+"""How many were let in, and how many were not, for the end of the run."""
 
 
 @dataclass(frozen=True)
@@ -197,9 +202,9 @@ class Doors:
                 stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False, env=environment,
             )  # fmt: skip
         except subprocess.TimeoutExpired as late:
-            return Try(False, f"no end after {timeout} s: {late.stderr!r}")
+            return Try(counted(False), f"no end after {timeout} s: {late.stderr!r}")
         text = done.stdout + done.stderr
-        return Try(done.returncode == 0 and bool(done.stdout.strip()), text)
+        return Try(counted(done.returncode == 0 and bool(done.stdout.strip())), text)
 
     def operator_gets_in(self, device: str, **how: Any) -> bool:
         """The operator, with the key and the host keys of the lab, over a connection of its own."""
@@ -209,12 +214,76 @@ class Doors:
         return self.ssh(device, "root", *alias, key=self.operator, known_hosts=known, **how).got_in
 
 
+def counted(got_in: bool) -> bool:
+    """The same; and one login more in ``LOGINS``."""
+    LOGINS["let in" if got_in else "turned away"] += 1
+    return got_in
+
+
 def code(secret: str, now: float | None = None, step: int = 0) -> str:
     """The six digits of RFC 6238 for this instant, or some steps of 30 s away."""
     counter = int((time.time() if now is None else now) // 30) + step
     digest = hmac.new(base64.b32decode(secret), struct.pack(">Q", counter), hashlib.sha1).digest()
     at = digest[-1] & 15
     return f"{(int.from_bytes(digest[at : at + 4], 'big') & 0x7FFFFFFF) % 1_000_000:06d}"
+
+
+class Console:
+    """A terminal of a device on which a program asks: what it says, and what is typed once it has said it."""
+
+    def __init__(self, container: str, *words: str) -> None:
+        self._terminal, inside = os.openpty()
+        self._process = subprocess.Popen(
+            ["podman", "exec", "-i", "-t", container, *words],
+            stdin=inside, stdout=inside, stderr=inside, start_new_session=True,
+        )  # fmt: skip
+        os.close(inside)
+        self.text = ""
+        """All that it has said."""
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._terminal)
+        self._process.kill()
+        self._process.wait()
+
+    def until(self, pattern: str, seconds: float = 30) -> str:
+        """What it says from now on, up to the first match of ``pattern``."""
+        said, end = "", time.monotonic() + seconds
+        while not re.search(pattern, said):
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([self._terminal], [], [], left)[0]:
+                raise AssertionError(f"no {pattern!r} within {seconds} s, but {said!r} after {self.text!r}")
+            try:
+                more = os.read(self._terminal, 4096).decode(errors="replace")
+            except OSError:  # the other end is closed
+                more = ""
+            if not more:
+                raise AssertionError(f"it ended before {pattern!r}: {said!r} after {self.text!r}")
+            said += more
+            self.text += more
+        return said
+
+    def type(self, line: str) -> None:
+        """One line, with Enter."""
+        os.write(self._terminal, f"{line}\n".encode())
+
+
+def log_in(container: str, user: str, password: str) -> bool:
+    """Whether the device's ``login`` lets somebody in, as at a console: by a command that only a shell can answer."""
+    with Console(container, "login") as console:
+        console.until(r"login: $")
+        console.type(user)
+        console.until(r"[Pp]assword: ?$")
+        console.type(password)
+        said = console.until(r"[Ii]ncorrect|[#$] (\x1b\[6n)?$|[Aa]ccount.*locked")
+        if not re.search(r"[#$] ", said):
+            return counted(False)
+        console.type("echo in $((40 + 2)); exit")
+        console.until(r"in 42\r?\n")
+        return counted(True)
 
 
 class Token:

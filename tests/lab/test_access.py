@@ -9,15 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import hashing
 
 from lab.fleet import CHECKOUT, addresses, load
 from lab.labs import Lab
 from lab.podman import podman
+from tests.logins import counted, log_in
 
 DEVICES = ("debian11", "debian12", "debian13", "vendor")
 PLAYBOOK = CHECKOUT / "tests/lab/playbooks/access.yml"
@@ -96,15 +99,17 @@ class Access:
             device, "-i", str(key or self.key), "-o", "BatchMode=yes", known_hosts=str(self.known_hosts)
         )
         done = subprocess.run([*command, "id -u"], capture_output=True, text=True, timeout=60, check=False)
-        return done.stdout.strip() == "0"
+        return counted(done.stdout.strip() == "0")
 
     def try_password(self, device: str, user: str, password: str) -> str:
         """What ssh says to a password, from the vantage point: OpenSSH punishes the source of failed logins."""
-        return podman(
+        said = podman(
             "exec", "--env", f"SSHPASS={password}", self.lab.container("vantage-lan"),
             "sh", "-c", 'exec "$@" 2>&1', "sh", "sshpass", "-e", *self.ssh(device, "-o", "PubkeyAuthentication=no", user=user), "id",
             check=False,
         )  # fmt: skip
+        counted("uid=" in said)
+        return said
 
     def shell(self, device: str, text: str) -> str:
         return podman("exec", self.lab.container(device), "/bin/sh", "-c", text, check=False)
@@ -216,7 +221,18 @@ def test_check_mode_touches_nothing_and_predicts_exactly_what_the_run_does(harde
         for role in ("ssh", "legacy_services", "credentials"):
             said, done = hardened.predicted.of(role)[device], hardened.done.of(role)[device]
             assert said["state"] == "would_change" and said["changed"]
-            assert said["files"] == done["files"]
+            for what in ("files", "services", "outside_policy", "accounts", "remarks", "lockout"):
+                assert said.get(what) == done.get(what), (device, role, what)
+            assert becomes(said) == becomes(done), (device, role)
+            # After the run dropbear is asked what it offers; before, it is another dropbear.
+            notes = [note for note in done.get("notes", []) if "dropbear still offers" not in note]
+            assert said.get("notes", []) == notes
+
+
+def becomes(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """What ``--diff`` shows on its right. On the left stands what another role has changed meanwhile, or has not."""
+    shown = result["diff"] if isinstance(result["diff"], list) else [result["diff"]]
+    return [(one["after_header"], one["after"]) for one in shown]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -484,6 +500,28 @@ def test_guessing_with_su_locks_the_account_for_a_while_and_nothing_else(
     fleet.shell(device, "userdel -r person")
 
 
+@pytest.mark.parametrize("device", ["debian11", "debian13"])
+def test_guessing_at_the_console_locks_the_account_for_a_while_and_nothing_else(
+    hardened: Hardened, device: str
+) -> None:
+    """By ``login`` itself, on terminals: Debian 11's comes from shadow, Debian 13's from util-linux."""
+    fleet = hardened.fleet
+    container = fleet.lab.container(device)
+    fleet.shell(device, "useradd -m -s /bin/sh person; echo person:Right-Pass-99 | chpasswd")
+    assert log_in(container, "person", "Right-Pass-99")
+    with ThreadPoolExecutor(5) as terminals:
+        guesses = list(terminals.map(lambda n: log_in(container, "person", f"wrong{n}"), range(5)))
+    assert guesses == [False] * 5
+    assert not log_in(container, "person", "Right-Pass-99")
+    assert fleet.operator_gets_in(device)
+    # Nor does a locked account lock others, root at its console among them.
+    fleet.shell(device, "useradd -m -s /bin/sh other; echo other:Right-Pass-98 | chpasswd")
+    assert log_in(container, "other", "Right-Pass-98")
+    fleet.shell(device, "faillock --user person --reset")
+    assert log_in(container, "person", "Right-Pass-99")
+    fleet.shell(device, "userdel -r person; userdel -r other")
+
+
 def test_a_device_without_pam_says_that_guesses_are_not_counted_and_what_helps(hardened: Hardened) -> None:
     found = {host: result["lockout"] for host, result in hardened.done.of("credentials").items()}
     assert {host: one["state"] for host, one in found.items()} == {
@@ -582,6 +620,42 @@ def test_an_sshd_behind_a_systemd_socket_is_hardened_and_the_socket_stays(harden
     assert not fleet.play("--tags", "ssh", "--limit", "debian13").of("ssh")["debian13"]["changed"]
 
 
+def test_who_may_log_in_holds_behind_a_systemd_socket_too(hardened: Hardened) -> None:
+    fleet = hardened.fleet
+    for name in ("insider", "outsider"):
+        key = fleet.work / name
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+        public = key.with_suffix(".pub").read_text().strip()
+        fleet.shell(
+            "debian13",
+            f"useradd -m -s /bin/sh -p '*' {name}; install -d -m 700 -o {name} /home/{name}/.ssh; "
+            f"echo '{public}' >/home/{name}/.ssh/authorized_keys; chown {name} /home/{name}/.ssh/*",
+        )
+
+    def gets_in(name: str) -> str:
+        command = fleet.ssh("debian13", "-i", str(fleet.work / name), "-o", "BatchMode=yes", user=name)
+        done = subprocess.run([*command, "id -un"], capture_output=True, text=True, timeout=60, check=False)
+        counted(done.stdout.strip() == name)
+        return done.stdout.strip() or done.stderr
+
+    assert (gets_in("insider"), gets_in("outsider")) == ("insider", "outsider")
+    more = json.dumps({"ssh_users": [{"name": "insider", "from": ["198.51.100.0/24"]}]})
+    run = fleet.play("--tags", "ssh", "--limit", "debian13", "-e", more)
+    assert run.of("ssh")["debian13"]["state"] == "confirmed", run.output[-3000:]
+    assert gets_in("insider") == "insider" and "Permission denied" in gets_in("outsider")
+    assert fleet.shell("debian13", "systemctl is-active ssh.socket").strip() == "active"
+    assert fleet.operator_gets_in("debian13")
+    assert not fleet.play("--tags", "ssh", "--limit", "debian13", "-e", more).of("ssh")["debian13"]["changed"]
+    # As it is after a boot: the socket starts the daemon.
+    fleet.lab.power_cut("debian13")
+    assert fleet.shell("debian13", "systemctl is-active ssh.socket").strip() == "active"
+    assert fleet.operator_gets_in("debian13")
+    assert gets_in("insider") == "insider" and "Permission denied" in gets_in("outsider")
+    back = fleet.play("--tags", "ssh", "--limit", "debian13")
+    assert back.status == 0 and gets_in("outsider") == "outsider", back.output[-3000:]
+    fleet.shell("debian13", "userdel -r insider; userdel -r outsider")
+
+
 # A place for every way in which something is started, and a daemon for every family that the lab's images have not.
 # dropbear and python3 under other names: what listens is known by its name, whatever it says.
 ZOO = {
@@ -593,7 +667,8 @@ ExecStart=/usr/sbin/p910nd -m http.server 9100
 [Install]
 WantedBy=multi-user.target
 END
-systemctl daemon-reload; systemctl enable --now print.service
+printf '[Service]\\nExecStart=/usr/bin/python3 -m http.server 8099\\n' >/etc/systemd/system/stranger.service
+systemctl daemon-reload; systemctl enable --now print.service; systemctl start stranger.service
 printf '#!/bin/sh\\n/usr/sbin/cwmpd -m http.server 7547 &\\nexit 0\\n' >/etc/rc.local; chmod 755 /etc/rc.local
 mkdir -p /var/spool/cron/crontabs
 printf '@reboot /usr/sbin/adbd -m http.server 5555\\n' >/var/spool/cron/crontabs/root; chmod 600 /var/spool/cron/crontabs/root
@@ -614,7 +689,7 @@ printf 'telnetd -p 2323 -l /bin/login\\n/usr/sbin/gdbserver -R -p 2345\\n' >>/et
 kill -HUP 1; telnetd -p 2323 -l /bin/login; /usr/sbin/gdbserver -R -p 2345
 """,
 }
-ZOO_PORTS = {"debian11": {79, 9, 4444, 5555, 7547, 9100}, "vendor": {2323, 2345, 5555}}
+ZOO_PORTS = {"debian11": {79, 9, 4444, 5555, 7547, 8099, 9100}, "vendor": {2323, 2345, 5555}}
 
 
 def listening(fleet: Access, device: str) -> set[int]:
@@ -650,10 +725,15 @@ def test_every_family_however_it_is_started_goes_stays_away_and_comes_back_only_
         "vendor": {"telnet", "adb", "debug server", "console"},
     }[device]
     assert set(found) == gone
-    stays = {port for port in ZOO_PORTS[device] if port in (4444, 7547)}
+    stays = {port for port in ZOO_PORTS[device] if port in (4444, 7547, 8099)}
     assert listening(fleet, device) & ZOO_PORTS[device] == stays
     if device == "debian11":
         assert found["tr069"] == "the provider's only way, OPS-311"
+        # What nobody knows stays, and is named as people know it.
+        outside = {one["listens"]: one for one in result["outside_policy"]}
+        assert outside["4444/tcp"]["process"] == "mystery" and outside["4444/tcp"]["package"] == ""
+        stranger = outside["8099/tcp"]
+        assert stranger["unit"] == "stranger.service" and stranger["package"].startswith("python3"), stranger
         assert "autologin" not in fleet.shell(
             device, "systemctl show -P ExecStart serial-getty@ttyS0.service"
         )
@@ -731,7 +811,8 @@ def rotated(hardened: Hardened) -> Rotated:
     for device in DEVICES:
         fleet.shell(
             device,
-            f"sed -i 's|^admin:[^:]*|admin:{hashed}|' /etc/shadow; mkdir -p -m 700 /root/.ssh; "
+            # Its change is due besides, which su and sudo would insist on.
+            f"sed -i 's|^admin:[^:]*:[^:]*|admin:{hashed}:0|' /etc/shadow; mkdir -p -m 700 /root/.ssh; "
             f"echo '{friend[1].read_text().strip()}' >>/root/.ssh/authorized_keys; chmod 600 /root/.ssh/authorized_keys",
         )
     vault = fleet.work / "rotation-password"
@@ -789,7 +870,8 @@ def test_after_a_rotation_the_new_key_works_alone_and_old_sessions_are_over(
     assert fleet.operator_gets_in(device, rotated.key)
     assert not fleet.operator_gets_in(device) and not fleet.operator_gets_in(device, fleet.work / "friend")
     assert rotated.sessions[device] == ""
-    assert fleet.shell(device, "grep ^admin: /etc/shadow") != rotated.before[device]
+    after = fleet.shell(device, "grep ^admin: /etc/shadow")
+    assert after != rotated.before[device] and abs(int(after.split(":")[2]) - time.time() // 86400) <= 1
 
 
 def test_new_passwords_of_a_rotation_are_kept_unique_and_of_the_strongest_scheme_that_login_reads(
@@ -814,6 +896,129 @@ def test_new_passwords_of_a_rotation_are_kept_unique_and_of_the_strongest_scheme
         assert said.strip().endswith("in"), (device, said)
     assert len(passwords) == len(DEVICES)
     assert HASH.search(rotated.done.output) is None
+
+
+# An ssh daemon for loopback that takes passwords: the device's own, with its own PAM or none.
+PASSWORD_SSH = {
+    "debian": "mkdir -p /run/sshd; /usr/sbin/sshd -f /dev/null -o Port=2022 -o ListenAddress=127.0.0.1 -o UsePAM=yes "
+    "-o PasswordAuthentication=yes -o KbdInteractiveAuthentication=no -o PidFile=/run/trial.pid",
+    "vendor": "dropbear -R -p 127.0.0.1:2022 -P /run/trial.pid",
+}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_scheme_of_new_passwords_is_the_strongest_that_ssh_login_and_su_all_verify(
+    hardened: Hardened, rotated: Rotated, device: str
+) -> None:
+    fleet = hardened.fleet
+    container = fleet.lab.container(device)
+    pid = podman("inspect", "--format", "{{.State.Pid}}", container).strip()
+    fleet.shell(device, PASSWORD_SSH["vendor" if device == "vendor" else "debian"])
+    wait_for(fleet, device, {2022})
+    fleet.shell(
+        device,
+        "cp -p /etc/passwd /root/p; cp -p /etc/shadow /root/s; echo 'trier:x:1700:1700::/:/bin/sh' >>/etc/passwd",
+    )
+
+    def over_ssh(password: str) -> bool:
+        command = [
+            "nsenter", "-t", pid, "-n", "sshpass", "-e", "ssh", "-F", "none", "-p", "2022", "-o", "PubkeyAuthentication=no",
+            "-o", "UserKnownHostsFile=/dev/null", "-o", "StrictHostKeyChecking=no", "-o", "NumberOfPasswordPrompts=1",
+            "trier@127.0.0.1", "echo in",
+        ]  # fmt: skip
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=False,
+            env={**os.environ, "SSHPASS": password},
+        )  # fmt: skip
+        assert done.stdout.strip() == "in" or "Permission denied" in done.stderr, done.stderr
+        return counted(done.stdout.strip() == "in")
+
+    def by_su(password: str) -> bool:
+        words = f"printf '%s\\n' {password} | su -s /bin/sh nobody -c 'su trier -c \"echo in\"' 2>&1"
+        return counted(fleet.shell(device, words).strip().endswith("in"))
+
+    verified = {}
+    for scheme in hashing.STRONGEST_FIRST:
+        password = hashing.generate_password()
+        line = f"trier:{hashing.hash_password(password, scheme)}:19000:0:99999:7:::"
+        fleet.shell(device, f"sed -i '/^trier:/d' /etc/shadow; echo '{line}' >>/etc/shadow")
+        verified[scheme] = {
+            "ssh": over_ssh(password), "login": log_in(container, "trier", password), "su": by_su(password)
+        }  # fmt: skip
+    # No scheme is believed because everybody gets in.
+    assert not over_ssh("wrong") and not log_in(container, "trier", "wrong") and not by_su("wrong")
+    strongest = next(scheme for scheme, by in verified.items() if all(by.values()))
+    made = hashing.scheme(fleet.shell(device, "grep ^admin: /etc/shadow").split(":")[1])
+    assert made == strongest, verified
+    if device == "vendor":
+        # Why all of them are asked: its ssh reads what its console does not.
+        assert verified["yescrypt"] == {"ssh": True, "login": False, "su": False}
+    fleet.shell(
+        device,
+        "mv /root/p /etc/passwd; mv /root/s /etc/shadow; kill $(cat /run/trial.pid); faillock --user trier --reset",
+    )
+
+
+@pytest.mark.parametrize("method", ["sudo", "su"])
+def test_a_leaked_password_of_sudo_or_su_is_replaced_and_the_run_goes_on_with_the_new_one(
+    hardened: Hardened, rotated: Rotated, method: str
+) -> None:
+    fleet = hardened.fleet
+    name = "tech" + method
+    needed = "root" if method == "su" else name
+    key, new = fleet.work / f"key-{name}", fleet.work / f"new-{name}"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    # More generations than are kept: forgetting some must not need the way in that has just gone.
+    fleet.shell(
+        "debian13",
+        f"useradd -m -s /bin/sh -G sudo {name}; echo {needed}:Leaked-Secret-2 | chpasswd; "
+        f"install -d -m 700 -o {name} /home/{name}/.ssh; echo '{key.with_suffix('.pub').read_text().strip()}' "
+        f">/home/{name}/.ssh/authorized_keys; chown {name} /home/{name}/.ssh/*; "
+        "for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18; do mkdir -p /var/lib/sallyport/generation/$n; done",
+    )
+
+    def become(text: str) -> list[str]:
+        path = fleet.work / f"become-{name}.json"
+        path.write_text(
+            json.dumps(
+                {"ansible_become_password": text, "ansible_become_method": method, "ansible_become": True}
+            )
+        )
+        return ["--limit", "debian13", "-e", f"ansible_user={name}", "-e", f"@{path}"]
+
+    run = fleet.play(
+        *become("Leaked-Secret-2"), "-e", f"ansible_ssh_private_key_file={key}", "-e", f"rotate_key={new}",
+        "--vault-password-file", str(rotated.vault), "-e", f"credentials_vault_directory={fleet.work}/{name}",
+        "-vvvv", playbook=ROTATE, ANSIBLE_DEBUG="1",
+    )  # fmt: skip
+    result = run.of("rotate")["debian13"]
+    assert run.status == 0 and result["state"] == "confirmed", run.output[-3000:]
+    assert {"account": needed, "action": "replaced"} in result["accounts"]
+    assert (
+        f"ansible_become_password: the new one of {needed} ({fleet.work}/{name}/debian13.yml)"
+        in result["msg"]
+    )
+    shown = subprocess.run(
+        [str(TOOLS / "ansible-vault"), "view", "--vault-password-file", str(rotated.vault), f"{fleet.work}/{name}/debian13.yml"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    password = re.search(rf"{needed}: (\S{{24}})", shown)
+    assert password is not None and password[1] not in run.output
+    look = [
+        "--tags",
+        "credentials",
+        "-e",
+        "credentials_action=report",
+        "-e",
+        f"ansible_ssh_private_key_file={new}",
+    ]
+    assert fleet.play(*become(password[1]), *look).status == 0
+    leaked = fleet.play(*become("Leaked-Secret-2"), *look)
+    assert leaked.status != 0 and "root was not gained" in leaked.output, leaked.output[-2000:]
+    fleet.shell(
+        "debian13",
+        f"userdel -r {name}; rm -f /etc/ssh/authorized_keys.d/{name}; usermod -p '*' root; rmdir /var/lib/sallyport/generation/* 2>/dev/null",
+    )
 
 
 @pytest.mark.parametrize("device", ["debian12", "vendor"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,8 @@ from tests.logins import Doors
 
 DEVICE = "debian12"
 FILE = "/etc/ssh/sshd_config.d/70-trap.conf"
+EARLY = "/etc/ssh/sshd_config.d/05-trap.conf"
+"""Before the factory's own, so that it counts once it is loaded."""
 
 
 @pytest.fixture
@@ -70,6 +73,71 @@ def test_all_that_ours_overrides_at_once_does_no_harm(trapped: Doors) -> None:
     listening = trapped.sh(DEVICE, "ss -Hlnt 'sport = :22'").split()
     assert f"{address}:22" in listening and f"[{six}]:22" in listening and "0.0.0.0:22" not in listening
     trapped.sh(DEVICE, "chmod 700 /root /root/.ssh")
+
+
+# Every classic trap, as it stands in the way of one run: what the run says of it, and how its advice is followed.
+CLASSICS = [
+    ("methods with a space between them are alternatives", "", {"ssh_options": {}}),
+    ("root is the login of this inventory", "", {"ssh_permit_root_login": "auto"}),
+    (
+        "root has no key on this device",
+        "",
+        {"ssh_authorized_keys": None, "ssh_authorized_keys_exclusive": None},
+    ),
+    ("with UsePAM no sshd takes that for no login at all", "usermod -p '*' root", {}),
+    ("this device's clock differs from the controller's by", "rm /usr/local/bin/date", {}),
+    ("AllowGroups names no group of it", f"sed -i /AllowGroups/d {EARLY}", {}),
+    ("it would not listen on", f"sed -i /Port/d {EARLY}", {}),
+    ("it would not listen on", f"sed -i /ListenAddress/d {EARLY}", {}),
+]
+
+
+def test_all_classic_traps_at_once_are_named_one_by_one_and_the_operator_is_in_after_every_run(
+    trapped: Doors,
+) -> None:
+    """Over IPv6, which a lone ``ListenAddress 0.0.0.0`` would lose; the daemon has not loaded its files yet."""
+    trapped.account(DEVICE, "alice")
+    operator = trapped.operator.with_suffix(".pub").read_text(encoding="utf-8").strip()
+    trapped.sh(
+        DEVICE,
+        f"mkdir -p -m 700 /root/.ssh; echo '{operator}' >/root/.ssh/authorized_keys; "
+        "rm -f /etc/ssh/sshd_config.d/00-sallyport.conf /etc/ssh/authorized_keys.d/*; systemctl restart ssh; "
+        "printf '%s\\n' 'PermitRootLogin no' 'AllowGroups nobodys' 'UsePAM no' 'Port 2222' 'ListenAddress 0.0.0.0' "
+        f"'PasswordAuthentication no' 'MaxStartups 1:100:1' 'MaxAuthTries 1' 'LoginGraceTime 1' >{EARLY}; passwd -l root; "
+        "printf '#!/bin/sh\\necho 86400\\n' >/usr/local/bin/date; chmod 755 /usr/local/bin/date",
+    )
+    variables: dict[str, Any] = {
+        "ansible_host": trapped.address(DEVICE, family=1),
+        # The lab's file knows each device by its first address.
+        "ansible_ssh_extra_args": f"-o HostKeyAlias={trapped.address(DEVICE)}",
+        "ssh_options": {"AuthenticationMethods": "publickey, keyboard-interactive"},
+        "ssh_permit_root_login": "no",
+        "ssh_authorized_keys": [],
+        "ssh_authorized_keys_exclusive": True,
+        "ssh_users": [{"name": "alice", "keys": [trapped.public("alice")], "second_factor": "totp"}],
+        "ssh_enrolment_directory": str(trapped.work / "traps"),
+    }
+    left = list(CLASSICS)
+    while left:
+        run = trapped.play(DEVICE, variables)
+        result = run.of[DEVICE]
+        assert run.status == 2 and result["state"] == "refused", (left, run.output[-2500:])
+        named = next((one for one in left if one[0] in result["msg"]), None)
+        assert named, result["msg"]
+        left.remove(named)
+        assert trapped.operator_gets_in(DEVICE) and trapped.operator_gets_in(DEVICE, family=1)
+        trapped.sh(DEVICE, named[1] or "true")
+        variables = {key: value for key, value in {**variables, **named[2]}.items() if value is not None}
+    done = trapped.apply(DEVICE, variables).of[DEVICE]
+    assert done["state"] == "confirmed"
+    assert trapped.operator_gets_in(DEVICE) and trapped.operator_gets_in(DEVICE, family=1)
+    # What our settings override, the places for newcomers among them, stands in the device's own file still.
+    assert "MaxStartups 1:100:1" in trapped.sh(DEVICE, f"cat {EARLY}")
+    assert not trapped.apply(DEVICE, variables).of[DEVICE]["changed"]
+    trapped.lab.power_cut(DEVICE)
+    assert trapped.operator_gets_in(DEVICE) and trapped.operator_gets_in(DEVICE, family=1)
+    assert trapped.ssh(DEVICE, "alice", key=trapped.key("alice")).refused
+    trapped.sh(DEVICE, f"rm -f {EARLY}; systemctl restart ssh")
 
 
 def test_a_second_daemon_on_a_port_of_its_own_is_named_and_goes_on(trapped: Doors) -> None:

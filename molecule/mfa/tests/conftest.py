@@ -8,10 +8,10 @@ import pytest
 
 from lab.fleet import load
 from lab.labs import Lab
-from tests.conftest import pytest_configure
+from tests.conftest import pytest_configure, pytest_terminal_summary
 from tests.logins import Doors
 
-__all__ = ["doors", "pytest_configure"]
+__all__ = ["doors", "pytest_configure", "pytest_terminal_summary"]
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ansible_collections.sallyport.iot.plugins.plugin_utils.device import inquiry
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device import hook, inquiry
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.commit import CommitError
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.commit import run as commit
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Exchange
@@ -66,9 +66,14 @@ def with_fresh_facts(
             and not entry.get("secret")  # facts are shown to everybody
         }
         user = device.get("login_user")
+        files = {**(device.get("files") or {}), **texts}
+        if hook.INITTAB in files and device.get("init") == "busybox":
+            # With the first change the boot hook comes in front.
+            line = hook.line(str(action._task.args.get("state_dir") or DEFAULT_STATE_DIR)).decode()
+            files[hook.INITTAB] = line + files[hook.INITTAB].replace(line, "")
         predicted = {
             **device,
-            "files": {**(device.get("files") or {}), **texts},
+            "files": files,
             "accounts": [
                 {**one, "authorized_keys": max(keys, int(one.get("authorized_keys") or 0))}
                 if one["name"] == user
