@@ -1,0 +1,35 @@
+"""What the next role sees of a device after a prediction: the device as it would be, and nothing that is secret."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access import driver
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device import inquiry
+
+ACTION = SimpleNamespace(_task=SimpleNamespace(args={"state_dir": "/data/sallyport"}))
+HOOK = "::sysinit:/bin/sh /data/sallyport/device boot\n"
+
+
+def seen(device: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any]:
+    result = driver.with_fresh_facts(ACTION, {"state": "would_change"}, device, entries)
+    return dict(result["ansible_facts"][inquiry.FACT]["files"])
+
+
+def test_a_predicted_file_is_seen_and_a_secret_one_is_not() -> None:
+    entries = [
+        {"dest": "/etc/a", "content": "new\n"},
+        {"dest": "/var/lib/sallyport-totp/alice", "content": "JBSW\n", "secret": True},
+    ]
+    assert seen({"files": {"/etc/a": "old\n"}}, entries) == {"/etc/a": "new\n"}
+
+
+def test_the_boot_hooks_line_comes_in_front_of_inittab_once_and_only_with_busybox() -> None:
+    entries = [{"dest": "/etc/inittab", "content": "::respawn:/sbin/getty\n"}]
+    gateway = {"init": "busybox", "files": {"/etc/inittab": "old\n"}}
+    assert seen(gateway, entries)["/etc/inittab"] == f"{HOOK}::respawn:/sbin/getty\n"
+    # Whatever the first change is about, the hook comes with it.
+    assert seen(gateway, [])["/etc/inittab"] == f"{HOOK}old\n"
+    assert seen({**gateway, "files": {"/etc/inittab": f"{HOOK}old\n"}}, [])["/etc/inittab"] == f"{HOOK}old\n"
+    assert seen({**gateway, "init": "systemd"}, [])["/etc/inittab"] == "old\n"
