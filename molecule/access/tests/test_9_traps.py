@@ -80,7 +80,7 @@ CLASSICS = [
     ("methods with a space between them are alternatives", "", {"ssh_options": {}}),
     ("root is the login of this inventory", "", {"ssh_permit_root_login": "auto"}),
     (
-        "root has no key on this device",
+        "so that key has to be known",
         "",
         {"ssh_authorized_keys": None, "ssh_authorized_keys_exclusive": None},
     ),
