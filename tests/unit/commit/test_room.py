@@ -44,6 +44,21 @@ def test_a_file_system_that_is_too_small_refuses_before_anything_is_written(shel
         assert bool(room.shortage(reply, wanted)) == (status == 1)
 
 
+@pytest.mark.parametrize("shell", [["dash"], ["busybox", "ash"]])
+@pytest.mark.parametrize(("kb", "inodes", "refused"), [(99, 9, False), (98, 9, True), (99, 8, True)])
+def test_one_block_or_one_inode_too_few_refuses_before_anything_is_written(
+    shell: list[str], kb: int, inodes: int, refused: bool
+) -> None:
+    df = f"df() {{ echo head; case $1 in -Pk) echo d 200 $((200 - {kb})) 1 5% / ;; *) echo d 50 1 {inodes} 5% / ;; esac; }}\n"
+    wanted = [room.Need("/", kb=99, ample_kb=99, inodes=9)]
+    program = frame(df.encode() + room.refusal(wanted) + b"say written\n", "0" * 24)
+    done = subprocess.run(shell, input=program, capture_output=True, check=False)
+    parsed = parse(done.stdout.decode(), "0" * 24)
+    assert parsed is not None and parsed[1] == int(refused), done
+    assert ("written", "") not in parsed[0] or not refused
+    assert (("refused", "room") in parsed[0]) == refused
+
+
 def test_a_device_without_df_or_without_counts_is_not_refused() -> None:
     wanted = room.needs(_STATE, [(_BIG, 0)], _ONE)
     program = frame(b"df() { return 127; }\n" + room.refusal(wanted) + b"say written\n", "0" * 24)
