@@ -157,8 +157,9 @@ def _connection(reply: Reply, running: dict[int, running_processes.Process]) -> 
                 "client_port": number(words[1]),
                 "server": address(words[2]),
                 "server_port": number(words[3]),
+                "interface": network.way_to(reply, address(words[0])),
             }
-    return {"client": "", "client_port": 0, "server": "", "server_port": 0}
+    return {"client": "", "client_port": 0, "server": "", "server_port": 0, "interface": ""}
 
 
 def _login_user(reply: Reply) -> str:

@@ -333,19 +333,25 @@ def _admits_controller(
     server = plain(str(connection.get("server") or ""))
     own = [server] if server else list(around.inventory.get(around.host, ()))
     known: list[Mapping[str, Any]] = list((around.device or {}).get("interfaces") or ())
-    by_address = [
-        str(one["name"])
+    held = {
+        str(one["name"]): [str(text).partition("/")[0] for text in one.get("addresses") or ()]
         for one in known
-        if server and server in [str(text).partition("/")[0] for text in one.get("addresses") or ()]
-    ]
-    if connection.get("client") in ("127.0.0.1", "::1"):
-        # Pull mode: the controller is the device, over loopback.
-        by_address = ["lo"]
-    atoms = by_address or [str(one["name"]) for one in known if one.get("name") != "lo"]
-    atoms = atoms or flows.interface_atoms([policy])
+    }
+    client, interface = plain(str(connection.get("client") or "")), str(connection.get("interface") or "")
+    # A management address often lies on lo or on a dummy, where no packet comes in: the way back says more.
+    by_address = [name for name, texts in held.items() if server and server in texts and name != "lo"]
+    anywhere = [name for name in held if name != "lo"] or flows.interface_atoms([policy])
     for text in controllers(around):
+        atoms = list(dict.fromkeys([*by_address, interface] if interface else by_address)) or anywhere
+        if text == client and interface:
+            atoms = [interface]
+        if client in ("127.0.0.1", "::1") or client in (one for texts in held.values() for one in texts):
+            # Pull mode: the controller is the device, over loopback.
+            atoms = ["lo"]
         try:
-            family, source, _last = cidrs.parse_one(text)
+            family, source, last = cidrs.parse_one(text)
+            if source != last:
+                raise cidrs.NotACidr(text, "bad-controller", "is a network", "name one address of it")
         except cidrs.NotACidr as problem:
             message = f"the controller's address `{short(text)}` {problem.why}"
             reader.add("bad-controller", Where("controller"), message, problem.remedy)

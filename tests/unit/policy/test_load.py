@@ -400,6 +400,38 @@ def test_a_zone_bound_to_another_interface_locks_out_by_anti_spoofing(loaded: Lo
     assert "other interfaces" in resolved.errors[0].message
 
 
+@pytest.mark.parametrize("holder", ["lo", "dummy0", "eth0"])
+def test_the_controller_comes_in_where_it_is_answered_wherever_the_address_lies(
+    loaded: Loader, holder: str
+) -> None:
+    """Routers have their management address on lo or on a dummy."""
+    interfaces = [
+        {"name": "lo", "kind": "loopback", "addresses": ["127.0.0.1/8"]},
+        {"name": "dummy0", "kind": "other", "addresses": []},
+        {"name": "eth0", "kind": "physical", "addresses": ["10.20.0.1/24"]},
+    ]
+    next(one for one in interfaces if one["name"] == holder)["addresses"].append("192.0.2.77/32")  # type: ignore[attr-defined]
+    connection = {"client": "9.9.9.9", "client_port": 50000, "server": "192.0.2.77", "server_port": 22}
+
+    def errors(text: str, **known: str) -> list[str]:
+        device = DEVICE | {"interfaces": interfaces, "connection": connection | known}
+        return [one.id for one in loaded(text, device=device).errors]
+
+    closed = SOUND.replace("198.18.10.0/24", "10.0.0.0/8")
+    bound = SOUND.replace(
+        '{cidrs: [198.18.10.0/24, "2001:db8:10::/64"]}', "{cidrs: [9.9.9.9], interfaces: [eth0]}"
+    )
+    assert errors(closed, interface="eth0") == errors(closed) == ["lock-out"]
+    assert errors(bound, interface="eth0") == []
+    assert errors(bound.replace("eth0", "eth9"), interface="eth0") == ["lock-out"]
+
+
+def test_a_network_is_no_controller(loaded: Loader) -> None:
+    resolved = loaded(SOUND, device=DEVICE, controller=["198.18.10.0/24"])
+    assert [one.id for one in resolved.errors] == ["bad-controller"]
+    assert "`198.18.10.0/24` is a network" in resolved.errors[0].message
+
+
 def test_management_open_to_any_needs_a_reason(loaded: Loader) -> None:
     text = "inbound: [{name: all, allow: [any], from: [0.0.0.0/0]}]\n"
     assert [one.id for one in loaded(text).errors] == ["management-open"]

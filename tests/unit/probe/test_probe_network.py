@@ -17,6 +17,40 @@ eth1 00000000 010300C0 0002 0 0 0 00000000 0 0 0
 """
 
 
+def test_the_way_to_an_address_is_the_narrowest_route_that_is_up(reply: Make) -> None:
+    zero = "0" * 32
+
+    def six(network: str, size: str, metric: str, flags: str, name: str) -> str:
+        return f"{network:0<32} {size} {zero} 00 {zero} {metric} 00000001 00000000 {flags} {name}"
+
+    routes6 = (
+        six("", "00", "00000400", "00000003", "eth0"),
+        six("", "00", "ffffffff", "00200200", "lo"),
+        six("20010db8", "20", "00000200", "00000001", "eth2"),
+        six("20010db8", "20", "00000100", "00000001", "eth1"),
+        six("20010db80009", "30", "00000100", "00000000", "eth3"),
+        six("20010db80008", "30", "00000100", "00000201", "eth3"),
+    )
+    known = reply(("route", ROUTES), ("ipv6_route", "\n".join(routes6)))
+    ways = {
+        "192.0.2.9": "eth0",
+        "198.51.100.1": "eth0",
+        "2001:db8:9::1": "eth1",
+        "2001:db8:8::1": "eth1",
+        "2a00::1": "eth0",
+        "": "",
+    }
+    assert {text: network.way_to(known, text) for text in ways} == ways
+    narrower = ROUTES + "eth1 020200C0 00000000 0001 0 0 0 FEFFFFFF 0 0 0\n"
+    assert network.way_to(reply(("route", narrower)), "192.0.2.3") == "eth1"
+    odd = reply(
+        ("route", ROUTES.replace("00FFFFFF", "00FF00FF")),
+        ("ipv6_route", routes6[0].replace(" 00 ", " ff ", 1)),
+    )
+    assert network.way_to(odd, "192.0.2.9") and network.way_to(odd, "2a00::1") == ""
+    assert network.way_to(reply(), "192.0.2.9") == network.way_to(reply(), "2001:db8::1") == ""
+
+
 def test_bridges_of_container_engines_are_told_from_others(reply: Make) -> None:
     kinds = {
         i["name"]: i["kind"]

@@ -114,6 +114,7 @@ def test_the_controller_is_known_by_its_address_on_the_device(devices: dict[str,
         connection = device["connection"]
         assert connection["client"].startswith("198.51.100.")
         assert connection["server_port"] == 22
+        assert connection["interface"] == "eth0"
         assert connection["client_port"] > 1023
 
 

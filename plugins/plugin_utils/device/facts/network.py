@@ -21,6 +21,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.facts.text im
     hexadecimal,
 )
 
+_UP, _REJECT = 0x1, 0x200  # flags of a route
 _LOOPBACK = "772"  # ARPHRD_LOOPBACK
 # How Docker, Podman, CNI, containerd, LXC, LXD and Incus name the bridges that they make.
 _CONTAINER_BRIDGE = re.compile(
@@ -68,6 +69,28 @@ def routers(reply: Reply) -> list[str]:
         if len(words) >= 10 and words[0] == "0" * 32 and words[1] == "00" and words[4] != "0" * 32:
             found.append(_ipv6(words[4]))
     return _unique(found)
+
+
+def way_to(reply: Reply, whom: str) -> str:
+    """The interface by which the device reaches an address; "" where no route of its main table leads there."""
+    if not whom:
+        return ""
+    target = ipaddress.ip_address(whom)
+    found: list[tuple[int, int, str]] = []
+    if target.version == 4:
+        for iface, destination, _gateway, mask in _routes(reply):
+            size = bin(int(ipaddress.ip_address(mask))).count("1")
+            if int(target) >> 32 - size == int(ipaddress.ip_address(destination)) >> 32 - size:
+                found.append((32 - size, 0, iface))
+    else:
+        for line in reply.get("ipv6_route").split("\n"):
+            words = line.split()
+            if len(words) < 10 or not hexadecimal(words[8]) & _UP or hexadecimal(words[8]) & _REJECT:
+                continue
+            outside = 128 - min(128, hexadecimal(words[1]))
+            if words[9] != "lo" and int(target) >> outside == hexadecimal(words[0]) >> outside:
+                found.append((outside, hexadecimal(words[5]), clean(words[9])))
+    return min(found)[2] if found else ""
 
 
 def resolvers(reply: Reply) -> list[str]:
