@@ -16,7 +16,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction i
     Transaction,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import fleet, load, render
-from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.report import finding_text
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.report import finding_text, warnings
 
 _SPEC: dict[str, Any] = {
     "policy_dir": {"type": "path", "required": True},
@@ -56,6 +56,7 @@ class ActionModule(ActionBase):
             return _refused(result, host, str(error))
         resolved = fleet.resolve_host(variables, host, arguments["policy_dir"], device)
         result["findings"] = [finding_text(finding) for finding in resolved.findings]
+        result["warnings"] = warnings(resolved.findings)
         if resolved.policy is None:
             errors = "\n".join(finding_text(finding) for finding in resolved.errors)
             return {

@@ -8,7 +8,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import fleet, load
-from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.report import finding_text
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.report import finding_text, warnings
 
 
 class ActionModule(ActionBase):
@@ -32,6 +32,7 @@ class ActionModule(ActionBase):
         findings = load.gather(resolved)
         result["changed"] = False
         result["findings"] = [finding_text(finding) for finding in findings]
+        result["warnings"] = warnings(findings)
         errors = [finding for finding in findings if finding.severity == "error"]
         if errors:
             count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"

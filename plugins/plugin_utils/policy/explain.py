@@ -132,8 +132,6 @@ def _led(policy: HostPolicy, packet: Packet) -> Packet:
     )
     if flows.leads_here(policy, publish):
         return led
-    if packet.in_interface in policy.container_bridges:
-        return packet
     return replace(led, hook="forward", out_interface=flows.OTHER)
 
 

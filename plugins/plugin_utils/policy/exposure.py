@@ -181,7 +181,12 @@ def openings(
         host = cidrs.address_text(flow.family, address)
         every.append((flow, f"{host}:{port}" if flow.family == "ipv4" else f"[{host}]:{port}", parts))
     for flow, target, parts in every:
-        for outcome, addresses in parts:
+        # Who is led elsewhere does not reach this device's own port.
+        led = model.led_away(flow) if flow.hook == "inbound" else ()
+        for outcome, found_addresses in parts:
+            addresses = intervals.subtract(found_addresses, led) if led else found_addresses
+            if not addresses:
+                continue
             if outcome.verdict != "allow" or outcome.step in (
                 "essential",
                 "loopback",

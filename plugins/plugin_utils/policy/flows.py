@@ -241,7 +241,7 @@ class Model:
         elif policy.traps and flow.protocol == TCP and intervals.contains(policy.traps.tcp, (flow.ports,)):
             split.take_all(self._drop("trap"))
         else:
-            split.take(self._led_away(flow), self._drop("default"))
+            split.take(self.led_away(flow), self._drop("default"))
             if policy.defaults.ping and is_ping(flow.family, flow.protocol, flow.ports):
                 allowed_to = addresses_on(policy.defaults.ping.sources, flow.family, flow.in_interface)
                 split.take(allowed_to, Outcome("allow", policy.defaults.ping.rate, step="ping"))
@@ -265,7 +265,7 @@ class Model:
             self._on[key] = addresses_on(endpoints, family, interface)
         return self._on[key]
 
-    def _led_away(self, flow: FlowClass) -> Intervals:
+    def led_away(self, flow: FlowClass) -> Intervals:
         """Sources that one of our own entries translates at this port: what no rule admits of them is dropped."""
         return intervals.union(
             *(

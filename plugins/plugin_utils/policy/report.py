@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import cidrs
@@ -40,6 +41,11 @@ def finding_text(one: Finding) -> str:
     return f"{place(one)}: {one.severity} {one.id}: {one.message}; {one.remedy}" + (
         f" [{whom}]" if whom else ""
     )
+
+
+def warnings(findings: Iterable[Finding]) -> list[str]:
+    """Warnings as Ansible shows them in any run. Without hosts, so that what many have is said once."""
+    return [finding_text(replace(one, hosts=())) for one in findings if one.severity == "warning"]
 
 
 def finding_data(one: Finding) -> dict[str, Any]:

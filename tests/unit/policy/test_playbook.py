@@ -34,6 +34,22 @@ def site(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_warning_is_shown_in_a_run_that_changes_devices_too(site: Path) -> None:
+    nat = "nat: {publish: [{name: hmi, port: 8443, to: '10.0.0.9:443'}]}\n"
+    (site / "policy/fleet.yml").write_text(FLEET + nat)
+    (site / "hosts.yml").write_text(INVENTORY.replace("cam1:", "cam2: {}\n        cam1:"))
+    (site / "play.yml").write_text(
+        "- hosts: all\n  gather_facts: false\n  tasks:\n    - sallyport.iot.policy_check:\n      run_once: true\n"
+    )
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(site / "hosts.yml")]
+    done = subprocess.run(
+        [*command, str(site / "play.yml")], cwd=ROOT, capture_output=True, text=True, check=True,
+        env=os.environ | {"COLUMNS": "999"},
+    )  # fmt: skip
+    shown = " ".join((done.stdout + done.stderr).split())
+    assert "[WARNING]" in shown and shown.count("warning publish-closed") == 1, shown
+
+
 def test_an_inventory_without_hosts_is_no_green_check(site: Path) -> None:
     (site / "hosts.yml").write_text("all:\n  hosts: {}\n")
     done = ask(site)

@@ -257,12 +257,26 @@ def test_a_port_that_leads_to_one_of_our_own_is_judged_by_the_port_that_was_aske
     opened = site("led", inbound="allow")
     assert asked(opened, 8443)[0] == "deny" and asked(opened, 8442)[0] == "allow"
     assert exposure.for_vantage(opened.tentative, "198.51.100.9", "eth0")["tcp"] == ((0, 8442), (8444, 65535))
-    # A container is led on only where the way ends on the device; elsewhere it obeys what holds for containers.
+    # What a container sends elsewhere obeys what holds for containers, translated or not.
     for found, leads in ((by_original, True), (site("asked", "10.20.0.9:443"), False)):
-        policy = replace(found.tentative, container_bridges=("pod0",), bridges=("pod0",))
-        assert asked(replace(found, tentative=policy), 8443, "pod0") == ("allow", "10.20.0.1:443" * leads)
-        led = [flow for flow, _to in flows.translations(flows.Model(policy), [policy])]
-        assert ("pod0" in {flow.in_interface for flow in led}) is leads
+        for outbound in ("allow", "drop"):
+            policy = replace(
+                found.tentative, container_bridges=("pod0",), bridges=("pod0",), containers_outbound=outbound
+            )
+            verdict, to = asked(replace(found, tentative=policy), 8443, "pod0")
+            assert verdict == ("allow" if leads or outbound == "allow" else "deny")
+            assert to == ("10.20.0.1:443" if leads else "10.20.0.9:443")
+            led = [flow for flow, _to in flows.translations(flows.Model(policy), [policy])]
+            assert ("pod0" in {flow.in_interface for flow in led}) is leads
+            # Nobody reaches 8443 of the device itself, so it stands there once: as what is published.
+            rows = [
+                one
+                for one in exposure.openings(policy, found.services)
+                if one.ports == (8443, 8443) and one.family == "ipv4"
+            ]
+            assert {(one.hook, bool(one.target)) for one in rows if one.target or one.hook == "inbound"} == {
+                ("published", True)
+            }
 
 
 def test_icmp_that_starts_no_flow_passes_in_no_answer() -> None:
