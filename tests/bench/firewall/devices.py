@@ -60,11 +60,17 @@ class Site:
             (self.policy / "long.netset").write_text("\n".join(networks(listed)) + "\n", encoding="utf-8")
         (self.policy / "fleet.yml").write_text(policy, encoding="utf-8")
 
-    def play(self, hosts: dict[str, str], forks: int = 5) -> Run:
+    def play(self, hosts: dict[str, str], forks: int = 4) -> Run:
         """The firewall task on ``hosts``: a name in this run, and the lab's name for the device."""
         inventory = {
             "_meta": {
-                "hostvars": {name: self.known["_meta"]["hostvars"][real] for name, real in hosts.items()}
+                # The same address many times over: without a path of its own a host would share another one's
+                # connection. And a server lets only so many begin at a time (dropbear 5), whose hosts come again.
+                "hostvars": {
+                    name: self.known["_meta"]["hostvars"][real]
+                    | {"ansible_control_path": f"%(directory)s/{name}", "ansible_ssh_retries": 5}
+                    for name, real in hosts.items()
+                }
             },
             "all": {"hosts": list(hosts)},
         }
