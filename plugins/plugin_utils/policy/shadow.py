@@ -381,6 +381,9 @@ class _Index:
     """Finds the rules whose hulls meet another rule's, with one bit a rule."""
 
     STEP = 64
+    CELLS = 256
+    """Into so many a line is cut. Rules of several intervals have hulls that meet everybody's; their cells do not."""
+    WIDE = 64
 
     def __init__(self, lines: _Lines, products: list[Product | None]) -> None:
         self.lines = lines
@@ -394,6 +397,9 @@ class _Index:
                     self.solid |= 1 << place
         self._starts = [self._sorted(dimension, 0) for dimension in range(3)]
         self._ends = [self._sorted(dimension, -1) for dimension in range(3)]
+        # Where all hulls are exact, nothing is gained by looking closer.
+        self._cells = [] if self.solid == self.all else [self._cut(dimension) for dimension in range(3)]
+        self._near: dict[tuple[int, int], int] = {}
 
     def product(self, place: int) -> Product:
         product = self.products[place]
@@ -415,6 +421,48 @@ class _Index:
                 sums.append(bits)
         return [value for value, _place in ordered], [place for _value, place in ordered], sums
 
+    def _cut(self, dimension: int) -> tuple[list[int], list[int], int]:
+        """Where a line is cut, the bits of the rules in each cell, and those of rules in so many that they count always."""
+        lines = [(place, product[dimension]) for place, product in enumerate(self.products) if product]
+        starts = sorted({low for _place, line in lines for low, _high in line})
+        edges = starts[:: len(starts) // self.CELLS + 1]
+        cells = [bytearray(len(self.products) // 8 + 1) for _ in range(len(edges) + 1)]
+        always = 0
+        for place, line in lines:
+            held = self._held(edges, line)
+            if held is None:
+                always |= 1 << place
+            else:
+                for cell in held:
+                    cells[cell][place >> 3] |= 1 << (place & 7)
+        return edges, [int.from_bytes(cell, "little") for cell in cells], always
+
+    def _held(self, edges: list[int], line: Intervals) -> set[int] | None:
+        """The cells that a set of intervals touches; None for too many."""
+        held: set[int] = set()
+        for low, high in line:
+            first, last = bisect_right(edges, low), bisect_right(edges, high)
+            if last - first > self.WIDE:
+                return None
+            held.update(range(first, last + 1))
+            if len(held) > self.WIDE:
+                return None
+        return held
+
+    def _around(self, dimension: int, line: Intervals) -> int:
+        """The bits of all rules that may meet ``line``, and of some that do not."""
+        key = dimension, id(line)
+        if key not in self._near:
+            edges, cells, bits = self._cells[dimension]
+            held = self._held(edges, line)
+            if held is None:
+                bits = self.all
+            else:
+                for cell in held:
+                    bits |= cells[cell]
+            self._near[key] = bits
+        return self._near[key]
+
     def _first(self, table: tuple[list[int], list[int], list[int]], number: int) -> int:
         """The bits of the first ``number`` rules of a table."""
         _values, places, sums = table
@@ -434,6 +482,8 @@ class _Index:
             bits &= ~self._first(ends, bisect_left(ends[0], first))
             starts = self._starts[dimension]
             bits &= self._first(starts, bisect_right(starts[0], last))
+            if self._cells:
+                bits &= self._around(dimension, own[dimension])
             if not bits:
                 return
         if self.solid >> place & 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from datetime import date
 from itertools import product
@@ -25,6 +26,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
     Defaults,
     Endpoint,
     HostPolicy,
+    Intervals,
     Nat,
     Publish,
     Rate,
@@ -392,3 +394,43 @@ def test_too_many_pieces_is_an_error_that_says_so() -> None:
 def test_outcomes_are_equal_by_verdict_rate_cut_off_and_log_only() -> None:
     assert Outcome("allow", step="rule", name="a") == Outcome("allow", step="default")
     assert Outcome("allow") != Outcome("allow", log=True)
+
+
+@pytest.mark.parametrize(("cells", "wide"), [(256, 64), (8, 2), (3, 0)])
+def test_the_index_of_rules_leaves_out_none_that_meets_another(
+    monkeypatch: pytest.MonkeyPatch, cells: int, wide: int
+) -> None:
+    """Also for rules of many intervals, and for some that are in nearly every cell."""
+    monkeypatch.setattr(shadow._Index, "CELLS", cells)
+    monkeypatch.setattr(shadow._Index, "WIDE", wide)
+    chance = random.Random(8)
+
+    def some(top: int, longest: int) -> Intervals:
+        lows = [chance.randrange(1, top) for _ in range(chance.choice((1, 2, 3, 9)))]
+        return intervals.merge((low, min(top, low + chance.randrange(longest))) for low in lows)
+
+    rules = tuple(
+        Rule(
+            f"r{number}",
+            "allow",
+            ServiceSet(any=True)
+            if number % 17 == 0
+            else ServiceSet(tcp=some(65535, chance.choice((1, 20000)))),
+            (Endpoint(Addresses(some((1 << 32) - 1, chance.choice((1 << 8, 1 << 29))))),),
+        )
+        for number in range(150)
+    )
+    section = shadow._Section(HostPolicy("gw1", inbound=rules), "inbound", rules)
+    index = section.families["ipv4"]
+    touching = 0
+    for place, rule in enumerate(index.products):
+        assert rule is not None
+        expected = [
+            other
+            for other in range(len(rules))
+            if other != place and shadow._touch(rule, index.product(other))
+        ]
+        found = [*index.meeting(place, before=True), *index.meeting(place, before=False)]
+        assert found == expected
+        touching += len(found)
+    assert touching > 500
