@@ -21,6 +21,8 @@ def pytest_configure() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    # Not so its forked children: a pool ends its workers so, and one that is interrupted under a lock waits for ever.
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     # How long an example takes says how busy the machine is.
     settings.register_profile("sallyport", deadline=None)
     settings.load_profile("sallyport")
