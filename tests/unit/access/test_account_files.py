@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.sallyport.iot.plugins.action.credentials import DUE, Change, _texts
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import (
     handover,
     hashing,
     hygiene,
     judge,
     lockout,
+    reading,
     shadow,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.handover import Command, HandoverError
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.record import Record
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.shadow import Account
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
 
 
 def account(
@@ -217,3 +221,22 @@ def test_a_new_hash_of_each_scheme_is_one_that_the_judge_reads(scheme: str) -> N
     made = hashing.hash_password("Zk7qPq2m", scheme)
     assert hashing.scheme(made) == scheme and hashing.matches("Zk7qPq2m", made) and hashing.can_assess(made)
     assert made != hashing.hash_password("Zk7qPq2m", scheme)
+
+
+def test_a_replaced_password_is_no_longer_due_and_one_that_must_change_is() -> None:
+    passwd = "a:x:1:1::/:/bin/sh\nb:x:2:2::/:/bin/sh\nc:x:3:3::/:/bin/sh\n"
+    hidden = "a:h1:0:0:99999:7:::\nb:h1:19000:0:99999:7:::\nc:h1:19000:0:99999:7:::\n"
+    found = reading.Found(
+        shadow.parse(passwd, hidden), {shadow.PASSWD: passwd, shadow.SHADOW: hidden}, {}, {}, {}, Reply((), 0)
+    )
+    new = {
+        "a": Change("h2", "made just now", "replaced"),
+        "b": Change(None, "", DUE),
+        "c": Change("*", "", "locked"),
+    }
+    today = int(time.time() // 86400)
+    made = _texts(found, new, hygiene.Tidying())[shadow.SHADOW]
+    assert made in {
+        f"a:h2:{day}:0:99999:7:::\nb:h1:0:0:99999:7:::\nc:*:19000:0:99999:7:::\n"
+        for day in (today, today - 1)
+    }
