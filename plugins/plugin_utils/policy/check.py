@@ -9,7 +9,7 @@ worked out and taken from the block lists.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import date, timedelta
 from functools import lru_cache
 from typing import Any, cast
@@ -38,6 +38,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
     Endpoint,
     Family,
     HostPolicy,
+    Intervals,
     Publish,
     Rule,
     Where,
@@ -124,15 +125,18 @@ def _check(policy: HostPolicy, draft: Draft, around: Surroundings, ports: set[in
 
 
 def fingerprint(rule: Rule) -> str:
-    """Tells rules apart by what they say, wherever they stand."""
+    """Tells rules apart by what they say, wherever they stand.
+
+    A zone or service counts by its name: who else joins it does not make an old rule a new one.
+    """
     return hashlib.sha256(
         repr(
             (
                 rule.name,
                 rule.verdict,
-                rule.services,
-                rule.sources,
-                rule.destinations,
+                rule.services.names or rule.services,
+                [end.zone or end for end in rule.sources],
+                [end.zone or end for end in rule.destinations],
                 rule.rate,
                 rule.until,
                 rule.on_device,
@@ -298,6 +302,14 @@ def _cut(blocked: Blocklist, protected: Addresses, reader: Reader) -> Blocklist:
     return Blocklist(blocked.name, left, blocked.interfaces, blocked.both, blocked.where)
 
 
+def _most_of_a_family(addresses: Addresses) -> bool:
+    """Whether more than half of IPv4 or IPv6 is in there: any address, but for a few exceptions."""
+    return any(
+        intervals.count(family_of(addresses, family)) * 2 > intervals.count(flows.everything(family))
+        for family in flows.FAMILIES
+    )
+
+
 def _management_open(policy: HostPolicy, draft: Draft, ports: set[int], reader: Reader) -> None:
     opened = Addresses()
     for rule in policy.inbound:
@@ -306,7 +318,7 @@ def _management_open(policy: HostPolicy, draft: Draft, ports: set[int], reader: 
         # Two halves are the whole, in one rule or in two; the rule that completes it gets the finding.
         own = intervals.join(*(one.addresses for one in rule.sources if not one.interfaces))
         whole = intervals.join(opened, own)
-        if intervals.has_all_of_a_family(own) or (
+        if _most_of_a_family(own) or (
             intervals.has_all_of_a_family(whole) and not intervals.has_all_of_a_family(opened)
         ):
             said = ", ".join(str(port) for port in sorted(ports))
@@ -592,10 +604,13 @@ def _blind(policy: HostPolicy, draft: Draft, reader: Reader) -> None:
         return
 
     def admits(transport: str, ports: Iterable[int]) -> bool:
-        held: Callable[[Rule], Any] = lambda rule: getattr(rule.services, transport)  # noqa: E731
         return any(
             rule.verdict == "allow"
-            and (rule.services.any or any(intervals.holds(held(rule), port) for port in ports))
+            and any(
+                intervals.holds(flows.service_ports(rule.services, family, flows.NUMBERS[transport]), port)
+                for port in ports
+                for family in flows.FAMILIES
+            )
             for rule in policy.outbound
         )
 
@@ -656,21 +671,48 @@ def _foreign(policy: HostPolicy, around: Surroundings, reader: Reader) -> None:
 
 def _published(policy: HostPolicy, reader: Reader) -> None:
     """Translations that nobody can use, since a published port is judged by the inbound rules."""
+    atoms = flows.interface_atoms([policy])
+    taken: dict[tuple[str, int, Family, str], Intervals] = {}
     for publish in policy.nat.publish:
-        if not any(
+        family, name = publish.to_family, short(publish.name, 40)
+        callers: dict[str, Intervals] = {}
+        for atom in atoms:
+            key = (publish.protocol, publish.port, family, atom)
+            sources = flows.addresses_on(publish.sources, family, atom)
+            callers[atom] = intervals.subtract(sources, taken.get(key, ()))
+            taken[key] = intervals.union(taken.get(key, ()), sources)
+        if not any(family_of(one.addresses, family) for one in publish.sources):
+            words = {"ipv4": "IPv4", "ipv6": "IPv6"}[family]
+            reader.warn(
+                "publish-dead",
+                publish.where,
+                f"`to` of published port `{name}` is an {words} address, and `from` holds none: nobody is led there",
+                "name sources of the same family",
+            )
+        elif not any(callers.values()):
+            reader.warn(
+                "publish-dead",
+                publish.where,
+                f"earlier entries take {publish.protocol}/{publish.port} from everybody whom published port `{name}` "
+                "names: nobody is led there",
+                "remove it, or put it before them",
+            )
+        elif not any(
             rule.verdict == "allow"
-            and (
-                rule.services.any
-                or intervals.holds(rule.services.protocols, flows.NUMBERS[publish.protocol])
-                or intervals.holds(getattr(rule.services, publish.protocol), publish.port)
+            and intervals.holds(
+                flows.service_ports(rule.services, family, flows.NUMBERS[publish.protocol]), publish.port
+            )
+            and any(
+                intervals.overlaps(flows.addresses_on(rule.sources, family, atom), sources)
+                for atom, sources in callers.items()
             )
             for rule in policy.inbound
         ):
             reader.warn(
                 "publish-closed",
                 publish.where,
-                f"no inbound rule allows {publish.protocol}/{publish.port}, so nobody reaches "
-                f"`{short(publish.name, 40)}`",
+                f"no inbound rule allows {publish.protocol}/{publish.port} from whom it names, so nobody reaches "
+                f"`{name}`",
                 "add an inbound rule for the original port",
             )
 

@@ -124,7 +124,8 @@ def collect(lines: Sequence[str], ranges: bool = False, limit: int = 100) -> tup
             family, first, last = (parse_range if ranges and "-" in line else parse_one)(line)
         except NotACidr as problem:
             if len(problems) < limit:
-                problems.append(NotACidr(problem.text, problem.kind, problem.why, problem.remedy, number))
+                # Of a range, the half that is wrong would not be found again in its file.
+                problems.append(NotACidr(line, problem.kind, problem.why, problem.remedy, number))
         else:
             pairs[family].append((first, last))
     return Addresses(merge(pairs["ipv4"]), merge(pairs["ipv6"])), problems

@@ -67,7 +67,7 @@ class Answer:
     passed_over: tuple[tuple[Rule, str], ...]
     """The rules before the one that decided, and why each did not match."""
     zones: tuple[str, ...]
-    """The zones that hold the source."""
+    """The zones that hold the source, where it comes in."""
 
 
 def ask(
@@ -183,7 +183,7 @@ def _answer(
     held = tuple(
         name
         for name, zone in zones.items()
-        if endpoint_matches(Endpoint(zone.addresses), packet.family, packet.source, packet.in_interface)
+        if endpoint_matches(zone, packet.family, packet.source, packet.in_interface)
     )
     return Answer(packet, names, outcome, decided, tuple(passed), held)
 

@@ -102,6 +102,7 @@ def resolve_host(
         known_hosts=set(hostvars),
         known_groups=set(groups),
         previous_rules=_previous(device),
+        list_dirs=_listed(final.get("sallyport_list_dirs")),
     )
 
 

@@ -17,7 +17,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.source import Node, describe, short
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
-INTERFACE = r"(?!\.{1,2}$)[A-Za-z0-9_.@=-]{1,15}|[A-Za-z0-9_.@=-]{1,14}\*"
+INTERFACE = r"(?!\.{1,2}\*?$)(?:[A-Za-z0-9_.@=-]{1,15}|[A-Za-z0-9_.@=-]{1,14}\*)"
 RATE = r"([1-9][0-9]{0,6})/(second|minute|hour|day)( burst ([1-9][0-9]{0,4}))?"
 _NAME_PATTERN = rf"^(?!any$)(?![0-9.]*\.[0-9.]*$){NAME}$"
 """``is_name`` for editors."""
@@ -96,7 +96,7 @@ class Spec:
                 "quote-it",
                 node.where,
                 f"{name} must be {self.what}; `{said}` is {describe(node)} to YAML",
-                f'quote it: "{said}"',
+                self.instead(said),
             )
         elif node.kind == "map" and node.value and self.what != "a list":
             key = next(iter(node.value)).lstrip("\0")
@@ -119,6 +119,10 @@ class Spec:
             found += f" `{node.where.text}`"
         said = f"{name or 'a policy'} must be {self.what}, found {found}"
         reader.add("wrong-type", node.where, said, self.remedy())
+
+    def instead(self, said: str) -> str:
+        """What to write where YAML took ``said`` for something else."""
+        return f'quote it: "{said}"'
 
     def remedy(self) -> str:
         """What to write."""
@@ -155,7 +159,7 @@ class Text(Spec):
                 )
                 return BROKEN
         elif len(text) > self.limit or (self.pattern and not re.fullmatch(self.pattern, text, re.ASCII)):
-            remedy = f"write {self.form}"
+            remedy = f"write {'an' if self.form[0] in 'aeiou' else 'a'} {self.form}"
             reader.add(self.identity, node.where, f"{name} is no {self.form}: `{short(text)}`", remedy)
             return BROKEN
         return Said(text, node.where)
@@ -175,16 +179,19 @@ class Printable(Text):
 
     def read(self, reader: Reader, node: Node, name: str) -> Any:
         said = super().read(reader, node, name)
-        if isinstance(said, Said) and (not said or not said.isprintable()):
+        if isinstance(said, Said) and (not said.strip() or not said.isprintable()):
             message = f"{name} must be printable text of at most {self.limit} characters"
             reader.add(
-                self.identity, node.where, message, "write it without line breaks or control characters"
+                self.identity,
+                node.where,
+                message,
+                "write some letters, without line breaks or control characters",
             )
             return BROKEN
         return said
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "string", "minLength": 1, "maxLength": self.limit}
+        return {"type": "string", "pattern": r"\S", "maxLength": self.limit}
 
 
 @dataclass(frozen=True)
@@ -213,6 +220,9 @@ class Number(Spec):
 
     what = "a number"
 
+    def instead(self, said: str) -> str:
+        return "write a decimal number, such as 22"
+
     def read(self, reader: Reader, node: Node, name: str) -> Any:
         if node.kind != "int":
             return self.wrong(reader, node, name)
@@ -231,6 +241,9 @@ class Flag(Spec):
     """true or false."""
 
     what = "true or false"
+
+    def instead(self, said: str) -> str:
+        return {"yes": "write true", "on": "write true"}.get(said.lower(), "write true or false")
 
     def read(self, reader: Reader, node: Node, name: str) -> Any:
         return node.value if node.kind == "bool" else self.wrong(reader, node, name)
@@ -264,7 +277,7 @@ class Spans(Spec):
                         f"bad-{self.noun}",
                         item.where,
                         f"{name} holds `{item.where.text}`, which is no {self.noun} or range of them",
-                        f'write a number from {self.low} to {self.high}, or a range such as "5000-5010"',
+                        f'write a number from {self.low} to {self.high}, or a range such as "{_RANGES[self.noun]}"',
                     )
                 else:
                     _ONE_SPAN.wrong(reader, item, f"a {self.noun} in {name}")
@@ -512,7 +525,8 @@ def _nearest(text: str, known: tuple[str, ...]) -> str:
 
 nearest = _nearest
 
-_ONE_SPAN = Text(form="number")
+_ONE_SPAN = Number(0, 65535)
+_RANGES = {"port": "5000-5010", "type": "13-17", "protocol": "50-51"}
 
 _OVERRIDE = Key(Flag(), "this entry replaces the one of that name from an earlier layer")
 _LOCKED = Key(Flag(), "later layers must not change this entry")

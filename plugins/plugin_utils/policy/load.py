@@ -70,6 +70,7 @@ def load_host(
     known_hosts: Collection[str] | None = None,
     known_groups: Collection[str] | None = None,
     previous_rules: Collection[str] | None = None,
+    list_dirs: Sequence[str] = (),
 ) -> Resolved:
     """Load, merge, resolve and check the policy of ``host``.
 
@@ -77,7 +78,7 @@ def load_host(
     groups. ``device`` is probe's result, None without one. ``controller`` are addresses of this controller and of
     execution nodes as the device sees them, ``brokers`` those of message brokers. ``now`` is the controller's day in UTC. With ``known_hosts`` and
     ``known_groups`` files for any other host or group are errors. ``previous_rules`` are the ``fingerprints`` of
-    what the host has now, None where that is unknown.
+    what the host has now, None where that is unknown. Block lists lie in the policy's folder or in ``list_dirs``.
     """
     reader = Reader()
     found, problems = layers.layers(policy_dir, host, groups, variables or {}, known_hosts, known_groups)
@@ -94,6 +95,7 @@ def load_host(
         controller=tuple(controller),
         brokers=tuple(brokers),
         management_ports=tuple(management_ports),
+        list_dirs=tuple(list_dirs),
         now=now or date.min,
     )
     draft = resolve.resolve(merged, around, reader)

@@ -9,6 +9,7 @@ tainted, so that nothing is concluded from a rule set with holes.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,6 +50,8 @@ _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 _BAN_UNITS = {"s": 1, "m": 60, "h": 3600}
 _VERDICTS: dict[str, Verdict] = {"drop": "deny", "reject": "reject", "allow": "allow"}
 _ADDRESS_LIKE = re.compile(r"[0-9.]+(-[0-9.]+)?|.*[/:].*", re.ASCII)
+_LISTED = re.compile(r"(?=.*[.:])[0-9A-Fa-f.:/-]{3,90}", re.ASCII)
+"""What was meant to be an entry of a list, if not written well."""
 _PROTOCOLS = ("tcp", "udp", "sctp", "icmp", "icmpv6", "protocols")
 MAX_LIST_FINDINGS = 10
 MAX_LIST_BYTES = 256 << 20
@@ -67,6 +70,8 @@ class Surroundings:
     controller: tuple[str, ...] = ()
     brokers: tuple[str, ...] = ()
     management_ports: tuple[int, ...] = (22,)
+    list_dirs: tuple[str, ...] = ()
+    """Folders beside the policy's own in which block lists may lie."""
     now: date = date.min
 
 
@@ -446,7 +451,15 @@ class _Resolver:
                 f"`to` of {said} is no address and port: `{short(str(target))}`",
                 'write "10.20.0.9:443" or "[2001:db8::9]:443"',
             )
-        if place is None or sources is None:
+        nowhere = _nowhere(place[0], place[1]) if place else ""
+        if nowhere:
+            self.reader.add(
+                "bad-target",
+                target.where,
+                f"`to` of {said} is {nowhere}, where no packet can be led: `{short(str(target))}`",
+                "name a host on a network; for a port of this device, its address there",
+            )
+        if place is None or nowhere or sources is None:
             self.tainted.add("nat")
             return None
         protocol = cast(Any, str(entry.get("protocol", "tcp")))
@@ -484,6 +497,15 @@ class _Resolver:
         name = str(entry["name"])
         path = os.path.join(self.around.policy_dir or "", str(file))
         try:
+            if not self.may_read(path):
+                self.tainted.add("blocklists")
+                self.reader.add(
+                    "blocklist-file",
+                    file.where,
+                    f"the file of list `{name}` lies outside the policy's folder: {short(str(file))}",
+                    "put it there, or name its folder in the variable sallyport_list_dirs",
+                )
+                return None
             addresses, problems = _read_blocklist(path)
         except (OSError, ValueError) as error:
             self.tainted.add("blocklists")
@@ -498,12 +520,14 @@ class _Resolver:
         for problem in problems[:MAX_LIST_FINDINGS]:
             more = len(problems) - MAX_LIST_FINDINGS
             last = problem is problems[MAX_LIST_FINDINGS - 1] if more > 0 else False
+            # What is no list may be somebody's secret, and findings end up in the logs of CI.
+            shown = short(problem.text) if _LISTED.fullmatch(problem.text) else ""
             self.reader.add(
                 problem.kind,
-                Where(path, problem.line, short(problem.text)),
-                f"`{short(problem.text)}` {problem.why}"
+                Where(path, problem.line, shown),
+                (f"`{shown}` {problem.why}" if shown else "this line is no address, CIDR or range")
                 + (f" (and {more} or more lines after it)" if last else ""),
-                problem.remedy,
+                problem.remedy if shown else "correct the line, or name the list that was meant",
             )
         if problems:
             self.tainted.add("blocklists")
@@ -518,6 +542,14 @@ class _Resolver:
         interfaces = tuple(str(said) for said in _said(entry, "interfaces"))
         both = entry.get("direction") == "both"
         return Blocklist(name, addresses, interfaces, both, where=entry["name"].where)
+
+    def may_read(self, path: str) -> bool:
+        """Whether a list lies in the policy's folder or one that a variable names, wherever links lead."""
+        real = os.path.realpath(path)
+        return any(
+            os.path.commonpath((real, home)) == home
+            for home in map(os.path.realpath, (self.around.policy_dir or os.curdir, *self.around.list_dirs))
+        )
 
     def traps(self) -> Traps | None:
         entry = self.merged.traps
@@ -595,7 +627,7 @@ class _Resolver:
     def assertion(self, entry: Entry) -> Assertion | None:
         if entry.broken:
             return None
-        bound: Entry | None = entry.get("defaults")
+        bound: Entry | None = entry.get("defaults") or None
         result = Assertion(entry.where)
         if bound is not None:
             result.defaults = {hook: _VERDICTS[word] for hook, word in bound.items()}
@@ -616,6 +648,22 @@ class _Resolver:
             self.reader.add("missing-key", entry.where, message, "write service and only_from, or defaults")
             return None
         return result
+
+
+def _nowhere(family: str, number: int) -> str:
+    """What kind of address it is, where a translation can lead nobody to it."""
+    address = ipaddress.IPv4Address(number) if family == "ipv4" else ipaddress.IPv6Address(number)
+    if address.is_loopback:
+        return "a loopback address"
+    if address.is_unspecified or (family == "ipv4" and number >> 24 == 0):
+        return "no host's address"
+    if address.is_multicast:
+        return "a multicast address"
+    if address.is_link_local:
+        return "a link-local address"
+    if family == "ipv4" and number >> 28 == 15:
+        return "a broadcast or reserved address"
+    return ""
 
 
 def _has_synproxy(device: Mapping[str, Any]) -> bool:

@@ -670,6 +670,142 @@ def test_a_zone_of_hosts_is_looked_up_once_for_a_whole_fleet(tmp_path: Path) -> 
     assert many <= 10 * few
 
 
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [
+        ("127.0.0.1:80", "a loopback address"),
+        ("[::1]:80", "a loopback address"),
+        ("0.0.0.0:80", "no host's address"),
+        ("[::]:80", "no host's address"),
+        ("224.0.0.1:80", "a multicast address"),
+        ("[ff02::1]:80", "a multicast address"),
+        ("255.255.255.255:80", "a broadcast or reserved address"),
+        ("169.254.1.1:80", "a link-local address"),
+        ("[fe80::1]:80", "a link-local address"),
+    ],
+)
+def test_a_published_port_that_can_lead_nobody_anywhere_is_an_error(
+    loaded: Loader, target: str, kind: str
+) -> None:
+    resolved = loaded(SOUND + f'nat: {{publish: [{{name: hmi, port: 8443, to: "{target}"}}]}}\n')
+    assert [one.id for one in resolved.findings] == ["bad-target"]
+    assert f"is {kind}, where no packet can be led: `{target}`" in resolved.findings[0].message
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        (['port: 8443, to: "10.0.0.9:443"', 'port: 8443, to: "10.0.0.8:443"'], ["publish-dead"]),
+        (['port: 8443, to: "10.0.0.9:443"', 'port: 8443, to: "[fd00::8]:443"'], []),
+        (['port: 8443, to: "10.0.0.9:443"', 'port: 8443, protocol: udp, to: "10.0.0.8:443"'], []),
+        (
+            [
+                'port: 8443, from: [0.0.0.0/1], to: "10.0.0.9:443"',
+                'port: 8443, from: [128.0.0.0/1], to: "10.0.0.9:443"',
+                'port: 8443, from: [10.0.0.0/8], to: "10.0.0.8:443"',
+            ],
+            ["publish-dead"],
+        ),
+        (['port: 8443, from: [10.0.0.0/8], to: "[fd00::8]:443"'], ["publish-dead"]),
+        (['port: 8444, from: [10.0.0.0/8], to: "10.0.0.8:443"'], ["publish-closed"]),
+        (['port: 8444, from: [192.0.2.0/25], to: "10.0.0.8:443"'], []),
+    ],
+)
+def test_a_published_port_that_takes_nobody_is_a_finding(
+    loaded: Loader, entries: list[str], expected: list[str]
+) -> None:
+    rules = (
+        "  - {name: all, allow: [panel]}\n  - {name: office, allow: [office], from: [192.0.2.0/24]}\n"
+        "services: {panel: {tcp: [8443], udp: [8443]}, office: {tcp: [8444]}}\n"
+    )
+    listed = ", ".join(f"{{name: p{number}, {entry}}}" for number, entry in enumerate(entries))
+    resolved = loaded(SOUND + rules + f"nat: {{publish: [{listed}]}}\n")
+    assert [one.id for one in resolved.findings] == expected
+
+
+def test_a_list_outside_the_policys_folder_is_read_only_where_a_variable_allows_it(
+    loaded: Loader, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("lists")
+    (elsewhere / "bad.netset").write_text("203.0.113.0/24\n")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/link.netset").symlink_to(elsewhere / "bad.netset")
+    away = os.path.relpath(elsewhere / "bad.netset", tmp_path)
+    for file in (str(elsewhere / "bad.netset"), away, "lists/link.netset"):
+        text = SOUND + f"blocklists: [{{name: bad, file: {file}}}]\n"
+        resolved = loaded(text)
+        assert [one.id for one in resolved.errors] == ["blocklist-file"], file
+        assert "outside the policy's folder" in resolved.errors[0].message
+        assert loaded(text, list_dirs=[str(elsewhere)]).errors == ()
+        assert loaded(text, list_dirs=[f"{elsewhere}/deeper"]).errors
+
+
+def test_a_line_that_is_no_address_is_never_printed(loaded: Loader) -> None:
+    content = "hunter2-the-password\n10.0.0.7/24\nroot:x:0:0:root:/root:/bin/sh\ndeadbeefcafe\n"
+    resolved = loaded(SOUND + LIST % "", {"lists/level1.netset": content})
+    assert [one.where.line for one in resolved.errors] == [1, 2, 3, 4]
+    said = repr(resolved.findings)
+    assert [secret for secret in ("hunter2", "password", "root:", "deadbeef") if secret in said] == []
+    assert "`10.0.0.7/24` " in resolved.errors[1].message
+
+
+def test_a_zone_that_grows_makes_no_old_rule_a_new_one(loaded: Loader) -> None:
+    text = SOUND + '  - {name: vendor, allow: [https], from: [v], until: "2026-11-20"}\n'
+    zone = "zones:\n  v: {cidrs: [192.0.2.1%s]}\n"
+    before = loaded(text.replace("zones:\n", zone % ""))
+    grown = text.replace("zones:\n", zone % ", 192.0.2.2")
+    assert [one.id for one in loaded(grown, previous_rules=before.fingerprints).findings] == ["expired"]
+    for changed in (grown.replace("11-20", "11-19"), grown.replace("from: [v]", "from: [v, mgmt]")):
+        found = loaded(changed, previous_rules=before.fingerprints).findings
+        assert [one.id for one in found] == ["expired-new"]
+
+
+def test_what_a_remedy_says_is_what_is_then_taken(loaded: Loader) -> None:
+    for text, remedy in (
+        ("services: {a: {tcp: [22], override: yes}}", "write true"),
+        ("services: {a: {tcp: [22], override: no}}", "write true or false"),
+        ("services: {a: {tcp: [0x16]}}", "write a decimal number, such as 22"),
+        ("services: {a: {tcp: [0777]}}", "write a decimal number, such as 22"),
+        ("services: {a: {icmp: [300]}}", 'write a number from 0 to 255, or a range such as "13-17"'),
+        ("services: {a: {protocols: [300]}}", 'write a number from 0 to 255, or a range such as "50-51"'),
+        (
+            "zones: {a: {interfaces: [no/slash]}}",
+            "write an interface name, at most 15 characters, `*` only at the end",
+        ),
+    ):
+        (finding,) = loaded(text + "\n").errors
+        assert finding.remedy == remedy
+
+
+@pytest.mark.parametrize("name", [".*", "..*", ".", ".."])
+def test_a_name_that_no_interface_can_have_is_found_before_anything_is_rendered(
+    loaded: Loader, name: str
+) -> None:
+    assert [one.id for one in loaded(f'zones: {{a: {{interfaces: ["{name}"]}}}}\n').errors] == [
+        "bad-interface"
+    ]
+
+
+def test_what_says_nothing_is_no_assertion_and_no_name(loaded: Loader) -> None:
+    assert [one.id for one in loaded(SOUND + "assert: [{defaults: {}}]\n").errors] == ["missing-key"]
+    assert [one.id for one in loaded(SOUND.replace("name: operators", 'name: " "')).errors] == ["bad-name"]
+
+
+def test_protocols_are_ports_too_when_a_closed_device_is_looked_at(loaded: Loader) -> None:
+    closed = SOUND + "defaults: {outbound: drop}\nservices: {l4: {protocols: [6, 17]}}\n"
+    assert [one.id for one in loaded(closed).findings] == ["outbound-blind"]
+    assert loaded(closed + "outbound: [{name: all, allow: [l4]}]\n").findings == ()
+
+
+@pytest.mark.parametrize(
+    "cidrs_text", ["[0.0.0.0/0], except: [203.0.113.1]", '["::/0"], except: ["2001:db8::/32"]']
+)
+def test_all_but_a_little_is_any_to_the_management_port(loaded: Loader, cidrs_text: str) -> None:
+    text = SOUND.replace("zones:\n", f"zones:\n  most: {{cidrs: {cidrs_text}}}\n")
+    text += "  - {name: most, allow: [ssh], from: [most]}\n"
+    assert [one.id for one in loaded(text).errors] == ["management-open"]
+
+
 def test_probed_bridges_reach_the_policy(loaded: Loader) -> None:
     own = ["172.17.0.1/16", "fe80::42:acff:fe11:1/64"]
     docker = {"name": "docker0", "kind": "container_bridge", "addresses": own}

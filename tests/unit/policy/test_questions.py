@@ -101,6 +101,15 @@ def test_explain_names_the_line_and_why_earlier_rules_did_not_match() -> None:
     assert "rejected by rule `printer` (sallyport_policy__00_x.inbound[2].name)" in text
 
 
+def test_explain_names_a_zone_only_where_it_counts() -> None:
+    site = SITE | {"zones": SITE["zones"] | {"cell": {"interfaces": ["wwan*"]}}}
+    found = resolved(site)
+    for interface, zones in (("eth0", ["mgmt"]), ("wwan0", ["cell"]), ("eth1", [])):
+        question = explain.Question("198.51.100.9", "tcp/443", interface=interface)
+        (answer,) = explain.ask(found.tentative, found.services, found.zones, question)
+        assert list(answer.zones) == zones
+
+
 def test_explain_answers_for_each_interface_that_matters() -> None:
     site = resolved()
     answers = explain.ask(

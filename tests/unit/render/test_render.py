@@ -287,6 +287,15 @@ def test_a_name_changes_nothing_but_comments_and_hashes(backend: str, name: str)
     assert bare(name) == bare("plain")
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rules_of_one_name_in_two_sections_have_rates_of_their_own(backend: str) -> None:
+    rule = Rule("web", "allow", SSH, rate=Rate(5, 1))
+    texts = BACKENDS[backend](HostPolicy("gate", inbound=(rule,), forward=(rule,)), {})
+    text = "\n".join(texts.values())
+    buckets = set(re.findall(r"add set inet sallyport (rate4_\w+)|--hashlimit-name (\w+)", text))
+    assert len(buckets) == 2, "inbound and published share one, forward has its own"
+
+
 @given(st.text())
 def test_a_comment_is_short_and_harmless_to_every_parser(text: str) -> None:
     assert re.fullmatch(r"[ !#%-\[\]^_a-~{|}]{0,100}", comment(text))

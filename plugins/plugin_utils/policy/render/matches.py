@@ -31,6 +31,16 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
 View = Literal["inbound", "outbound", "forward", "to_container", "from_container", "published"]
 """The place in the rule set that a rule is stated for."""
 
+SECTIONS: dict[View, str] = {
+    "inbound": "inbound",
+    "published": "inbound",
+    "outbound": "outbound",
+    "from_container": "outbound",
+    "forward": "forward",
+    "to_container": "forward",
+}
+"""The section of the policy that a place's rules are from; names are unique within one."""
+
 _KNOWS_IN = frozenset(("inbound", "forward", "to_container", "from_container", "published"))
 _KNOWS_OUT = frozenset(("outbound", "forward", "to_container", "from_container", "published"))
 

@@ -48,6 +48,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base i
     spoofable,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.matches import (
+    SECTIONS,
     Match,
     View,
     matches,
@@ -372,7 +373,7 @@ class _Writer:
         for rule in rules:
             verdict = self._verdict(rule.verdict)
             if rule.rate:
-                verdict = f"goto {self._rate(rule, rule.rate)}"
+                verdict = f"goto {self._rate(rule, rule.rate, view)}"
             note = self._note(rule)
             until = self._until(rule)
             for where in self._both_families(rule, view):
@@ -417,12 +418,12 @@ class _Writer:
             return ""
         return f"meta time < {end_of_day(rule)}"
 
-    def _rate(self, rule: Rule, rate: Rate) -> str:
+    def _rate(self, rule: Rule, rate: Rate, view: View) -> str:
         """The chain that lets a source's flows pass up to the rate.
 
         Accept within the rate, then drop: the other way round, a full table would let everything pass.
         """
-        key = short_hash(rule.name, rate)
+        key = short_hash(SECTIONS[view], rule.name, rate)
         name = f"rate_{key}"
         if name not in self.chains:
             chain = []

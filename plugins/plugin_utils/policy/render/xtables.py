@@ -50,6 +50,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base i
     spoofable,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.matches import (
+    SECTIONS,
     Match,
     View,
     matches,
@@ -368,7 +369,9 @@ class Writer:
         """Step 8."""
         lines = []
         for rule in rules:
-            verdict = f"-g {OWN}{self._rate(rule, rule.rate)}" if rule.rate else self._verdict(rule.verdict)
+            verdict = (
+                f"-g {OWN}{self._rate(rule, rule.rate, view)}" if rule.rate else self._verdict(rule.verdict)
+            )
             until = self._until(rule)
             note = ""
             if rule.log and (rule.verdict == "allow" or not self.policy.log.drops):
@@ -396,9 +399,9 @@ class Writer:
             )
         return f"-m time --datestop {rule.until}T23:59:59"
 
-    def _rate(self, rule: Rule, rate: Rate) -> str:
+    def _rate(self, rule: Rule, rate: Rate, view: View) -> str:
         """The chain that lets a source's flows pass up to the rate; a full table drops new sources."""
-        key = short_hash(rule.name, rate)
+        key = short_hash(SECTIONS[view], rule.name, rate)
         name = f"RATE-{key}"
         if rate.count / rate.seconds > 1_000_000 or rate.burst > 1_000_000:
             raise Unsupported(
