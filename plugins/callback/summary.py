@@ -122,6 +122,8 @@ def _without_secrets(words: list[str]) -> list[str]:
     hidden = []
     for word in words:
         low = word.lower()
-        secret = "=" in word and any(part in low for part in ("password", "_pass", "secret", "token"))
-        hidden.append(f"{word.split('=', 1)[0]}=..." if secret else word)
+        secret = any(part in low for part in ("password", "_pass", "secret", "token"))
+        mapping = word.lstrip().startswith(("{", "["))  # JSON or YAML
+        shown = "{...}" if mapping else f"{word.split('=', 1)[0]}=..."
+        hidden.append(shown if secret and (mapping or "=" in word) else word)
     return hidden

@@ -10,7 +10,8 @@ version_added: 0.1.0
 description:
   - Replaces files and activates them as one change. The device then waits for this controller to come back over a
     B(new) connection, as the same user and with root gained anew. If that does not happen in time, the device restores
-    the files and the live state by itself, also after a power cut, then before its network comes up.
+    the files and the live state by itself; after a power cut the files, before its network comes up, and the services start
+    from them. So what a command of C(activate) changes for good (an account, an enabled unit) belongs among the files.
   - Unchanged files and an unchanged live state cost one exchange and report C(ok).
   - Needs sh, mkdir, mv, cp, rm, cat, sleep, sync, chmod and one of sha256sum, md5sum or cksum on the device, and no
     Python. The init system must be systemd or BusyBox init with an C(/etc/inittab).
@@ -79,7 +80,7 @@ options:
     default: []
   activate:
     description: >-
-      Shell commands that make the files live. They must load the very files that boot loads. C($SALLYPORT_FIRST) is 1
+      Shell commands that make the files live. All commands of this module run under C(sh -eu), so a variable that is not set ends one. They must load the very files that boot loads. C($SALLYPORT_FIRST) is 1
       for the first generation of this name.
     type: list
     elements: str
@@ -118,9 +119,11 @@ options:
         type: int
         default: 60
       new_daemon:
-        description: Require that the SSH daemon that answers was started after the change.
+        description:
+          - Require that the SSH daemon that answers was started after the change.
+          - Left out, it is true where the change is of files that an SSH daemon reads at its start (C(sshd_config), host keys,
+            dropbear's folder, their units and defaults). One that never read them would confirm what locks out at the next boot.
         type: bool
-        default: false
       host_keys:
         description: Public host keys that alone may answer the new connection.
         type: list

@@ -188,7 +188,7 @@ class Chamber:
     def traces(self) -> list[str]:
         """What must not be there after the way back to factory: anything of Sallyport's."""
         state = self.root / STATE.lstrip("/")
-        found = [*self.leftovers(), *([STATE] if state.exists() else [])]
+        found = [*self.leftovers(), *(str(path) for path in state.parent.glob(f"{state.name}*"))]
         return found + (
             ["/etc/inittab: the boot line"] if STATE in (self.root / "etc/inittab").read_text() else []
         )
@@ -211,7 +211,7 @@ class Chamber:
         """A whole run of the real controller code."""
         action = SimpleNamespace(
             _task=SimpleNamespace(check_mode=check_mode, diff=False, delegate_to=None),
-            _connection=SimpleNamespace(transport="chamber"),
+            _connection=SimpleNamespace(transport="ssh"),
         )
         return commit.run(
             action,
@@ -241,7 +241,7 @@ class Chamber:
 class ChamberExchange:
     """The part of Exchange that commit uses, over chroot in place of ssh; each connection has a port of its own."""
 
-    transport = "chamber"
+    transport = "ssh"
 
     def __init__(self, chamber: Chamber) -> None:
         self.chamber = chamber

@@ -83,12 +83,15 @@ def test_a_lost_flush_is_caught(where: str, at: int, settings: Any, apart: Any) 
     assert found, "nobody noticed"
 
 
+_SESSION = """  session\n  printf '%s\\n' "$peer" >"$TX/session"\n"""
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
         ('  : >"$TX/open"\n  flush', '  flush\n  : >"$TX/open"'),
         ("each swap; flush; list activate", "flush; list activate; each swap"),
-        ("  each save\n  dress", "  dress\n  flush\n  each save"),
+        (f"  each save\n{_SESSION}  flush", f"{_SESSION}  flush\n  each save"),
     ],
     ids=["mark and flush", "files and activation", "copies and flush"],
 )

@@ -72,7 +72,7 @@ _MUTATIONS: dict[str, tuple[tuple[str, str], str, Callable[..., list[str]], str,
         ('  : >"$TX/open"\n  flush', '  each swap\n  : >"$TX/open"\n  flush'), "abandoned", _cuts, "eager worker", (),
     ),
     "no boot hook": (("  hooked || {", "  : || {"), "abandoned", _cuts, "eager worker", ()),
-    "a killed program's lock is for ever": (("attended || end", "attended || :"), "abandoned", _kills, "arm", ()),
+    "a killed program's lock is for ever": (("attended || {", "attended || : || {"), "abandoned", _kills, "arm", ()),
     "the old connection accepted": (
         ('if [ "$peer" = "$armed_by" ]', 'if [ "$peer" = never ]'), "confirmed", _outcome, trial.STAGE_FROM, (),
     ),

@@ -15,7 +15,8 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -44,7 +45,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction i
     shown,
 )
 
-_SHOWN_BYTES = 262144
 _SYMBOLIC = re.compile(r"[-dl]([rwxsStT-]{9})")
 
 
@@ -128,6 +128,11 @@ class _Driver:
         self.size = 0
 
     def run(self) -> dict[str, Any]:
+        if self.exchange.transport not in ("ssh", "local"):
+            raise self._refused(
+                f"the connection {self.exchange.transport!r} leads to the device by another road than SSH: whether an operator "
+                "still gets in could not be proved over it. Use ansible.builtin.ssh, or local on the device itself."
+            )
         reply = self._query()
         reply = self._wait_for_others(reply)
         found = self._judge(reply)
@@ -177,7 +182,9 @@ class _Driver:
             show = [
                 index
                 for index, item in enumerate(self.wanted.files)
-                if item.kind in ("file", "absent") and not item.secret
+                if item.kind in ("file", "absent")
+                and not item.secret
+                and len(item.content) <= payload.SHOWN_BYTES
             ]
         more = b""
         if sum(len(item.content) for item in self.wanted.files) > room.LARGE:
@@ -240,10 +247,15 @@ class _Driver:
             )
         found_mounts = mounts.parse(reply.all("mount"))
         points = {mount.point for mount in found_mounts}
-        state = self.wanted.state_dir
+        places = {
+            folder: reply.get(f"place {index}") or folder
+            for index, folder in enumerate(payload.places(self.wanted))
+        }
+        state = places[self.wanted.state_dir]
         problem = mounts.why_not(state, found_mounts)
         if problem:
-            raise self._refused(problem)
+            led = f" ({self.wanted.state_dir} leads there)" if state != self.wanted.state_dir else ""
+            raise self._refused(problem + led)
         kinds = _keyed(reply.all("kind"))
         digests, metas = payload.looked_at(reply) or ({}, {})
         found = []
@@ -270,16 +282,23 @@ class _Driver:
                 raise self._refused(
                     f"{shown(item.dest)} is {what.get(kind, 'not readable')}; a file was expected there, or nothing."
                 )
-            if (here.real or item.dest) in points:
+            if (here.real or _lies(item.dest, places)) in points:
                 raise self._refused(
                     f"{shown(item.dest)} is a mount point: it cannot be replaced by a rename. Change it where it is mounted from."
                 )
             found.append(here)
+        lie = [
+            here.real or _lies(item.dest, places) for item, here in zip(self.wanted.files, found, strict=True)
+        ]
         if init == "busybox":
-            paths = (state, hook.INITTAB, *(item.dest for item in self.wanted.files))
-            problem = mounts.too_late(paths, found_mounts)
+            problem = mounts.too_late((state, _lies(hook.INITTAB, places), *lie), found_mounts)
             if problem:
                 raise self._refused(problem)
+        twice = [path for path, times in Counter(lie).items() if times > 1]
+        if twice:
+            raise self._refused(
+                f"two of the files are one on this device, {shown(twice[0])}: links lead there. Name it once."
+            )
         # A link that stands for a file is kept; the file that it names is what changes.
         real = {
             item.dest: here.real for item, here in zip(self.wanted.files, found, strict=True) if here.real
@@ -327,7 +346,7 @@ class _Driver:
                 "before_header": f"{shown(item.dest)} ({here.kind})",
                 "after_header": f"{shown(item.dest)} ({change})",
             }
-            if item.secret or len(item.content) > _SHOWN_BYTES or len(here.content) > _SHOWN_BYTES:
+            if item.secret or len(item.content) > payload.SHOWN_BYTES or here.size > payload.SHOWN_BYTES:
                 why = "secret" if item.secret else "too large to show"
                 diff.append({**header, "before": f"({why}, {here.kind})\n", "after": f"({why}, {change})\n"})
                 continue
@@ -527,7 +546,7 @@ class _Driver:
                         **self._facts({**result, "changed": True}, "confirmed"),
                     )
                 if "reverted" in reply:
-                    reason = self._scrub(reply.get("reason").strip())
+                    reason = self._scrub(self._without_old_secrets(reply.get("reason")).strip())
                     raise self._reverted(self._explained(reason, tried), tried, result)
                 if "unknown" in reply:
                     raise self._refused(
@@ -627,10 +646,23 @@ class _Driver:
                 for line in decoded.splitlines()
                 for piece in (line.strip(), *re.split(r"[\s:,=]+", line.strip()))
             }
-            for piece in sorted((piece for piece in pieces if len(piece) >= 6), key=len, reverse=True):
-                if piece in text:
-                    text = text.replace(piece, "(secret)")
+            # A line may be as short as a PIN; so short a word of a longer one would blacken half of every message.
+            lines = {line.strip() for line in decoded.splitlines()}
+            long = (piece for piece in pieces if len(piece) >= (4 if piece in lines else 6))
+            found = [re.escape(piece) for piece in sorted(long, key=len, reverse=True) if piece in text]
+            if found:
+                text = re.sub("|".join(found), "(secret)", text)
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+    def _without_old_secrets(self, reason: str) -> str:
+        """What commands of the way back printed may quote what a secret file held before, which nobody here knows."""
+        if not any(item.secret for item in self.wanted.files):
+            return reason
+        before, *after = re.split(r"^(?=revert: status )", reason, flags=re.M)
+        return before + "".join(
+            f"{text.splitlines()[0]} (its output may quote a secret file and is not shown)\n"
+            for text in after
+        )
 
     def _summary(self, changed: Sequence[tuple[int, File, str]], live: str) -> str:
         parts = [f"{change} {shown(item.dest)}" for _, item, change in changed]
@@ -658,17 +690,27 @@ class _Driver:
         self.exchange.forget_connection()
         facts = {key: value for key, value in result.items() if key != "diff"}
         if reason:
-            text = f"{self.host}: {self.wanted.name} was taken back, the device is as it was: {reason}"
+            # The files always come first; what the commands of the way back could not do, the next run repairs.
+            wrong = re.search(r"^revert: status |could not be restored$", reason, flags=re.M)
+            whole = "but not everything came back, run again" if wrong else "the device is as it was"
+            text = f"{self.host}: {self.wanted.name} was taken back, {whole}: {reason}"
         else:
             text = (
                 f"{self.host}: {self.wanted.name} was not confirmed, and the device could not be asked what became of it. It takes an "
                 "unconfirmed change back by itself, also after a power cut; when it can be reached again, run again"
             )
+        text = text.rstrip(". ")
         if tried and reason:
             text += ". The way in worked before the change, so look for the cause in the change itself"
         if tried:
             text += ". What was tried: " + "; ".join(dict.fromkeys(tried))
         return CommitError(text, **self._facts({**facts, "changed": False, "tried": list(tried)}, "reverted"))
+
+
+def _lies(path: str, places: Mapping[str, str]) -> str:
+    """Where ``path`` really lies, links among its folders followed."""
+    folder, _, name = path.rpartition("/")
+    return f"{places.get(folder or '/', folder).rstrip('/')}/{name}"
 
 
 def _as_found(item: File, here: Found) -> File:
@@ -709,7 +751,7 @@ def _meta(line: str) -> tuple[str, tuple[str, ...], int]:
         return "", (), 0
     size = int(words[5]) if len(words) > 5 and words[5].isdigit() else 0
     if words[0].isdigit():
-        return words[0].rjust(4, "0"), tuple(words[1:5]), size
+        return words[0].lstrip("0").rjust(4, "0"), tuple(words[1:5]), size
     symbolic = _SYMBOLIC.match(words[0])
     if not symbolic:
         return "", (), 0

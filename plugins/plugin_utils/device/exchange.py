@@ -114,24 +114,21 @@ def parse(stdout: str, nonce: str) -> tuple[list[tuple[str, str]], int] | None:
     start = next((i for i, line in enumerate(lines) if line.endswith(begin)), None)
     if start is None:
         return None
-    records: list[tuple[str, str]] = []
-    blob: list[str] | None = None
+    # A blob is a list of its lines until the end: a text that grows line by line is copied whole for each of them.
+    records: list[tuple[str, list[str]]] = []
+    in_blob = False
     for raw in lines[start + 1 :]:
         line = raw.rstrip("\r")
         if line.startswith(end):
             status = line[len(end) :]
-            return (records, int(status)) if status.isdigit() else None
-        if blob is not None and line[:1] in ("|", "\\"):
-            key, value = records[-1]
-            records[-1] = (key, value + raw[1:] + ("\n" if line[0] == "|" else ""))
+            told = [(key, "".join(pieces)) for key, pieces in records]
+            return (told, int(status)) if status.isdigit() else None
+        if in_blob and line[:1] in ("|", "\\"):
+            records[-1][1].append(raw[1:] + ("\n" if line[0] == "|" else ""))
             continue
-        blob = None
         key, _, value = line.partition(" ")
-        if key == "blob":
-            records.append((value, ""))
-            blob = []
-        else:
-            records.append((key, value))
+        in_blob = key == "blob"
+        records.append((value, []) if in_blob else (key, [value]))
     return None
 
 

@@ -163,7 +163,7 @@ def resolve(generations: Sequence[Generation], wanted: str) -> int:
     # Behind the oldest that is kept whole, later changes to its files are forgotten: only factory is left there.
     kept = [generation.number for generation in generations if not generation.pruned] or numbers[-1:]
     possible = [number for number in range(kept[0] - 1, kept[-1]) if number != FACTORY]
-    if wanted == "factory":
+    if wanted in ("factory", str(FACTORY)):
         return FACTORY
     if wanted == "previous":
         return kept[-1] - 1
@@ -215,7 +215,8 @@ def clear(state_dir: str) -> bytes:
     """sh that ends a confirmed way back to factory: nothing of Sallyport stays. Killed, it is run again by the next one."""
     return (
         b"STATE=" + quote(state_dir) + b"\n"
-        b'[ -d "$STATE" ] || exit 0\n'
+        # Left by one that was killed at the very end.
+        b'rm -rf "$STATE.gone"\n[ -d "$STATE" ] || exit 0\n'
         b'[ ! -d "$STATE/armed" ] || [ ! -f "$STATE/device" ] || sh "$STATE/device" recover "the way back was killed"\n'
         # The lock, as for a change: another controller may be about to begin one, which needs the hook.
         b'mkdir "$STATE/armed" || { say refused "another change is pending"; exit 1; }\n'
@@ -223,8 +224,8 @@ def clear(state_dir: str) -> bytes:
         b'rm -rf "$STATE/stage.done"; mkdir "$STATE/stage.done"\n'
         b'[ ! -d "$STATE/generation" ] || mv "$STATE/generation" "$STATE/stage.done/generation"\n'
         + hook.remove()
-        + b'mv "$STATE/armed" "$STATE/stage.done/armed"\n'
-        b'rm -rf "$STATE"\n'
+        # With the lock in it, held to the end: who comes now finds a device without Sallyport and begins anew.
+        + b'mv "$STATE" "$STATE.gone"\nrm -rf "$STATE.gone"\n'
     )
 
 

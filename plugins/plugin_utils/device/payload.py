@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device import hook
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
-from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import File, Transaction
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import File, Transaction, shown
 
 _DIGEST = (
     b'digest() { if command -v sha256sum >/dev/null; then sha256sum "$@"; elif command -v md5sum >/dev/null; then '
@@ -91,6 +91,10 @@ def _lines(content: bytes) -> list[bytes]:
     return [part + b"\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
 
 
+SHOWN_BYTES = 262144
+"""Longer files are not fetched for ``--diff``: nobody reads them, and a list of prefixes travels once."""
+
+
 def query(
     transaction: Transaction, show: Iterable[int], *, together: int = 200, sweep: bool = False
 ) -> bytes:
@@ -138,9 +142,16 @@ look() {
   elif [ -f "$3" ]; then
     say kind "$1 file"
     path=$3 numbers="$numbers $1"
-    if [ "$4" = show ]; then blob "content $1" <"$3"; fi
+    if [ "$4" -gt 0 ] && [ "$(wc -c <"$3")" -le "$4" ]; then blob "content $1" <"$3"; fi
   elif [ -e "$3" ]; then say kind "$1 special"
   else say kind "$1 none"; fi
+}
+where() { # INDEX FOLDER: where it really lies, or the deepest part of it that exists, if that is not what it says
+  folder=$2
+  while [ -n "$folder" ] && [ ! -d "$folder" ]; do folder=${folder%/*}; done
+  real=$(cd -P -- "${folder:-/}" 2>/dev/null && pwd -P && echo x) || return 0
+  real=${real%x}; real=${real%?}
+  [ "$real" = "${folder:-/}" ] || printf '%s' "$real" | blob "place $1"
 }
 if stat -c %a / >/dev/null 2>&1; then metas() { stat -c '%a %U %G %u %g %s' "$@"; }
 else metas() { for file; do ls -ld "$file" | { read -r m _ u g s _; printf '%s %s %s - - %s\n' "$m" "$u" "$g" "$s"; }; done; }; fi
@@ -152,11 +163,12 @@ files() {
 }
 """,
     ]
+    parts.extend(b"where %d %s\n" % (index, quote(path)) for index, path in enumerate(places(transaction)))
     for index, item in enumerate(transaction.files):
         if index % together == 0:
             parts.append(b"numbers=''; set --\n")
         follow = b"follow" if item.kind == "file" else b"stay"
-        show_it = b"show" if index in shown else b"hide"
+        show_it = b"%d" % (SHOWN_BYTES if index in shown else 0)
         parts.append(
             b'look %d %s %s %s; [ -z "$path" ] || set -- "$@" "$path"\n'
             % (index, follow, quote(item.dest), show_it)
@@ -179,6 +191,19 @@ files() {
             b"{ sh -eu -c " + quote(transaction.tell) + b" </dev/null 2>/dev/null || :; } | blob told\n"
         )
     return b"".join(parts)
+
+
+def places(transaction: Transaction) -> list[str]:
+    """Every folder that the change lives in: its own state first, then those of boot and of its files."""
+    return list(
+        dict.fromkeys(
+            (
+                transaction.state_dir,
+                posixpath.dirname(hook.INITTAB),
+                *(item.folder for item in transaction.files),
+            )
+        )
+    )
 
 
 def looked_at(reply: Reply) -> tuple[dict[str, str], dict[str, str]] | None:
@@ -268,7 +293,7 @@ def stage(
         elif item.kind == "file":
             parts.append(write(item.content, target))
         elif item.kind == "keep":
-            parts.append(b'cp -pP "$STATE/"' + quote(item.source) + b" " + target + b"\n")
+            parts.append(b'cp -a "$STATE/"' + quote(item.source) + b" " + target + b"\n")
     parts.append(write(manifest(transaction, identity, changed, folders), b'"$S/manifest"'))
     parts.append(write(hook.install(transaction.state_dir), b'"$S/hook"'))
     parts.append(write(identity.encode() + b"\n", b'"$S/id"'))
@@ -295,6 +320,19 @@ def stage(
         for source in sources:
             parts.append(b'cat "$STATE/"' + quote(source) + b' >>"$S/' + name.encode() + b'"\n')
     parts.append(_checks(transaction, changed))
+    for _, item in changed:
+        if item.replaces:
+            # Asked once more: somebody may have changed it since the question, a password for example.
+            parts.append(
+                b"case $(sha256sum <%s 2>/dev/null) in %s*) ;; *) say refused %s; exit 1 ;; esac\n"
+                % (
+                    quote(item.dest),
+                    quote(item.replaces),
+                    quote(
+                        f"{shown(item.dest)} is not the file that this change was made for; somebody changed it. Run again."
+                    ),
+                )
+            )
     if install:
         parts.append(write(device_program(), b'"$S/device"'))
         parts.append(b'sync -f "$S" 2>/dev/null || sync\nmv -f "$S/device" "$STATE/device"\n')
@@ -385,20 +423,19 @@ def manifest(
     )
     if transaction.forgets:
         lines += 2 * [_forgetting(transaction)]
+    # In the transaction's own folder, where nobody else can put a link in the way of chmod.
     lines.append(b"}\ndress() { :")
-    new = [(item, _beside(item, identity, number, "new")) for number, item in changed]
-    for owner in sorted({f"{item.owner}:{item.group}" for item, _ in new if item.kind == "file"}):
+    new = [(item, b'"$TX/new/%d"' % number) for number, item in changed if item.kind == "file"]
+    for owner in sorted({f"{item.owner}:{item.group}" for item, _ in new}):
         lines += _many(
-            b"chown -h " + quote(owner),
-            [p for item, p in new if item.kind == "file" and f"{item.owner}:{item.group}" == owner],
+            b"chown " + quote(owner), [copy for item, copy in new if f"{item.owner}:{item.group}" == owner]
         )
-    for mode in sorted({item.mode for item, _ in new if item.kind == "file"}):
-        lines += _many(
-            b"chmod " + mode.encode(), [p for item, p in new if item.kind == "file" and item.mode == mode]
-        )
+    for mode in sorted({item.mode for item, _ in new}):
+        lines += _many(b"chmod " + mode.encode(), [copy for item, copy in new if item.mode == mode])
     lines.append(b"}\nforget() { :")
     lines += _many(
-        b"rm -f", [_beside(item, identity, n, which) for n, item in changed for which in ("new", "old")]
+        b"rm -f",
+        [quote(_beside(item, identity, n, which)) for n, item in changed for which in ("new", "old")],
     )
     lines.append(b'}\nwith_folders() { "$@" ' + b" ".join(quote(path) for path in folders) + b"; }\n")
     return b"\n".join(lines)
@@ -424,12 +461,9 @@ def _beside(item: File, identity: str, number: int, which: str) -> str:
     return f"{posixpath.dirname(item.dest).rstrip('/')}/.sallyport-{identity}-{number}.{which}"
 
 
-def _many(command: bytes, paths: Sequence[str]) -> list[bytes]:
+def _many(command: bytes, words: Sequence[bytes]) -> list[bytes]:
     """One command for many files: on a device, starting a process costs more than what it does."""
-    return [
-        command + b" " + b" ".join(quote(path) for path in paths[start : start + 200])
-        for start in range(0, len(paths), 200)
-    ]
+    return [command + b" " + b" ".join(words[start : start + 200]) for start in range(0, len(words), 200)]
 
 
 def _checks(transaction: Transaction, changed: Sequence[tuple[int, File]]) -> bytes:

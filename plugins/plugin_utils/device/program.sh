@@ -85,21 +85,21 @@ kill_tree() { # PID: with all that it started and that has not become a daemon o
   # shellcheck disable=SC2086 # a list of process ids
   kill -9 $victims 2>/dev/null || :
 }
-session() { # sets $peer, address and port of the ssh client that this program came with (sudo and doas hide it), and
-  # $daemon, when the daemon that let it in was started
-  peer='' walk=$$
+session() { # sets $peer: address and port of the ssh client we came with (sudo and doas hide it); $daemon: its start time,
+  peer='' walk=$$ daemon='' # and not that of a loop which starts it again and again
   while [ "${walk:-1}" -gt 1 ]; do
     text=''
     [ -n "$peer" ] || text=$(cat "/proc/$walk/environ" 2>/dev/null) || :
     case $text in
       *SSH_CONNECTION=*)
-        text=${text#*SSH_CONNECTION=}
-        peer=${text%% *} text=${text#* }
+        text=${text#*SSH_CONNECTION=}; peer=${text%% *} text=${text#* }
         peer="$peer ${text%% *}" ;;
     esac
     stat_of "$walk"
-    walk=$parent daemon=$started
+    case $line in *" (sshd"* | *" (dropbear"*) daemon=$started ;; esac
+    walk=$parent top=$started
   done
+  daemon=${daemon:-$top}
 }
 
 # --- the manifest: sh functions that the controller wrote, every word quoted -------------------------------------
@@ -130,24 +130,23 @@ folder() { # INDEX PATH: a folder that a file of the change needs
     [ ! -e "$TX/made.$1" ] || rmdir "$2" 2>/dev/null || : # somebody else may use it by now
   fi
 }
+# Never through a link, and no mode by name: the folder may be that of a user who swaps one for another meanwhile.
+copy() { if [ -L "$1" ]; then cp -a "$1" "$2"; else (set -C; exec 4>"$2"; cp -a "$1" /proc/self/fd/4); fi; }
 # Both copies that a swap or a restore needs are made before either: then neither needs space, only renames.
 save() {
   if [ -L "$3" ]; then
-    cp -pP "$3" "$TX/old/$1"
-    cp -pP "$3" "$temp.old"
+    cp -a "$3" "$TX/old/$1"
+    cp -a "$3" "$temp.old"
   elif [ -e "$3" ]; then
     [ -f "$3" ] || refuse "$3 is neither a regular file nor a link"
     # Opening for append changes nothing, and fails on an immutable file.
-    (: >>"$3") 2>/dev/null || refuse "$3 cannot be replaced: it is immutable or on a read-only file system"
-    cp -pP "$3" "$TX/old/$1"
+    (: >>"$3") 2>/dev/null || refuse "$3 cannot be replaced: it is immutable, on a read-only file system, or a program that runs"
+    cp -a "$3" "$TX/old/$1"
     # A second name for the very file keeps all its attributes and needs no space; not every file system has them.
-    ln "$3" "$temp.old" 2>/dev/null || cp -pP "$3" "$temp.old"
-  else
-    : >"$TX/old/$1.absent"
-  fi
+    ln "$3" "$temp.old" 2>/dev/null || copy "$3" "$temp.old"
+  else : >"$TX/old/$1.absent"; fi
   case $2 in
-    file) (set -C; cat "$TX/new/$1" >"$temp.new") ;; # never through a link: the folder may be a user's own
-    keep) cp -pP "$TX/new/$1" "$temp.new" ;;
+    file | keep) ln "$TX/new/$1" "$temp.new" 2>/dev/null || copy "$TX/new/$1" "$temp.new" ;;
     link) ln -s "$7" "$temp.new" ;;
   esac
 }
@@ -155,9 +154,10 @@ swap() { if [ "$2" = absent ]; then rm -f "$3"; else mv -f "$temp.new" "$3"; fi;
 restore() { # may be done again; one file that resists must not keep the others
   if [ -e "$TX/old/$1.absent" ]; then rm -f "$3" "$temp.new"
   elif [ -L "$temp.old" ] || [ -e "$temp.old" ]; then
-    # Two names of one file are not renamed: some mv say nothing, others fail.
+    # Two names of one file are not renamed: some mv say nothing, others fail. An append-only file is still the old one.
     # shellcheck disable=SC3013 # dash and every ash have -ef
-    { mv -f "$temp.old" "$3" || [ "$temp.old" -ef "$3" ]; } 2>/dev/null && rm -f "$temp.new" "$temp.old"
+    { mv -f "$temp.old" "$3" || [ "$temp.old" -ef "$3" ] || cmp -s "$temp.old" "$3"; } 2>/dev/null &&
+      rm -f "$temp.new" "$temp.old"
   else rm -f "$temp.new"
   fi || resists=$3
 }
@@ -195,8 +195,7 @@ to_the_end() { # LIST; once more if any of it failed: it may have been killed
 drop() { # nothing live was touched yet
   # A manifest that the power cut tore is a syntax error, which would end this shell.
   (forget; unfolders) || :
-  rm -rf "$TX"
-  rmdir "$ARMED" 2>/dev/null || :
+  rm -rf "$TX"; rmdir "$ARMED" 2>/dev/null || :
 }
 file_away() { mv "$TX" "$STATE/$1"; rmdir "$ARMED"; flush; }
 revert() { # REASON; may be done again from the start
@@ -214,7 +213,7 @@ revert() { # REASON; may be done again from the start
     to_the_end revert
     [ ! -e "$TX/revert_failed" ] || cat "$TX/revert_failed" >>"$TX/reason" || :
   fi
-  rm -rf "$TX/new" "$TX/old" "$TX/hook" "$STATE/reverted"
+  rm -rf "$TX/new" "$TX/old" "$TX/hook" "$TX/output" "$STATE/reverted"
   file_away reverted
 }
 finish() { # after the verdict `confirmed`; may be done again from the start
@@ -241,11 +240,10 @@ end() { # REASON: whoever held the lock is gone: end the transaction the way tha
 }
 
 attended() { alive program || alive guard1 || alive guard2 || alive confirmer; }
-recover() { attended || end "$1"; } # REASON: for a controller that found a transaction of nobody
+recover() { attended || { sign program || :; end "$1"; }; } # REASON: for a controller that found a transaction of nobody
 pending() { # for a controller that comes new: what stands in the way, and does somebody look after it?
   [ -d "$ARMED" ] || return 0
-  who=nobody
-  ! attended || who=somebody
+  who=nobody; ! attended || who=somebody
   say pending "$(cat "$TX/id" 2>/dev/null || echo empty)" "$who" "$(cat "$TX/name" 2>/dev/null)"
 }
 
@@ -271,9 +269,9 @@ arm() { # ID: from stage.<id> to a running worker with two guards
   mkdir -p "$STATE/live" "$STATE/generation" # after the verdict nothing may need space any more
   flush # the manifest names the temporary files: it must outlive them
   hooked || { sh -eu "$TX/hook" || exit 1; hooked; } || refuse "the boot hook is not where it was put"
+  dress # owner and mode of every new file
   step=save; folders
   each save
-  dress # owner and mode of every new file
   session
   printf '%s\n' "$peer" >"$TX/session"
   flush # all old and new copies, before `open` says that they can be relied on
@@ -317,27 +315,28 @@ worker() { # ID
   [ -s "$TX/reason" ] || { printf 'the change was not finished: '; cat "$TX/errors"; } >"$TX/reason"
   : >"$TX/failed"
 }
+# Sets $state; in the order in which the marks appear, so that one that is being renamed is not missed.
+look() { state=starting; for mark in open live reverted confirmed; do [ ! -e "$TX/$mark" ] || state=$mark; done; }
 guard() { # ID WHICH
   trap '' HUP INT TERM
   load "$TX"
   sign "guard$2"
   since=0 was=''
   while current "$1"; do
-    state=starting
-    for mark in open live reverted confirmed; do [ ! -e "$TX/$mark" ] || state=$mark; done
-    clock
+    look; clock
     [ "$state" = "$was" ] || { since=$now was=$state; }
     spent=$((now - since))
-    if [ "$2" = 2 ] && alive guard1; then : # it watches too, and takes over if the first is killed
+    if [ "$2" = 2 ] && alive guard1; then # it watches too, and takes over if the first is killed, or stopped
+      [ "$status" != T ] || kill -9 "$pid" || :
     else case $state in
       reverted) revert '' ;;
       confirmed) [ "$spent" -lt 3 ] || alive confirmer || finish ;;
-      starting) alive program || alive worker || [ -e "$TX/open" ] || drop ;;
+      starting) alive program || alive worker || { look; [ "$state" != starting ] || drop; } ;; # they may have been quick
       *)
         if [ -e "$TX/failed" ]; then revert 'the worker failed'
         elif [ "$state" = live ]; then
           [ "$spent" -lt "$LIMIT" ] || revert "no confirmation came within $LIMIT seconds"
-        elif [ "$spent" -ge "$LIMIT" ]; then revert "activate: not finished after $LIMIT seconds"
+        elif [ "$spent" -ge "$LIMIT" ]; then revert "activate and verify: not finished after $LIMIT seconds"
         elif ! alive worker && [ ! -e "$TX/live" ]; then revert 'the program was killed while it made the change'
         fi ;;
     esac; fi

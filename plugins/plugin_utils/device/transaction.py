@@ -128,15 +128,31 @@ def from_arguments(arguments: Mapping[str, Any], sources: Mapping[str, bytes]) -
         raise ArgumentError(
             f"state_dir goes into /etc/inittab: letters, digits and /._- only, got {state_dir!r}"
         )
-    return Transaction(
+    for index, item in enumerate(files):
+        if item.dest.startswith(f"{state_dir}/") or re.fullmatch(
+            r"/etc/systemd/system/(.*/)?sallyport-restore\.service", item.dest
+        ):
+            raise ArgumentError(
+                f"files[{index}].dest: {item.dest} is what takes an unconfirmed change back, and no file of a change; "
+                "playbooks/rollback.yml to factory removes it"
+            )
+    result = Transaction(
         name=name,
         files=files,
-        confirm=_confirm(arguments.get("confirm") or {}),
+        confirm=_confirm(
+            arguments.get("confirm") or {}, any(_SSH_READS.fullmatch(item.dest) for item in files)
+        ),
         keep=_number(arguments.get("keep", 10), "keep", 1, 1000),
         state_dir=state_dir,
         note=str(arguments.get("note") or ""),
         **lists,
     )
+    if not result.files and not result.live:
+        raise ArgumentError(
+            "there are neither files nor live, so nothing could ever differ and no command would ever run; "
+            "give the files to change, or in live the commands that show the state to keep"
+        )
+    return result
 
 
 _LISTS = ("check", "activate", "verify", "revert", "settle", "live")
@@ -153,6 +169,8 @@ def _sequence(arguments: Mapping[str, Any], key: str, of: type | tuple[type, ...
             raise ArgumentError(
                 f"{key}[{index}] must be {'text' if of is str else 'a mapping'}, got {type(item).__name__}"
             )
+        if isinstance(item, str) and "\0" in item:
+            raise ArgumentError(f"{key}[{index}] has a NUL character in it, which no shell can be given")
     return list(value)
 
 
@@ -184,6 +202,9 @@ def _file(item: Mapping[str, Any], where: str, sources: Mapping[str, bytes]) -> 
     state = item.get("state") or "present"
     if state not in ("present", "absent"):
         raise ArgumentError(f"{where}.state must be present or absent, got {state!r}")
+    for key in ("check", "generate"):
+        if "\0" in str(item.get(key) or ""):
+            raise ArgumentError(f"{where}.{key} has a NUL character in it, which no shell can be given")
     given = [key for key in ("content", "src", "link", "generate") if item.get(key) is not None]
     if len(given) != (1 if state == "present" else 0):
         raise ArgumentError(
@@ -204,7 +225,7 @@ def _file(item: Mapping[str, Any], where: str, sources: Mapping[str, bytes]) -> 
             )
     result = File(
         dest=dest,
-        mode=mode if mode == "keep" else "0" + mode.lstrip("0").rjust(3, "0"),
+        mode=mode if mode == "keep" else mode.lstrip("0").rjust(4, "0"),
         owner=item.get("owner", "root"),
         group=item.get("group", "root"),
         secret=_flag(item.get("secret", False), f"{where}.secret"),
@@ -236,7 +257,14 @@ def _flag(value: Any, where: str) -> bool:
     return value
 
 
-def _confirm(value: Any) -> Confirm:
+_SSH_READS = re.compile(
+    r"/etc/(ssh/(sshd_config(\.d/.*)?|ssh_host_.*)|(default|conf\.d)/(ssh|sshd|dropbear)|dropbear/.*"
+    r"|systemd/system/(ssh|sshd|dropbear)[^/]*(\.d/.*)?)"
+)
+
+
+def _confirm(value: Any, ssh_reads: bool) -> Confirm:
+    """``ssh_reads``: the change is of files that an SSH daemon reads at its start, so a new one has to answer."""
     if not isinstance(value, Mapping):
         raise ArgumentError(f"confirm must be a mapping, got {type(value).__name__}")
     for key in value:
@@ -244,7 +272,7 @@ def _confirm(value: Any) -> Confirm:
             raise ArgumentError(f"confirm: {key!r} is no key; there are host_keys, new_daemon, seconds")
     return Confirm(
         seconds=_number(value.get("seconds", 60), "confirm.seconds", 5, 3600),
-        new_daemon=_flag(value.get("new_daemon", False), "confirm.new_daemon"),
+        new_daemon=_flag(value.get("new_daemon", ssh_reads), "confirm.new_daemon"),
         host_keys=tuple(_sequence(value, "host_keys", str)),
     )
 

@@ -155,7 +155,8 @@ def test_what_can_be_gone_back_to_is_named() -> None:
     assert resolve(known, "previous") == 4
     assert resolve(known, "factory") == 0
     assert resolve(known, "2") == 2
-    for wanted in ("0", "1", "5", "-1", "newest", ""):
+    assert resolve(known, "0") == 0
+    for wanted in ("1", "5", "-1", "newest", ""):
         with pytest.raises(GenerationError, match=r"factory, 2, 3, 4$"):
             resolve(known, wanted)
     with pytest.raises(GenerationError, match="no generations"):

@@ -134,6 +134,35 @@ def test_many_files_are_looked_at_at_once_and_none_is_taken_for_another(shell: s
 
 
 @pytest.mark.parametrize("shell", SHELLS)
+def test_only_files_that_somebody_would_read_are_fetched_for_a_diff(shell: str, tmp_path: Path) -> None:
+    (tmp_path / "short").write_bytes(b"x" * payload.SHOWN_BYTES)
+    (tmp_path / "long").write_bytes(b"x" * (payload.SHOWN_BYTES + 1))
+    files = tuple(File(f"{tmp_path}/{name}") for name in ("short", "long", "short"))
+    program = payload.query(Transaction("trial", files, state_dir=str(tmp_path)), [0, 1])
+    parsed = parse(_run(shell, frame(program, "b" * 24), tmp_path).stdout.decode(), "b" * 24)
+    assert parsed is not None
+    fetched = {key: len(value) for key, value in parsed[0] if key.startswith("content")}
+    assert fetched == {"content 0": payload.SHOWN_BYTES}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_where_folders_really_lie_is_told_where_it_is_not_what_they_say(shell: str, tmp_path: Path) -> None:
+    real = tmp_path.resolve() / "two\nlines 'and $more"
+    real.mkdir()
+    (tmp_path / "link").symlink_to(real)
+    names = ("plain", "link", "link/not/yet")
+    files = tuple(File(f"{tmp_path}/{name}/file") for name in names)
+    change = Transaction("trial", files, state_dir=str(tmp_path))
+    parsed = parse(
+        _run(shell, frame(payload.query(change, []), "b" * 24), tmp_path).stdout.decode(), "b" * 24
+    )
+    assert parsed is not None
+    told = dict(parsed[0])
+    places = {folder: told.get(f"place {number}", "") for number, folder in enumerate(payload.places(change))}
+    assert [places[f"{tmp_path}/{name}"] for name in names] == ["", str(real), str(real)]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 def test_a_reply_is_whole_or_unknown(shell: str, tmp_path: Path) -> None:
     nonce = "b" * 24
     reply = _run(

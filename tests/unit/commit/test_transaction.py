@@ -60,6 +60,23 @@ _WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "'backup' is no key of a file",
     ),
     "a command that is no text": ({"name": "a", "activate": [["ls"]]}, r"activate\[0\] must be text"),
+    "nothing that could differ": ({"name": "a", "activate": ["ls"]}, "neither files nor live"),
+    "a NUL in a command": ({"name": "a", "live": ["ls\0"]}, r"live\[0\] has a NUL"),
+    "a NUL in a check": (
+        {"name": "a", "files": [{"dest": "/x", "content": "", "check": "a\0"}]},
+        r"files\[0\].check has a NUL",
+    ),
+    "the very program that takes it back": (
+        {"name": "a", "files": [{"dest": "/var/lib/sallyport/device", "state": "absent"}]},
+        "is what takes an unconfirmed change back",
+    ),
+    "the boot hook": (
+        {
+            "name": "a",
+            "files": [{"dest": "/etc/systemd/system/sallyport-restore.service", "state": "absent"}],
+        },
+        "is what takes an unconfirmed change back",
+    ),
     "too short a time": (
         {"name": "a", "confirm": {"seconds": 1}},
         "confirm.seconds must be a whole number from 5",
@@ -118,6 +135,35 @@ _SAME = File("/etc/x", content=b"same")
 )
 def test_a_difference_is_what_the_change_would_do(item: File, here: Found, change: str) -> None:
     assert _difference(item, here) == change
+
+
+@pytest.mark.parametrize(
+    ("dest", "asked"),
+    [
+        ("/etc/ssh/sshd_config", True),
+        ("/etc/ssh/sshd_config.d/00.conf", True),
+        ("/etc/ssh/ssh_host_ed25519_key", True),
+        ("/etc/dropbear/dropbear_rsa_host_key", True),
+        ("/etc/default/dropbear", True),
+        ("/etc/systemd/system/ssh.service.d/port.conf", True),
+        ("/etc/ssh/ssh_config", False),
+        ("/etc/ssh/authorized_keys.d/root", False),
+        ("/etc/motd", False),
+    ],
+)
+def test_files_that_sshd_reads_at_its_start_ask_for_a_new_daemon(dest: str, asked: bool) -> None:
+    arguments = {"name": "a", "files": [{"dest": dest, "content": ""}]}
+    assert from_arguments(arguments, {}).confirm.new_daemon == asked
+    assert not from_arguments({**arguments, "confirm": {"new_daemon": False}}, {}).confirm.new_daemon
+
+
+@given(st.integers(0, 0o7777), st.booleans())
+def test_a_mode_in_force_is_no_difference_however_it_is_written(mode: int, leading: bool) -> None:
+    written = f"{'0' if leading else ''}{mode:03o}"
+    files = [{"dest": "/etc/x", "content": "same", "mode": written}]
+    item = from_arguments({"name": "a", "files": files}, {}).files[0]
+    told, owners, _ = _meta(f"{mode:o} root root 0 0 4")  # as stat prints it
+    assert _difference(item, Found("file", hashlib.sha256(b"same").hexdigest(), told, owners)) == ""
 
 
 @given(st.integers(0, 0o7777))
