@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import date, datetime, timezone
 from typing import Any, cast
 
@@ -25,7 +26,10 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import (
     versions,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.load import Resolved
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import Addresses
 
+_SHOWN = 5
+"""Hosts that get the same answer, by name."""
 _FORMS = ("text", "json", "markdown")
 Answer = tuple[str, Any, bool]
 """Text or Markdown, the same as plain data, and whether to fail."""
@@ -91,20 +95,26 @@ class ActionModule(ActionBase):
 
     def _exposure(self) -> Answer:
         source = self._text("source")
+        alike: dict[Any, list[Resolved]] = {}
+        for found in self._sound():
+            alike.setdefault(_sameness(found), []).append(found)
         texts: list[str] = []
         data: dict[str, Any] = {}
-        for found in self._sound():
+        for hosts in alike.values():
+            one, names = hosts[0], _names(found.host for found in hosts)
+            answer: Any
             if source:
-                seen = exposure.for_vantage(
-                    found.tentative, source, self._text("interface"), self._text("destination"), self.day
+                answer = report.exposed_data(
+                    exposure.for_vantage(
+                        one.tentative, source, self._text("interface"), self._text("destination"), self.day
+                    )
                 )
-                data[found.host] = report.exposed_data(seen)
-                texts.append(report.exposed_text(found.host, source, data[found.host]))
-                continue
-            entries = report.opening_data(exposure.openings(found.tentative, found.services, on=self.day))
-            data[found.host] = entries
-            write = report.openings_markdown if self.form == "markdown" else report.openings_text
-            texts.append(write(found.host, entries))
+                texts.append(report.exposed_text(names, source, answer))
+            else:
+                answer = report.opening_data(exposure.openings(one.tentative, one.services, on=self.day))
+                write = report.openings_markdown if self.form == "markdown" else report.openings_text
+                texts.append(write(names, answer))
+            data.update((found.host, answer) for found in hosts)
         return "\n".join(texts), data, False
 
     def _explain(self) -> Answer:
@@ -134,9 +144,10 @@ class ActionModule(ActionBase):
         old, new = self._text("old"), self._text("new")
         if not old:
             raise AnsibleActionFail("policy compare: needs `old`, a folder or git revision")
-        texts: list[str] = []
         data: list[Any] = []
         worst: set[str] = set()
+        # Hosts of a fleet mostly fare alike, and an answer is costly: each is worked out, and told, once.
+        alike: dict[Any, tuple[compare.Comparison, dict[str, Any], list[str]]] = {}
         with ExitStack() as stack:
             folders: dict[tuple[str, str], str] = {}
 
@@ -150,13 +161,19 @@ class ActionModule(ActionBase):
                 home = self._home(host)
                 before = self._sound_in(host, folder(old, home), load.JUDGEMENTS)
                 after = self._sound_in(host, folder(new, home) if new else home)
-                names = {**before.services, **after.services}
-                found = compare.compare(before.tentative, after.tentative, names, on=self.day)
+                both = (_sameness(before), _sameness(after))
+                if both not in alike:
+                    names = {**before.services, **after.services}
+                    found = compare.compare(before.tentative, after.tentative, names, on=self.day)
+                    alike[both] = (found, compare.as_data(found), [])
+                found, answer, hosts = alike[both]
+                hosts.append(host)
+                data.append({**answer, "host": host})
                 worst.update(one.kind for one in found.every)
                 worst.update("lists" for _one in found.lists)
                 worst.update("nat" for _one in found.nat)
-                data.append(compare.as_data(found))
-                texts.append((compare.as_markdown if self.form == "markdown" else compare.as_text)(found))
+        write = compare.as_markdown if self.form == "markdown" else compare.as_text
+        texts = [write(replace(found, host=_names(hosts))) for found, _answer, hosts in alike.values()]
         forbidden = self._choice("fail_on", ("nothing", "gained", "any"), "nothing")
         return "\n".join(texts), data, bool(worst) if forbidden == "any" else forbidden in worst
 
@@ -203,3 +220,17 @@ class ActionModule(ActionBase):
             return date.fromisoformat(said)
         except ValueError:
             raise AnsibleActionFail(f'`now` must be a day such as "2027-01-31"; found `{said}`') from None
+
+
+def _sameness(found: Resolved) -> Any:
+    """What two hosts have in common that get the same answer."""
+    policy = found.tentative
+    # Where its own addresses lie matters to a host only that publishes ports.
+    own = policy.own_addresses if policy.nat.publish else Addresses()
+    return replace(policy, host="", own_addresses=own), tuple(found.services.items())
+
+
+def _names(hosts: Iterable[str]) -> str:
+    named = list(hosts)
+    more = len(named) - _SHOWN
+    return ", ".join(named[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

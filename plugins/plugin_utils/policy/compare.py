@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, Literal
 
@@ -115,6 +115,8 @@ def compare(
     on: date | None = None,
 ) -> Comparison:
     """Every flow that fares otherwise ``after``. ``services`` give the names. Raises ``flows.TooManyPieces``."""
+    if replace(before, host=after.host) == after:
+        return Comparison(after.host, (), ())
     old, new = flows.Model(before, on), flows.Model(after, on)
     spans: dict[tuple[Any, ...], list[Interval]] = {}
     present = list(present)

@@ -50,6 +50,26 @@ def test_a_warning_is_shown_in_a_run_that_changes_devices_too(site: Path) -> Non
     assert "[WARNING]" in shown and shown.count("warning publish-closed") == 1, shown
 
 
+def test_what_hosts_have_in_common_is_worked_out_and_told_once(site: Path) -> None:
+    cameras = "\n".join(f"        cam{number}: {{}}" for number in range(2, 9))
+    (site / "hosts.yml").write_text(INVENTORY.replace("    deep:", f"{cameras}\n    deep:"))
+    (site / "policy/hosts").mkdir()
+    more = "inbound: [{name: web, allow: [https]}]\n"
+    (site / "policy/hosts/cam3.yml").write_text(more)
+    old = site / "old"
+    old.mkdir()
+    (old / "fleet.yml").write_text(FLEET.replace("[ssh]", "[ssh, http]"))
+    for what in ({"policy_what": "exposure"}, {"policy_what": "compare", "policy_old": str(old)}):
+        done = ask(site, **what, policy_form="markdown", policy_path=str(site / "answer"))
+        assert done.returncode == 0, done.stdout
+        headings = [line for line in (site / "answer").read_text().splitlines() if line.startswith("###")]
+        assert headings == ["### cam1, cam2, cam4, cam5, cam6 and 2 more", "### cam3"]
+        ask(site, **what, policy_form="json", policy_path=str(site / "answer"))
+        told = json.loads((site / "answer").read_text())
+        names = [one["host"] for one in told] if isinstance(told, list) else list(told)
+        assert sorted(names) == [f"cam{number}" for number in range(1, 9)]
+
+
 def test_an_inventory_without_hosts_is_no_green_check(site: Path) -> None:
     (site / "hosts.yml").write_text("all:\n  hosts: {}\n")
     done = ask(site)
