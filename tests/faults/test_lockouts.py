@@ -99,22 +99,24 @@ def test_a_lock_out_on_debian_is_taken_back(what: str, debian: Devices) -> None:
     _is_taken_back(debian.commit("debian12", **{"confirm": {"seconds": 6}, **arguments}), reason)
 
 
-def test_a_key_file_that_sshd_refuses_for_its_mode_is_taken_back(debian: Devices) -> None:
-    variables = debian.variables("debian12")
-    public = variables["ssh_authorized_keys"][0] + "\n"
-    keyed = {"ansible_password": "", "ansible_ssh_extra_args": "-o PasswordAuthentication=no"}
-    file = {"dest": "/root/.ssh/authorized_keys", "content": public, "mode": "0600"}
-    before = debian.inside("debian12", "[ -e /root/.ssh/authorized_keys ] && echo there || :")
-    good = debian.commit("debian12", files=[file], confirm={"seconds": 20}, variables=keyed if before else {})
-    assert good["state"] in ("confirmed", "unchanged"), good
-    try:
-        bad = debian.commit(
-            "debian12", files=[{**file, "mode": "0666"}], confirm={"seconds": 6}, variables=keyed
-        )
-        _is_taken_back(bad, "no confirmation came")
-        assert debian.inside("debian12", "stat -c %a /root/.ssh/authorized_keys").strip() == "600"
-    finally:
-        debian.rollback("debian12", to="factory")
+@pytest.mark.parametrize("host", ["debian12", "vendor"])
+def test_a_key_file_that_the_daemon_refuses_for_its_mode_is_taken_back(host: str, devices: Devices) -> None:
+    with devices.as_it_began(host):
+        public = devices.variables(host)["ssh_authorized_keys"][0] + "\n"
+        keyed = {"ansible_password": "", "ansible_ssh_extra_args": "-o PasswordAuthentication=no"}
+        file = {"dest": "/root/.ssh/authorized_keys", "content": public, "mode": "0600"}
+        there = devices.inside(host, "[ -e /root/.ssh/authorized_keys ] && echo there || :")
+        good = devices.commit(host, files=[file], confirm={"seconds": 20}, variables=keyed if there else {})
+        assert good["state"] in ("confirmed", "unchanged"), good
+        try:
+            bad = devices.commit(
+                host, files=[{**file, "mode": "0666"}], confirm={"seconds": 6}, variables=keyed
+            )
+            _is_taken_back(bad, "no confirmation came")
+            mode = devices.inside(host, "ls -l /root/.ssh/authorized_keys").split()[0]
+            assert mode.startswith("-rw-------"), mode
+        finally:
+            devices.rollback(host, to="factory")
 
 
 def test_sudo_that_no_longer_works_is_taken_back(operator: Devices) -> None:

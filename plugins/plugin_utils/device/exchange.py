@@ -37,6 +37,8 @@ _INTRODUCTION = re.compile(
 _NOISE = re.compile(
     r"^(?:Warning: Permanently added .*|@+|@ +WARNING: .*@|IT IS POSSIBLE .*|Someone could be .*)$"
 )
+_TERMINAL = re.compile(r"-[46AaCfGgKkMNnqsTvXxYy]*t+|(?i:(?:-o)?RequestTTY\s*[= ]\s*(?:yes|force|auto))")
+_NEEDS_VALUE = re.compile(r"-[46AaCfGgKkMNnqsTtvXxYy]*[BbcDEeFIiJLlmOoPpQRSWw]")
 _PREAMBLE = r"""
 exec 3>&1 1>&2
 LC_ALL=C; export LC_ALL
@@ -158,16 +160,21 @@ class Exchange:
                 f"{task.action} was delegated to {task.delegate_to!r}: it would change that machine in the name of "
                 f"another one. Run it on the device itself, in a play whose hosts name the device."
             )
-        # The base class says True for every connection; only ssh looks at its own arguments, and 2.17's does not.
-        looks = isinstance(getattr(type(self._connection), "has_tty", None), property)
+        # Only newer releases of ansible-core look themselves, and end the worker where an option lacks its value.
+        for name in ("ssh_args", "ssh_common_args", "ssh_extra_args") if self.transport == "ssh" else ():
+            self._refuse_terminal(name, str(self._connection.get_option(name) or ""))
+
+    def _refuse_terminal(self, name: str, arguments: str) -> None:
         try:
-            wants_terminal = looks and self._connection.has_tty
-        except SystemExit:  # by the parser of command lines that Ansible reads them with
+            words = shlex.split(arguments)
+        except ValueError as error:
+            raise ExchangeError(f"{name} of this host cannot be read ({error}): {arguments}") from None
+        if words and _NEEDS_VALUE.fullmatch(words[-1]):
             raise ExchangeError(
-                "the ssh arguments of this host end in an option without its value. Correct ssh_args, ssh_common_args or "
-                "ssh_extra_args; given as -e name=value they end at the first space: give them in a file, or as JSON."
-            ) from None
-        if wants_terminal:
+                f"{name} of this host end in an option without its value: {arguments}. Given as -e {name}=... they end at the "
+                "first space: give them in a file, or as JSON."
+            )
+        if any(_TERMINAL.fullmatch(word) for word in words):
             raise ExchangeError(
                 "this connection asks for a terminal (RequestTTY or -t in the ssh arguments), which cannot carry a "
                 "program on standard input. Remove it from ssh_args, ssh_common_args and ssh_extra_args."

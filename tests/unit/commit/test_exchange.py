@@ -1,0 +1,41 @@
+"""Which ssh arguments of a site cannot carry a program is seen before anything is sent, on every ansible-core."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Exchange, ExchangeError
+
+
+def _action(**options: str) -> Any:
+    connection = SimpleNamespace(transport="ssh", get_option=options.get)
+    return SimpleNamespace(_connection=connection, _task=SimpleNamespace(delegate_to=None))
+
+
+@pytest.mark.parametrize("name", ["ssh_args", "ssh_common_args", "ssh_extra_args"])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("", ""),
+        ("-C -o ControlMaster=auto -o ControlPersist=60s", ""),
+        ("-T -o RequestTTY=no", ""),
+        ("-o ProxyCommand='ssh -W %h:%p -t gate'", ""),
+        ("-tt", "asks for a terminal"),
+        ("-C -vt", "asks for a terminal"),
+        ("-o RequestTTY=force", "asks for a terminal"),
+        ("-orequesttty=yes", "asks for a terminal"),
+        ("-o 'RequestTTY auto'", "asks for a terminal"),
+        ("-C -o", "end in an option without its value"),
+        ("-vi", "end in an option without its value"),
+        ("-o 'User=x", "cannot be read"),
+    ],
+)
+def test_arguments_that_carry_no_program_are_refused_by_name(name: str, arguments: str, said: str) -> None:
+    if not said:
+        Exchange(_action(**{name: arguments}))
+        return
+    with pytest.raises(ExchangeError, match=said) as caught:
+        Exchange(_action(**{name: arguments}))
+    assert name in str(caught.value)
