@@ -82,7 +82,7 @@ def resolve_host(
         for address in known.get(member, (member,))
     ]
     folder = policy_dir or folder_of(final)
-    names = [name for name in own if name.startswith(layers.PREFIX)]
+    names = [name for name in own if layers.LAYER_LIKE.match(name)]
     variables = {name: final[name] if name in final else own[name] for name in names}
     if variables and folder == _usual(final) and not os.path.lexists(folder):
         # Variables alone may be the policy, but a folder that somebody named must be there.

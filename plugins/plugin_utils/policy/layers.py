@@ -36,6 +36,8 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.source import
 
 VARIABLE = re.compile(r"sallyport_policy__([0-9]{2})_([A-Za-z0-9_]+)\Z", re.ASCII)
 PREFIX = "sallyport_policy__"
+LAYER_LIKE = re.compile(r"sallyport_policy_(_|[0-9])|sallyport_?policy[0-9]", re.ASCII)
+"""What is a layer's name or almost one: nobody may believe in a layer that nothing reads."""
 HOOKS = ("inbound", "outbound", "forward")
 
 
@@ -123,12 +125,12 @@ def layers(
     for name in sorted(variables):
         if VARIABLE.match(name):
             found.append(variable_layer(name, variables[name]))
-        elif name.startswith(PREFIX):
+        elif LAYER_LIKE.match(name):
             findings.append(
                 Finding(
                     "bad-variable",
                     "error",
-                    f"`{short(name)}` has the prefix of a policy layer but not its form",
+                    f"`{short(name)}` is almost the name of a policy layer, and nothing would read it",
                     f"rename it to {PREFIX}<two digits>_<name>; layers are merged in name order",
                     Where(name),
                 )

@@ -274,7 +274,7 @@ def _value(value: Any, path: str, depth: int) -> Node:
         for key, inner in value.items():
             # A key that YAML made a boolean or a number is no text in whatever section it stands.
             name = key if isinstance(key, str) else f"\0{key}"
-            where = Where(f"{path}.{key}" if path else str(key), 0, short(str(key)))
+            where = Where(f"{path}.{short(str(key))}" if path else short(str(key)), 0, short(str(key)))
             node.value[name] = _value(inner, where.source, depth + 1)
             cast(dict[str, Where], node.keys)[name] = where
         return node

@@ -351,7 +351,7 @@ def test_a_variable_of_the_wrong_form_is_an_error_not_ignored(loaded: Loader) ->
         ({"zones": {"a": {"cidrs": [date(2027, 1, 1)]}}}, "quote-it", ".zones.a.cidrs[0]"),
         ({"zones": {True: {}}}, "quote-it", ".zones.True"),
         ({True: {}}, "quote-it", ".True"),
-        ({"zones": {"\0a": {}}}, "quote-it", ".zones.\0a"),
+        ({"zones": {"\0a": {}}}, "quote-it", ".zones.?a"),
         ({"zones": {"a": {"cidrs": [object()]}}}, "quote-it", ".zones.a.cidrs[0]"),
         ([], "wrong-type", ""),
         (7, "wrong-type", ""),
@@ -804,6 +804,27 @@ def test_all_but_a_little_is_any_to_the_management_port(loaded: Loader, cidrs_te
     text = SOUND.replace("zones:\n", f"zones:\n  most: {{cidrs: {cidrs_text}}}\n")
     text += "  - {name: most, allow: [ssh], from: [most]}\n"
     assert [one.id for one in loaded(text).errors] == ["management-open"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sallyport_policy_10_extra", "sallyport_policy__1_x", "sallyport_policy10_x", "sallyportpolicy10_x"],
+)
+def test_a_variable_that_is_almost_called_as_a_layer_is_not_passed_over(
+    loaded: Loader, name: str, tmp_path: Path
+) -> None:
+    assert [one.id for one in loaded(SOUND, variables={name: {}}).errors] == ["bad-variable"]
+    own = {"ansible_host": "10.0.0.1", name: {}, "sallyport_policy_dir": str(tmp_path)}
+    found = fleet.resolve_host({"hostvars": {"gw1": own}, "groups": {}}, "gw1", str(tmp_path), None)
+    assert [one.id for one in found.errors] == ["bad-variable"]
+
+
+def test_what_a_key_holds_can_be_printed(loaded: Loader) -> None:
+    layer = {"zones": {"a\ud800\x1b[31m": {"cidrs": ["10.0.0.0/8"]}}}
+    found = loaded(SOUND, variables={"sallyport_policy__10_x": layer}).findings
+    assert [one.id for one in found] == ["bad-name"]
+    repr_of = f"{found[0].where.source} {found[0].message}"
+    assert repr_of.encode() and repr_of.isprintable()
 
 
 def test_probed_bridges_reach_the_policy(loaded: Loader) -> None:

@@ -336,6 +336,33 @@ def test_a_git_revision_is_the_policy_as_it_was(tmp_path: Path) -> None:
             pass
 
 
+def test_a_revision_is_read_whole_whatever_its_attributes_say(tmp_path: Path) -> None:
+    policy = tmp_path / "policy"
+    (policy / "hosts").mkdir(parents=True)
+    git(tmp_path, "init", "-q")
+    (policy / ".gitattributes").write_text("hosts export-ignore\nfleet.yml export-subst\n")
+    (policy / "fleet.yml").write_text("# $Format:%H$\n")
+    (policy / "hosts/gw1.yml").write_text("# h\u00f6st\n")
+    (policy / "hosts/empty.yml").write_text("")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "first")
+    with versions.folder_of("HEAD", str(policy)) as folder:
+        for name in ("fleet.yml", "hosts/gw1.yml", "hosts/empty.yml"):
+            assert (Path(folder) / name).read_bytes() == (policy / name).read_bytes()
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(versions.NoSuchVersion, match="holds"), versions.folder_of("HEAD", str(other)):
+        pass
+    (policy / "hosts/gw2.yml").symlink_to("/etc/hostname")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "a link")
+    with (
+        pytest.raises(versions.NoSuchVersion, match="holds the link"),
+        versions.folder_of("HEAD", str(policy)),
+    ):
+        pass
+
+
 # Filters
 
 
