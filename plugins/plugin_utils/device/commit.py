@@ -128,12 +128,12 @@ class _Driver:
         self.size = 0
 
     def run(self) -> dict[str, Any]:
+        reply = self._query()  # one that carries no standard input says so, and why
         if self.exchange.transport not in ("ssh", "local"):
             raise self._refused(
                 f"the connection {self.exchange.transport!r} leads to the device by another road than SSH: whether an operator "
                 "still gets in could not be proved over it. Use ansible.builtin.ssh, or local on the device itself."
             )
-        reply = self._query()
         reply = self._wait_for_others(reply)
         found = self._judge(reply)
         self._keep_hook(reply)
