@@ -350,16 +350,15 @@ def _admits_controller(
         for one in known
     }
     client, interface = plain(str(connection.get("client") or "")), str(connection.get("interface") or "")
-    # A management address often lies on lo or on a dummy, where no packet comes in: the way back says more.
     by_address = [name for name, texts in held.items() if server and server in texts and name != "lo"]
-    anywhere = [name for name in held if name != "lo"] or flows.interface_atoms([policy])
+    # A management address often lies on lo or on a dummy, where no packet comes in: the way back says more. Where the
+    # two differ either may be meant, and a change that is wrong about it takes itself back.
+    atoms = list(dict.fromkeys(name for name in (interface, *by_address) if name))
+    atoms = atoms or [name for name in held if name != "lo"] or flows.interface_atoms([policy])
+    if client in ("127.0.0.1", "::1") or client in (one for texts in held.values() for one in texts):
+        # Pull mode: the controller is the device, over loopback.
+        atoms = ["lo"]
     for text in controllers(around):
-        atoms = list(dict.fromkeys([*by_address, interface] if interface else by_address)) or anywhere
-        if text == client and interface:
-            atoms = [interface]
-        if client in ("127.0.0.1", "::1") or client in (one for texts in held.values() for one in texts):
-            # Pull mode: the controller is the device, over loopback.
-            atoms = ["lo"]
         try:
             family, source, last = cidrs.parse_one(text)
             if source != last:
