@@ -10,6 +10,7 @@ otherwise go on letting its people in.
 from __future__ import annotations
 
 import ipaddress
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.access.second_factor
     Answers,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.ssh_plan import Refused, login_account
-from ansible_collections.sallyport.iot.plugins.plugin_utils.access.sshd_config import Match
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access.sshd_config import Match, foreign
 
 EVERYBODY = "Match User *"
 USER_CA = "/etc/ssh/sallyport/user_ca"
@@ -149,6 +150,7 @@ def admit(
             f"ssh_enrol_again: the secret of {given[0]} is the site's own (totp_secret in ssh_users); write another one there"
         )
     _check_factors(device, options, found)
+    _check_clock(device, options, found)
     return found
 
 
@@ -300,6 +302,19 @@ def notes(admission: Admission | None) -> list[str]:
         kind = "group " if isinstance(one.who, Group) else ""
         where = ", ".join(one.cidrs) or "anywhere that the firewall lets through"
         result.append(f"{kind}{one.who.name} may log in from {where}")
+    given = sorted(person.name for person in admission.people if person.totp_secret)
+    if given:
+        result.append(
+            f"totp_secret of {', '.join(given)}: each device remembers only the codes that were used on it, so a code that is "
+            "seen on one opens every other with the same secret for up to 90 s; without totp_secret each device has its own"
+        )
+    if not admission.answers.keeps_time:
+        result += [
+            f"{person.name} gets in by certificate alone, which counts only while the clock is right; this device has "
+            "neither a clock chip nor a time client, so after a power cut it may not (role time_sync, or keys as well)"
+            for person in admission.people
+            if person.principals and not person.keys
+        ]
     result += [
         f"{name} must change its password at the next login, which a login by key cannot; chage -d -1 {name} ends that"
         for name in sorted({person.name for person in admission.people} & admission.answers.must_change)
@@ -431,6 +446,7 @@ def _check_factors(device: Mapping[str, Any], options: SshOptions, admission: Ad
     config = (device.get("ssh") or {}).get("config") or {}
     if admission.with_factor("totp"):
         second_factor.require(admission.with_factor("totp"), admission.answers, config)
+        _check_bypass(device, options, admission.with_factor("totp"))
     for index, person in enumerate(options.users):
         if person.name not in admission.with_factor("fido2"):
             continue
@@ -440,6 +456,87 @@ def _check_factors(device: Mapping[str, Any], options: SshOptions, admission: Ad
                     f"ssh_users[{index}].keys[{number}]: expected a FIDO2 key (sk-ssh-ed25519@openssh.com or "
                     f"sk-ecdsa-sha2-nistp256@openssh.com), found {key.split()[0]}"
                 )
+
+
+def _check_clock(device: Mapping[str, Any], options: SshOptions, admission: Admission) -> None:
+    """Refuse certificates as the operator's only way in where a power cut takes the time away.
+
+    The login that proves this change works today; with the clock at 1970 no certificate is valid yet.
+
+    Raises:
+        Refused: with what helps.
+    """
+    own = next(person for person in admission.people if person.name == admission.login)
+    in_home = 0 if options.authorized_keys_exclusive else login_account(device).get("authorized_keys")
+    if admission.answers.keeps_time or own.keys or in_home or not own.principals:
+        return
+    if not options.password_authentication:
+        raise Refused(
+            f"{own.name} would get in by certificate alone, and this device has neither a clock chip nor a time client: "
+            "after a power cut its clock is wrong, no certificate is valid, and nobody gets in. Set ssh_authorized_keys "
+            "to a key as well, or install a time client (role time_sync)"
+        )
+
+
+def _check_bypass(device: Mapping[str, Any], options: SshOptions, who: Sequence[str]) -> None:
+    """Refuse codes where the code alone would let somebody in: what asks PAM for a password now asks for six digits.
+
+    All sshd processes share PAM's service of this name, so our lines there count for a second daemon too.
+
+    Raises:
+        Refused: with the daemon, or the line, that would do with a code.
+    """
+    names = ", ".join(who)
+    commands = {int(one["pid"]): str(one.get("command", "")) for one in device.get("processes") or []}
+    for port, process, unit, pid in other_daemons(device):
+        apart = re.search(r"-o\s*['\"]?UsePAM[=\s]+no\b", commands.get(pid, ""), re.IGNORECASE)
+        if process != "dropbear" and not apart:
+            raise Refused(
+                f"one-time codes for {names}: a second sshd listens on port {port} ({unit or 'no unit'}) and shares "
+                f"{second_factor.PAM_FILE}, so there a code alone would do for a password. Stop that daemon, start it with "
+                "-o UsePAM=no, or use second_factor: fido2"
+            )
+    files = {
+        path: text
+        for path, text in (device.get("files") or {}).items()
+        if path.startswith("/etc/ssh/sshd_config")
+    }
+    said = [
+        (f"{one.path} line {one.line} (Match {one.match})", one.arguments)
+        for one in foreign(files)
+        if one.match and one.keyword == "authenticationmethods"
+    ]
+    said += [
+        ("ssh_options.AuthenticationMethods", value)
+        for keyword, value in options.options.items()
+        if keyword.lower() == "authenticationmethods"
+    ]
+    for where, value in said:
+        if any("publickey" not in methods.split(",") for methods in value.split()):
+            raise Refused(
+                f"one-time codes for {names}: {where} says AuthenticationMethods {value}, which asks for no key, so "
+                "there a code alone would do. Let each of its lists begin with publickey, or take it out"
+            )
+
+
+def other_daemons(device: Mapping[str, Any]) -> list[tuple[int, str, str, int]]:
+    """(port, process, unit, pid) of SSH daemons beside the one that this controller came in by.
+
+    Sessions listen too, for ports that they forward; they are no daemons.
+    """
+    unit, main = str(device["ssh"].get("unit") or ""), (device.get("connection") or {}).get("server_port")
+    commands = {int(one["pid"]): str(one.get("command", "")) for one in device.get("processes") or []}
+    found: dict[int, tuple[int, str, str, int]] = {}
+    for listener in device.get("listening") or []:
+        theirs, process = str(listener.get("unit") or ""), str(listener.get("process") or "")
+        port, pid = int(listener["port"]), int(listener.get("pid") or 0)
+        command = commands.get(pid, "")
+        session = command.startswith("sshd: ") and "[listener]" not in command
+        behind = process == "systemd" and re.search(r"ssh", theirs) and theirs.endswith(".socket")
+        same = theirs.rpartition(".")[0] == unit.rpartition(".")[0]
+        if (process in ("sshd", "dropbear") or behind) and not same and not session and port != main:
+            found[port] = (port, "sshd" if behind else process, theirs, pid)
+    return [found[port] for port in sorted(found)]
 
 
 def host_certificates(

@@ -298,21 +298,10 @@ def _check_lock(device: Mapping[str, Any], options: SshOptions) -> None:
 
 def _others(device: Mapping[str, Any]) -> list[str]:
     """Daemons beside the one that this controller came in by, in words: they are left alone."""
-    ssh = device["ssh"]
-    unit, main = str(ssh.get("unit") or ""), (device.get("connection") or {}).get("server_port")
-    found = set()
-    for listener in device.get("listening") or []:
-        theirs = str(listener.get("unit") or "")
-        if (
-            listener.get("process") in ("sshd", "dropbear")
-            and theirs
-            and theirs.rpartition(".")[0] != unit.rpartition(".")[0]
-            and listener.get("port") != main
-        ):
-            found.add((int(listener["port"]), str(listener["process"]), theirs))
     return [
-        f"{process} listens on port {port} too ({theirs}); it is a daemon of its own, and was left alone"
-        for port, process, theirs in sorted(found)
+        f"{process} listens on port {port} too ({unit}); it is a daemon of its own, and was left alone"
+        for port, process, unit, _ in admission.other_daemons(device)
+        if unit and not unit.endswith(".scope")
     ]
 
 

@@ -260,10 +260,80 @@ def test_a_second_daemon_is_named_and_left_alone() -> None:
 
 def test_blocks_of_the_device_that_would_undo_ours_are_named() -> None:
     files = {
-        sshd_config.MAIN: "Include /etc/ssh/sshd_config.d/*.conf\nMatch User bob\n  AllowUsers bob\n  AuthenticationMethods any\n"
+        sshd_config.MAIN: "Include /etc/ssh/sshd_config.d/*.conf\nMatch User bob\n  AllowUsers bob\n  AuthenticationMethods publickey\n"
     }
     notes = made(
         device(files=files), users=[{"name": "alice", "second_factor": "totp", "keys": [OTHER]}]
     ).notes
     assert "/etc/ssh/sshd_config line 3: the block 'Match User bob' keeps allowusers bob" in notes
-    assert any("authenticationmethods any" in note for note in notes)
+    assert any("keeps authenticationmethods publickey" in note for note in notes)
+
+
+CODES = [{"name": "alice", "second_factor": "totp", "keys": [OTHER]}]
+
+
+def second_sshd(
+    command: str, unit: str = "sshd-admin.service", process: str = "sshd", address: str = "0.0.0.0"
+) -> dict[str, Any]:
+    return device(
+        listening=[{"process": process, "unit": unit, "port": 2222, "pid": 7, "protocol": "tcp", "address": address}],
+        processes=[{"pid": 7, "ppid": 1, "name": process, "command": command}],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        second_sshd("/usr/sbin/sshd -D -f /etc/ssh/sshd_admin"),
+        second_sshd("sshd: /usr/sbin/sshd -f /etc/ssh/sshd_admin [listener] 0 of 10-100 startups", ""),
+        second_sshd("/sbin/init", "sshd-admin.socket", "systemd"),
+    ],
+    ids=["unit", "no unit", "socket"],
+)
+def test_codes_are_refused_where_a_second_sshd_would_take_one_for_a_password(one: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match=r"a second sshd listens on port 2222 .* a code alone would do"):
+        made(one, users=CODES)
+    assert made(one, users=[{"name": "alice"}]).files
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        second_sshd("/usr/sbin/sshd -D -f /etc/ssh/sshd_admin -o UsePAM=no"),
+        second_sshd("dropbear -F -p 2222", process="dropbear"),
+        second_sshd("sshd: alice@notty", "session-4.scope", address="127.0.0.1"),
+    ],
+    ids=["without PAM", "dropbear", "a session that forwards"],
+)
+def test_a_daemon_that_never_asks_pam_and_a_session_do_not_stand_in_the_way_of_codes(
+    one: dict[str, Any],
+) -> None:
+    assert made(one, users=CODES).files
+
+
+@pytest.mark.parametrize(
+    "methods", ["any", "password", "publickey,keyboard-interactive keyboard-interactive"]
+)
+def test_codes_are_refused_where_a_block_or_an_option_asks_for_no_key(methods: str) -> None:
+    text = f"Include /etc/ssh/sshd_config.d/*.conf\nMatch User bob\n  AuthenticationMethods {methods}\n"
+    with pytest.raises(Refused, match=r"sshd_config line 3 \(Match User bob\) says AuthenticationMethods"):
+        made(device(files={sshd_config.MAIN: text}), users=CODES)
+    with pytest.raises(Refused, match="ssh_options.AuthenticationMethods says"):
+        made(users=CODES, options={"AuthenticationMethods": methods})
+
+
+def test_a_certificate_is_no_only_way_in_where_a_power_cut_takes_the_time_away() -> None:
+    ca = {"authorized_keys": [], "trusted_user_ca": [OTHER]}
+    users = [{"name": "root", "principals": ["ops"]}, {"name": "alice", "principals": ["alice"]}]
+    lost = replace(ANSWERS, keeps_time=False)
+    with pytest.raises(Refused, match="root would get in by certificate alone"):
+        made(answers=lost, users=users, **ca)
+    assert made(users=users, **ca).files
+    notes = made(answers=lost, users=users, **{**ca, "authorized_keys": [KEY]}).notes
+    assert [note.split()[0] for note in notes if "by certificate alone" in note] == ["alice"]
+
+
+def test_what_one_secret_on_all_devices_means_is_said() -> None:
+    users = [{**CODES[0], "totp_secret": "A" * 32}]
+    assert any("opens every other with the same secret" in note for note in made(users=users).notes)
+    assert not any("the same secret" in note for note in made(users=CODES).notes)
