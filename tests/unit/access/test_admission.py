@@ -318,7 +318,7 @@ def test_codes_are_refused_where_a_block_or_an_option_asks_for_no_key(methods: s
     text = f"Include /etc/ssh/sshd_config.d/*.conf\nMatch User bob\n  AuthenticationMethods {methods}\n"
     with pytest.raises(Refused, match=r"sshd_config line 3 \(Match User bob\) says AuthenticationMethods"):
         made(device(files={sshd_config.MAIN: text}), users=CODES)
-    with pytest.raises(Refused, match="ssh_options.AuthenticationMethods says"):
+    with pytest.raises(Refused, match=r"ssh_options\.AuthenticationMethods says"):
         made(users=CODES, options={"AuthenticationMethods": methods})
 
 
