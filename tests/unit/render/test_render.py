@@ -296,6 +296,17 @@ def test_rules_of_one_name_in_two_sections_have_rates_of_their_own(backend: str)
     assert len(buckets) == 2, "inbound and published share one, forward has its own"
 
 
+@pytest.mark.parametrize("backend", ["nftables", "iptables_ipset"])
+def test_inbound_rules_to_thousands_of_single_addresses_are_refused_with_the_figure(backend: str) -> None:
+    def to(count: int) -> HostPolicy:
+        zone = Addresses(tuple((4 * i + 1, 4 * i + 1) for i in range(count)))
+        return HostPolicy("gate", inbound=(Rule("web", "allow", SSH, destinations=(Endpoint(zone),)),))
+
+    BACKENDS[backend](to(2_000), {})
+    with pytest.raises(Unsupported, match="take 4000 lines for translated packets"):
+        BACKENDS[backend](to(4_000), {})
+
+
 @given(st.text())
 def test_a_comment_is_short_and_harmless_to_every_parser(text: str) -> None:
     assert re.fullmatch(r"[ !#%-\[\]^_a-~{|}]{0,100}", comment(text))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from socket import AF_INET6, inet_ntoa, inet_ntop
@@ -29,6 +29,8 @@ LOADER = "/etc/sallyport/firewall-load"
 BANS_SIZE = 4096
 """Addresses that can be banned at a time when the policy sets no traps."""
 RATE_TABLE_SIZE = 65535
+MOST_ORIGINAL = 3000
+"""Rules on original destinations, of which the kernel knows no sets: it tries them one by one."""
 FAMILIES: tuple[Family, ...] = ("ipv4", "ipv6")
 BITS = {"ipv4": 32, "ipv6": 128}
 
@@ -145,6 +147,17 @@ def refill_seconds(rate: Rate) -> int:
 def clock_plausible(device: Mapping[str, Any] | None) -> bool:
     """Whether rules may also ask the device's own clock."""
     return bool(((device or {}).get("clock") or {}).get("plausible"))
+
+
+def refuse_long(published: Sequence[str]) -> None:
+    """Raise Unsupported where the inbound rules name too many single destinations."""
+    count = sum("ct original ip" in line or "--ctorigdst " in line for line in published)
+    if count > MOST_ORIGINAL:
+        raise Unsupported(
+            f"The inbound rules take {count} lines for translated packets, since each destination and port in"
+            f" them is a rule of its own there, and {MOST_ORIGINAL} is the most that is sensible.",
+            "Leave `to` out of the inbound rules, or write it with fewer, larger prefixes.",
+        )
 
 
 def behind_filter(device: Mapping[str, Any] | None, tool: str) -> bool:

@@ -44,6 +44,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base i
     never_banned,
     rate_text,
     refill_seconds,
+    refuse_long,
     short_hash,
     spoofable,
 )
@@ -193,7 +194,9 @@ class _Writer:
                     self._verdict(policy.defaults.outbound),
                 ],
             }[policy.containers_outbound]()
-        self.chains["judge_published"] = [*self._rules(policy.inbound, "published"), self.drop]
+        published = self._rules(policy.inbound, "published")
+        refuse_long(published)
+        self.chains["judge_published"] = [*published, self.drop]
         chain.append("ct status dnat goto judge_published")
         if bridges:
             chain.append(f"oifname {_names(bridges)} goto to_container")

@@ -46,6 +46,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base i
     never_banned,
     rate_text,
     refill_seconds,
+    refuse_long,
     short_hash,
     spoofable,
 )
@@ -196,7 +197,9 @@ class Writer:
                 "mangle", "CONTAINER-IN", [*self._rules(policy.forward, "to_container"), self.drop]
             )
         chain.append(f"-m conntrack --ctstate DNAT -g {OWN}PUBLISHED")
-        self.add_chain("mangle", "PUBLISHED", [*self._rules(policy.inbound, "published"), self.drop])
+        published = self._rules(policy.inbound, "published")
+        refuse_long(published)
+        self.add_chain("mangle", "PUBLISHED", [*published, self.drop])
         chain += [f"-o {one} -g {OWN}CONTAINER-IN" for one in bridges]
         chain += self._rules(policy.forward, "forward")
         chain.append(self._verdict(policy.defaults.forward))
