@@ -181,7 +181,9 @@ class ActionModule(ActionBase):
         def resolve(where: str, texts: Sequence[str]) -> Sequence[str]:
             return policy_view.sources(where, texts, written)
 
-        default = policy_view.admitted_sources(written.policy if written else None, ports)
+        default: Sequence[str] = []
+        if wanted.chooses_people:
+            default = policy_view.admitted_sources(written.policy if written else None, ports)
         return admission.admit(device, wanted, answers, resolve, default), answers
 
     def _enrol(

@@ -21,7 +21,8 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import (
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import Addresses, HostPolicy, Rule
 
-# sshd reads its list in one line; a site that names more prefixes than this is served by the controller's own address.
+# sshd reads its lists in one line. For penalties a site that names more prefixes than this is served by the controller's
+# own address; who may log in is refused.
 _MOST_PREFIXES = 200
 
 
@@ -72,10 +73,15 @@ def sources(where: str, texts: Iterable[str], policy: load.Resolved | None) -> l
 
 
 def admitted_sources(policy: HostPolicy | None, ports: Iterable[int]) -> list[str]:
-    """CIDRs that the policy admits to one of these TCP ports; none where that is everybody, or nothing is said."""
+    """CIDRs that the policy admits to one of these TCP ports; none where that is everybody, or there is no policy.
+
+    Raises:
+        SourceError: nobody is admitted, or so many that sshd's list could not hold them: neither means everybody.
+    """
     if policy is None or policy.defaults.inbound == "allow":
         return []
     found = Addresses()
+    ports = sorted(set(ports))
     for port in ports:
         for rule in policy.inbound:
             if rule.verdict == "allow" and _covers(rule, "tcp", port):
@@ -84,7 +90,18 @@ def admitted_sources(policy: HostPolicy | None, ports: Iterable[int]) -> list[st
                         return []
                     found = intervals.join(found, source.addresses)
     texts = cidrs.texts(found)
-    return texts if len(texts) <= _MOST_PREFIXES else []
+    if not texts:
+        raise SourceError(
+            f"from, left out in ssh_users or ssh_groups: the policy admits nobody to TCP port {', '.join(map(str, ports))} "
+            "of this device, and that is not everybody. Add a rule that allows ssh from your management zone"
+        )
+    if len(texts) > _MOST_PREFIXES:
+        raise SourceError(
+            f"from, left out in ssh_users or ssh_groups: the policy admits {len(texts)} networks to TCP port "
+            f"{', '.join(map(str, ports))}, and sshd's list is kept to {_MOST_PREFIXES}. Let the ssh rules of the policy name "
+            "a zone of fewer networks"
+        )
+    return texts
 
 
 def management_sources(policy: HostPolicy, port: int) -> list[str]:
