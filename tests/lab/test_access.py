@@ -792,6 +792,7 @@ class Rotated:
     key: Path
     vault: Path
     sessions: dict[str, str]
+    forwarding: str
     before: dict[str, str]
 
 
@@ -826,16 +827,42 @@ def rotated(hardened: Hardened) -> Rotated:
     predicted = fleet.play("--check", "--diff", *arguments, playbook=ROTATE)
     untouched = before == {device: fleet.snapshot(device) for device in DEVICES} and not key.exists()
     running = {device: open_session_with_key(fleet, device) for device in DEVICES}
+    forwarding = open_forwarding_session(fleet, "debian12", friend[0])
     fields = {device: fleet.shell(device, "grep ^admin: /etc/shadow") for device in DEVICES}
     done = fleet.play("-vvvv", *arguments, playbook=ROTATE, ANSIBLE_DEBUG="1")
     answers = {device: talk(process, "still here") for device, process in running.items()}
-    return Rotated(predicted, untouched, done, key, vault, answers, fields)
+    # The daemon of that session lives on: else there is nothing to kill.
+    fleet.shell("debian12", "kill $(cat /run/forwarding.pid)")
+    return Rotated(predicted, untouched, done, key, vault, answers, talk(forwarding, "still here"), fields)
 
 
 def open_session_with_key(fleet: Access, device: str) -> subprocess.Popen[str]:
     """A session that somebody opened with the key that leaked."""
+    return open_session(device, [*fleet.ssh(device, "-i", str(fleet.key), "-o", "BatchMode=yes")])
+
+
+def open_forwarding_session(fleet: Access, device: str, key: Path) -> subprocess.Popen[str]:
+    """A session that listens itself, by a daemon that nobody hardened."""
+    fleet.shell(
+        device,
+        "mkdir -p /run/sshd; /usr/sbin/sshd -f /dev/null -o Port=2023 -o ListenAddress=127.0.0.1 "
+        "-o PidFile=/run/forwarding.pid",
+    )
+    wait_for(fleet, device, {2023})
+    pid = podman("inspect", "--format", "{{.State.Pid}}", fleet.lab.container(device)).strip()
+    session = open_session(device, [
+        "nsenter", "-t", pid, "-n", "ssh", "-F", "none", "-p", "2023", "-i", str(key), "-o", "BatchMode=yes",
+        "-o", "UserKnownHostsFile=/dev/null", "-o", "StrictHostKeyChecking=no", "-o", "ExitOnForwardFailure=yes",
+        "-R", "127.0.0.1:2024:127.0.0.1:22", "root@127.0.0.1",
+    ])  # fmt: skip
+    wait_for(fleet, device, {2023, 2024})
+    return session
+
+
+def open_session(device: str, ssh: list[str]) -> subprocess.Popen[str]:
+    """cat at the other end of this ssh, once it answers."""
     process = subprocess.Popen(
-        [*fleet.ssh(device, "-i", str(fleet.key), "-o", "BatchMode=yes"), "cat"],
+        [*ssh, "cat"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     assert process.stdin is not None and process.stdout is not None
@@ -869,7 +896,7 @@ def test_after_a_rotation_the_new_key_works_alone_and_old_sessions_are_over(
     fleet = hardened.fleet
     assert fleet.operator_gets_in(device, rotated.key)
     assert not fleet.operator_gets_in(device) and not fleet.operator_gets_in(device, fleet.work / "friend")
-    assert rotated.sessions[device] == ""
+    assert rotated.sessions[device] == "" and rotated.forwarding == ""
     after = fleet.shell(device, "grep ^admin: /etc/shadow")
     assert after != rotated.before[device] and abs(int(after.split(":")[2]) - time.time() // 86400) <= 1
 

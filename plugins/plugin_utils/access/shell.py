@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 # Process ids that hold a listening TCP or a bound UDP socket. Arguments: PROTOCOL:PORT with the port as four
 # hexadecimal digits, as the kernel's tables write it. One `ls` for all processes: a readlink for each
-# descriptor would be a process each.
+# descriptor would be a process each. A file's name may hold anything, an arrow, a line's end and the number of
+# somebody's socket too: so only what stands behind the first arrow is looked at, and a hit is asked again by itself.
 HOLDERS = r"""
 holders() {
   inodes=' '
@@ -27,9 +28,14 @@ holders() {
   { ls -l /proc/[0-9]*/fd 2>/dev/null || :; } | while read -r line; do
     case "$line" in
       /proc/*/fd:) pid=${line#/proc/}; pid=${pid%%/*} ;;
-      *' -> socket:['*)
-        inode=${line##*'socket:['}
-        case "$inodes" in *" ${inode%%]*} "*) printf '%s\n' "$pid" ;; esac ;;
+      *' -> '*)
+        descriptor=${line%%' -> '*} target=${line#*' -> '}
+        inode=${target#'socket:['}
+        [ "$inode" != "$target" ] || continue
+        case "$inodes" in *" ${inode%]} "*) ;; *) continue ;; esac
+        link="/proc/$pid/fd/${descriptor##* }"
+        found=$(ls -l "$link" 2>/dev/null || :)
+        if [ "${found#*" $link -> "}" = "$target" ]; then printf '%s\n' "$pid"; fi ;;
     esac
   done
 }

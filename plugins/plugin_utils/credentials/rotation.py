@@ -191,8 +191,9 @@ def new_passwords(
     return result
 
 
-# Every process of a session goes: those of ssh daemons that do not listen, logins on terminals, all that descends
-# from them, and what logind counts to a session. Left are our own session and whoever listens.
+# Every process of a session goes: those of ssh daemons, logins on terminals, all that descends from them, and what
+# logind counts to a session or to a user. Left are our own session and the daemons themselves. To listen does not make
+# a daemon: a session listens too, for what its client forwards and for windows, and so may whatever runs in it.
 _END_SESSIONS = r"""
 walk=$$ ours=' '
 about() { # PID: sets name, parent, leader and tty
@@ -208,24 +209,68 @@ while [ "${walk:-0}" -gt 1 ]; do
   about "$walk"
   walk=$parent
 done
-scope_of() { # PID: the session that logind counts it to
-  grep -o 'session-[^/]*\.scope' "/proc/$1/cgroup" 2>/dev/null | head -n 1 || :
+scope_of() { # PID: the session or the user's own services that logind counts it to
+  grep -oE 'session-[^/]*\.scope|user@[^/]*\.service' "/proc/$1/cgroup" 2>/dev/null | head -n 1 || :
 }
 mine=$(scope_of "$$")
 logind=''
 if [ -d /run/systemd/seats ]; then logind=yes; fi
-gone=' '
+connections() { # PID: those that it holds
+  links=$(ls -l "/proc/$1/fd" 2>/dev/null || :)
+  for table in /proc/net/tcp /proc/net/tcp6; do
+    [ -r "$table" ] || continue
+    while read -r _ _ _ state _ _ _ _ _ inode _; do
+      case "$state$links" in 01*" -> socket:[$inode]"*) printf ' %s ' "$inode" ;; esac
+    done <"$table"
+  done
+}
+daemon() { # PID, after about: one that takes logins, and no session of one
+  case "$listening" in *" $1 "*) ;; *) return 1 ;; esac
+  owner=''
+  while read -r key owner _; do [ "$key" != Uid: ] || break; done 2>/dev/null <"/proc/$1/status" || return 1
+  [ "$owner" = 0 ] || return 1
+  words=$(tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline") || words=''
+  case "$name $words" in
+    sshd-session* | sshd-auth* | login* | dropbear*' -i '*) return 1 ;;
+    'sshd sshd: '*' [listener]'*) return 0 ;;
+    'sshd sshd: '*) return 1 ;;
+    dropbear*) ;;
+    *) return 0 ;;
+  esac
+  # A session of dropbear looks like its daemon, and is nobody's child once that was started anew. But it keeps its
+  # connection, which a daemon has for a moment only.
+  above=''
+  read -r above 2>/dev/null <"/proc/$parent/comm" || :
+  [ "$above" != dropbear ] || return 1
+  held=$(connections "$1")
+  [ -n "$held" ] || return 0
+  sleep 1
+  for one in $(connections "$1"); do
+    case "$held" in *" $one "*) return 1 ;; esac
+  done
+}
+gone=' ' daemons=' ' managers=' '
 listening=" $(holders PORTS | tr '\n' ' ') "
 for each in /proc/[0-9]*; do
   pid=${each#/proc/}
-  case "$ours$listening" in *" $pid "*) continue ;; esac
+  case "$ours" in *" $pid "*) continue ;; esac
   about "$pid"
   ends=''
   case "$name" in
-    sshd | sshd-session | sshd-auth | dropbear | login | telnetd | in.telnetd) ends=yes ;;
+    sshd | sshd-session | sshd-auth | dropbear | login | telnetd | in.telnetd)
+      if daemon "$pid"; then daemons="$daemons$pid "; continue; fi
+      ends=yes ;;
     sh | ash | bash | dash | ksh | mksh | zsh) if [ "$leader" = 1 ] && [ "$tty" != 0 ]; then ends=yes; fi ;;
   esac
-  if [ -z "$ends" ] && [ -n "$logind" ] && scope=$(scope_of "$pid") && [ "${scope:-$mine}" != "$mine" ]; then ends=yes; fi
+  if [ -z "$ends" ] && [ -n "$logind" ] && scope=$(scope_of "$pid") && [ "${scope:-$mine}" != "$mine" ]; then
+    case "$scope" in
+      user@*)
+        # The manager of a user's services starts anew below; what it started ends now.
+        if grep -q 'user@.*/init\.scope' "/proc/$pid/cgroup" 2>/dev/null; then continue; fi
+        case "$managers" in *" $scope "*) ;; *) managers="$managers$scope " ;; esac ;;
+    esac
+    ends=yes
+  fi
   if [ -n "$ends" ]; then gone="$gone$pid "; fi
 done
 before=''
@@ -233,7 +278,7 @@ while [ "$before" != "$gone" ]; do
   before=$gone
   for each in /proc/[0-9]*; do
     pid=${each#/proc/}
-    case "$gone$ours$listening" in *" $pid "*) continue ;; esac
+    case "$gone$ours$daemons" in *" $pid "*) continue ;; esac
     about "$pid"
     case "$gone" in *" $parent "*) gone="$gone$pid " ;; esac
   done
@@ -243,6 +288,8 @@ if [ "$gone" != ' ' ]; then
   sleep 0.2 2>/dev/null || sleep 1
   kill -9 $gone 2>/dev/null || :
 fi
+# What a user's own files start, lingering services for instance, comes back with the manager.
+if [ "$managers" != ' ' ]; then systemctl --no-block try-restart $managers >/dev/null 2>&1 || :; fi
 """
 
 

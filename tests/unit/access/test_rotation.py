@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,84 @@ def test_a_change_that_was_due_is_due_no_more_for_passwords_that_were_replaced()
         "root:h2:20700:0:99999:7:::\na:*:20700:0:99999:7:::\nb:h1:0:0:99999:7:::\n"
     )
     assert made[shadow.PASSWD].decode() == passwd.replace("old:h1", "old:h2")
+
+
+@dataclass
+class Process:
+    """A process in a made-up /proc."""
+
+    pid: int
+    name: str
+    parent: int = 1
+    words: str = ""
+    sockets: tuple[int, ...] = ()
+    group: str = "/system.slice/any.service"
+    uid: int = 0
+
+
+SESSION = "/user.slice/user-1000.slice/session-9.scope"
+MANAGER = "/user.slice/user-1000.slice/user@1000.service"
+DEVICE = [
+    Process(100, "sshd", words="sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups", sockets=(1,)),
+    Process(101, "sshd", words="/usr/sbin/sshd -D -p 2222", sockets=(2,)),
+    Process(102, "dropbear", words="dropbear -p 2223", sockets=(3,)),
+    Process(103, "telnetd", words="telnetd -F", sockets=(4,)),
+    Process(104, "nginx", words="nginx", sockets=(5,)),
+    # Sessions that listen for what their client forwards (ssh -R) or for windows (ssh -X).
+    Process(200, "sshd", 100, "sshd: root@notty", (6,)),
+    Process(201, "sshd-session", 100, "sshd-session: bob@pts/0", (7,)),
+    Process(202, "dropbear", 102, "dropbear -p 2223", (8, 90)),
+    Process(203, "dropbear", 1, "dropbear -p 2223", (9, 91)),
+    Process(204, "dropbear", 1, "dropbear -i", (10,)),
+    Process(205, "sshd", 1, "sshd: carol [priv]", (11,)),
+    # What was left running in one, and a daemon in name only.
+    Process(210, "nc", 200, "nc -l -p 4444", (12,)),
+    Process(211, "nc", 1, "nc -l -p 4445", (13,), SESSION),
+    Process(212, "sshd", 1, "sshd: x [listener]", (14,), SESSION, uid=1000),
+    Process(220, "systemd", 1, "/lib/systemd/systemd --user", (), f"{MANAGER}/init.scope", uid=1000),
+    Process(221, "python3", 220, "python3", (15,), f"{MANAGER}/app.slice/run-u1.service", uid=1000),
+]
+DAEMONS = {100, 101, 102, 103, 104, 220}
+
+
+def made_up(root: Path, processes: list[Process]) -> None:
+    (root / "proc/net").mkdir(parents=True)
+    (root / "seats").mkdir()
+    table = ["  sl  local_address rem_address   st ..."]
+    for socket in range(1, 100):
+        state = "01" if socket >= 90 else "0A"
+        table.append(f"   0: 00000000:{socket:04X} 00000000:0000 {state} 0:0 00:0 0 0 0 {socket} 1 0")
+    (root / "proc/net/tcp").write_text("\n".join(table) + "\n")
+    for one in processes:
+        folder = root / "proc" / str(one.pid)
+        (folder / "fd").mkdir(parents=True)
+        (folder / "comm").write_text(f"{one.name}\n")
+        (folder / "stat").write_text(f"{one.pid} ({one.name}) S {one.parent} {one.pid} {one.pid} 0 -1 0\n")
+        (folder / "status").write_text(f"Name:\t{one.name}\nUid:\t{one.uid}\t{one.uid}\t0\t0\n")
+        (folder / "cgroup").write_text(f"0::{one.group}\n")
+        (folder / "cmdline").write_text(one.words.replace(" ", "\0") + "\0")
+        if one.words.startswith("sshd"):
+            # A title is one string.
+            (folder / "cmdline").write_text(f"{one.words}\0")
+        for number, socket in enumerate(one.sockets):
+            (folder / "fd" / str(number)).symlink_to(f"socket:[{socket}]")
+
+
+@pytest.mark.parametrize("command", SHELLS, ids=lambda words: words[0])
+def test_sessions_end_though_they_listen_and_daemons_stay(command: list[str], tmp_path: Path) -> None:
+    made_up(tmp_path, DEVICE)
+    device = {"listening": [{"protocol": "tcp", "port": port} for port in range(1, 90)]}
+    program = rotation.end_sessions(device).replace("/proc", f"{tmp_path}/proc")
+    program = program.replace("/run/systemd/seats", f"{tmp_path}/seats")
+    helpers = 'kill() { echo "kill $*"; }\nsleep() { :; }\nsystemctl() { echo "systemctl $*" >&3; }\n'
+    done = subprocess.run(
+        [*command, "-eu", "-c", f"exec 3>&1\n{helpers}{program}"], capture_output=True, text=True, check=True
+    )
+    first, last, *more = done.stdout.splitlines()
+    ended = {int(word) for word in first.split()[1:]}
+    assert ended == {one.pid for one in DEVICE} - DAEMONS
+    assert last.split() == ["kill", "-9", *first.split()[1:]]
+    assert more == ["systemctl --no-block try-restart user@1000.service"]
 
 
 def test_every_snippet_is_clean_for_shellcheck() -> None:

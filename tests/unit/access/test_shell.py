@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import subprocess
@@ -90,3 +91,24 @@ def test_every_snippet_is_clean_for_shellcheck_and_quotes_what_it_is_given() -> 
         text = "#!/bin/sh\nset -eu\n" + shell.nobody_listens([("tcp", 1)])
         done = subprocess.run(["shellcheck", "-"], input=text, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout
+
+
+def test_a_file_whose_name_poses_as_a_socket_makes_nobody_a_listener(
+    sh: list[str], listener: tuple[int, subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    port, process = listener
+    socket_link = next(
+        target
+        for target in (str(one.readlink()) for one in Path(f"/proc/{process.pid}/fd").iterdir())
+        if target.startswith("socket:[")
+    )
+    (tmp_path / "a").mkdir()
+    names = (f"x -> {socket_link}", f"x\nlrwx------ 1 a a 64 Nov  1 00:00 0 -> {socket_link}")
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context((tmp_path / "a" / name).open("w")) for name in names]
+        liar = stack.enter_context(
+            subprocess.Popen(["sleep", "60"], pass_fds=[one.fileno() for one in opened])
+        )
+        found = run(sh, f"{shell.HOLDERS}\nholders {shell.ports([('tcp', port)])}").stdout.split()
+        liar.kill()
+    assert found == [str(process.pid)]
