@@ -191,6 +191,8 @@ class ActionModule(ActionBase):
             f"{_count(len(new), 'password')} and {_count(len(wanted.removed), 'key')} replaced, sessions ended. From now on: "
             f"ansible_ssh_private_key_file: {path}, and {path}.pub in ssh_authorized_keys in place of the old key"
         )
+        for remark in _what_stays(device, found.reply.all("enrolled")):
+            result["msg"] += f"; {remark}"
         if exchange.become_password:
             result["msg"] += (
                 f"; ansible_become_password: the new one of {self._needed(device)} ({result['kept_in']})"
@@ -307,6 +309,18 @@ class ActionModule(ActionBase):
         )
         with quiet(self):
             return driver.run(self, task_vars, change, exchange)
+
+
+def _what_stays(device: Mapping[str, Any], enrolled: Sequence[str]) -> Iterator[str]:
+    """What leaked too, perhaps, and is not replaced here."""
+    if enrolled:
+        names = ", ".join(sorted(set(enrolled)))
+        yield (
+            f"whoever was root has read the secrets of one-time codes of {names}: name them in ssh_enrol_again, or give "
+            "them another totp_secret, and run harden.yml"
+        )
+    if rotation.asks_a_program(device):
+        yield "AuthorizedKeysCommand is set: the keys that this program names still let in"
 
 
 def _offer(path: Path) -> str:

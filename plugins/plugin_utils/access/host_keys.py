@@ -12,11 +12,13 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 MIN_RSA_BITS = 2048
+_KEY_TYPE = re.compile(r"(?:ssh|sk-ssh|ecdsa|sk-ecdsa|rsa|webauthn)-[a-z0-9@.-]+")
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,36 @@ def key_type(name: str) -> str:
 
 def blob(public: str) -> str:
     """The base64 part of a public key line, with or without its type and comment; empty where there is none."""
-    words = public.split()
-    return next((word for word in words if word.startswith("AAAA")), "")
+    return parts(public)[0]
+
+
+def parts(line: str) -> tuple[str, str]:
+    """The base64 part and the comment of a line with a public key, read as ssh daemons read it: what stands in an option's
+    quotes is no key. Both are empty for a line that they might read in different ways.
+    """
+    rest = line.strip(" \t\r\n")
+    # At the start, behind options or a host's name, or behind both a mark and a name.
+    for _ in range(3):
+        words = [word for word in re.split(r"[ \t]+", rest) if word]
+        if len(words) > 1 and _KEY_TYPE.fullmatch(words[0]) and words[1].startswith("AAAA"):
+            return words[1], " ".join(words[2:])
+        rest = _behind_first_word(rest)
+    words = line.split()
+    return (words[0], " ".join(words[1:])) if words and words[0].startswith("AAAA") else ("", "")
+
+
+def _behind_first_word(line: str) -> str:
+    quoted = False
+    for index, letter in enumerate(line):
+        before = line[index - 1] if index else ""
+        # dropbear takes the first of two for an escape, OpenSSH neither: nothing says who is to read this.
+        if quoted and letter == before == "\\":
+            return ""
+        if letter == '"' and before != "\\":
+            quoted = not quoted
+        if letter in " \t" and not quoted:
+            return line[index:].lstrip(" \t")
+    return ""
 
 
 def fingerprint(public: str) -> str:

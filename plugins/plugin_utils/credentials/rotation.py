@@ -8,13 +8,15 @@ Only then the second takes the old keys and passwords away, confirmed in the sam
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access import shell
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.dropbear import keys_file
-from ansible_collections.sallyport.iot.plugins.plugin_utils.access.host_keys import blob, fingerprint
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access.host_keys import blob, fingerprint, parts
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access.second_factor import SECRETS_DIR
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import shadow
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.shadow import Account
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
@@ -30,6 +32,8 @@ class KeyFile:
     path: str
     user: str
     text: str
+    real: str = ""
+    """Where it is once links are followed, where that is another place."""
 
 
 @dataclass
@@ -53,51 +57,89 @@ def patterns(device: Mapping[str, Any]) -> list[str]:
     if ssh.get("server") != "openssh":
         return ["%h/.ssh/authorized_keys", OPENWRT]
     listed = " ".join((ssh.get("config") or {}).get("authorizedkeysfile") or []).split()
-    found = [one for one in listed if one != "none"] or [".ssh/authorized_keys", ".ssh/authorized_keys2"]
-    found = [one if one.startswith(("/", "%h")) else f"%h/{one}" for one in found]
+    found = _absolute(listed) or ["%h/.ssh/authorized_keys", "%h/.ssh/authorized_keys2"]
     # The user's own file counts again as soon as somebody goes back to the settings that the device came with.
     return list(dict.fromkeys([*found, "%h/.ssh/authorized_keys", "%h/.ssh/authorized_keys2"]))
 
 
-def expand(pattern: str, user: str, home: str) -> str:
+def everywhere(device: Mapping[str, Any]) -> list[str]:
+    """``patterns``, and what stands anywhere in the settings: for some users, or for a daemon of its own."""
+    written: list[str] = []
+    for path, text in sorted((device.get("files") or {}).items()):
+        if path.startswith("/etc/ssh/sshd_config"):
+            for _, values in _settings(text, "authorizedkeysfile"):
+                written += [value.strip('"') for value in values.split()]
+    return list(dict.fromkeys([*patterns(device), *_absolute(written)]))
+
+
+def asks_a_program(device: Mapping[str, Any]) -> bool:
+    """Whether keys come from a program too, which no rotation of files ends."""
+    config = (device.get("ssh") or {}).get("config") or {}
+    said = [str(value) for value in config.get("authorizedkeyscommand") or []]
+    for path, text in sorted((device.get("files") or {}).items()):
+        if path.startswith("/etc/ssh/sshd_config"):
+            said += [value for _, value in _settings(text, "authorizedkeyscommand")]
+    return any(value.strip() not in ("", "none") for value in said)
+
+
+def _settings(text: str, wanted: str) -> Iterable[tuple[str, str]]:
+    for line in text.splitlines():
+        key, value = (re.split(r"[ \t=]+", line.strip(), maxsplit=1) + [""])[:2]
+        if key.lower() == wanted:
+            yield key, value
+
+
+def _absolute(listed: Iterable[str]) -> list[str]:
+    found = (one for one in listed if one and one != "none")
+    return [one if one.startswith(("/", "%h")) else f"%h/{one}" for one in found]
+
+
+def expand(pattern: str, user: str, home: str, uid: int) -> str:
     """``AuthorizedKeysFile`` for one account."""
-    return pattern.replace("%h", home.rstrip("/")).replace("%u", user).replace("%%", "%")
+    values = {"%h": home.rstrip("/"), "%u": user, "%U": str(uid), "%%": "%"}
+    return re.sub("%[huU%]", lambda found: values[found[0]], pattern)
 
 
 def reading(device: Mapping[str, Any]) -> str:
     """sh that shows every file of keys on the device; goes into ``reading.read`` as ``more``."""
     words = []
-    for pattern in patterns(device):
-        # Quoted piece by piece, so that only the two variables are expanded.
+    quoted = {"%h": "'\"${home%/}\"'", "%u": "'\"$user\"'", "%U": "'\"$uid\"'", "%%": "%"}
+    for pattern in everywhere(device):
+        # Quoted piece by piece, so that only the variables are expanded.
         text = "'" + pattern.replace("'", "'\\''") + "'"
-        words.append(text.replace("%h", "'\"${home%/}\"'").replace("%u", "'\"$user\"'").replace("%%", "%"))
+        words.append(re.sub("%[huU%]", lambda found: quoted[found[0]], text))
+    number = "uid" if any("$uid" in word for word in words) else "_"
     return f"""
 shown=' '
-while IFS=: read -r user _ _ _ _ home _; do
+while IFS=: read -r user _ {number} _ _ home _; do
   for file in {" ".join(words)}; do
     case "$shown" in *" $file "*) continue ;; esac
     {{ [ -f "$file" ] && [ -r "$file" ]; }} || continue
     shown="$shown$file "
     say keyfile "$user $file"
+    say keyplace "$(readlink -f "$file" 2>/dev/null || printf '%s' "$file")"
     blob "keys $file" <"$file"
   done
 done </etc/passwd
+for file in {SECRETS_DIR}/*; do
+  if [ -f "$file" ]; then say enrolled "${{file##*/}}"; fi
+done
 """
 
 
 def key_files(reply: Reply) -> list[KeyFile]:
     """What ``reading`` showed."""
     result = []
-    for line in reply.all("keyfile"):
+    for line, real in zip(reply.all("keyfile"), reply.all("keyplace"), strict=True):
         user, _, path = line.partition(" ")
-        result.append(KeyFile(path, user, reply.get(f"keys {path}")))
+        result.append(KeyFile(path, user, reply.get(f"keys {path}"), real))
     return result
 
 
 def keys_in(text: str) -> list[str]:
-    """The lines that are keys, options in front included."""
-    lines = (line.strip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith("#") and blob(line)]
+    """The lines that are keys, options in front included, or that nobody can say what they are."""
+    lines = (line.strip() for line in text.split("\n"))
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def plan(
@@ -115,7 +157,7 @@ def plan(
         kept: public keys of other people that stay.
     """
     user, home = str(account["name"]), str(account["home"])
-    stays = {blob(key) for key in kept} | {blob(new_key)}
+    stays = ({blob(key) for key in kept} | {blob(new_key)}) - {""}
     there = {one.path: one for one in found}
     own = [path for path in dict.fromkeys(_own_files(device, account)) if path]
     result = Plan()
@@ -132,7 +174,13 @@ def plan(
         after = "".join(f"{key}\n" for key in wanted)
         # By the second change the file is there.
         result.replace.append(File(path, content=_bytes(after), mode="keep"))
-    for path, one in sorted(there.items()):
+    # A user may have made a link of the folder: the same file must not be written twice, least of all taken away where
+    # the new key has just been put.
+    handled = {there[path].real for path in own if path in there}
+    for path, one in sorted(there.items(), key=lambda item: (item[1].real not in ("", item[0]), item[0])):
+        if path not in own and one.real and one.real in handled:
+            continue
+        handled.add(one.real or path)
         for key in keys_in(one.text):
             if blob(key) not in stays:
                 entry = {"account": one.user, "file": path, "key": fingerprint(key), "comment": _comment(key)}
@@ -157,7 +205,7 @@ def _own_files(device: Mapping[str, Any], account: Mapping[str, Any]) -> Iterabl
     else:
         for pattern in patterns(device):
             if not pattern.endswith("2"):
-                yield expand(pattern, user, home)
+                yield expand(pattern, user, home, int(account.get("uid") or 0))
 
 
 def _as_made(path: str, home: str, user: str) -> tuple[str, str]:
@@ -166,7 +214,8 @@ def _as_made(path: str, home: str, user: str) -> tuple[str, str]:
 
 
 def _comment(key: str) -> str:
-    return " ".join(key.split(blob(key), 1)[1].split())[:80]
+    found, comment = parts(key)
+    return comment[:80] if found else "a line that is no plain key"
 
 
 def _bytes(text: str) -> bytes:

@@ -25,8 +25,18 @@ def device(inittab: str = INITTAB, **files: str) -> dict[str, Any]:
             "ports": [22],
             "unit": "",
             "host_keys": [
-                {"type": "ecdsa-sha2-nistp256", "public": "e AAAAe", "bits": 256, "path": "/etc/dropbear/e"},
-                {"type": "ssh-ed25519", "public": "d AAAAd", "bits": 256, "path": "/etc/dropbear/d"},
+                {
+                    "type": "ecdsa-sha2-nistp256",
+                    "public": "ecdsa-sha2-nistp256 AAAAe",
+                    "bits": 256,
+                    "path": "/etc/dropbear/e",
+                },
+                {
+                    "type": "ssh-ed25519",
+                    "public": "ssh-ed25519 AAAAd",
+                    "bits": 256,
+                    "path": "/etc/dropbear/d",
+                },
             ],
         },
     }
@@ -70,19 +80,22 @@ def test_only_the_line_of_dropbear_changes_and_the_keys_are_added() -> None:
     assert lines[0::2] == INITTAB.splitlines()[0::2]
     assert lines[1] == "::respawn:/usr/sbin/dropbear -F -E -s -j -k -r /etc/dropbear/d -T 4"
     assert files["/root/.ssh/authorized_keys"]["content"] == f"# mine\nssh-rsa AAAAold somebody\n{KEY}\n"
-    assert plan.renewals == [] and plan.stays == ["d AAAAd"]
+    assert plan.renewals == [] and plan.stays == ["ssh-ed25519 AAAAd"]
 
 
 def test_a_key_that_is_there_with_another_comment_is_not_added_again() -> None:
     before = KEY.replace(" me", " somebody else") + "\n"
     assert dropbear.merged_keys(before, [KEY], False) == before
     assert dropbear.merged_keys(before, [KEY], True) == f"{KEY}\n"
+    # The operator's own key in the options of another is not the operator's key.
+    planted = f'command="exec sh # {KEY}" ssh-ed25519 AAAAother\n'
+    assert dropbear.merged_keys(planted, [KEY], False) == f"{planted}{KEY}\n"
 
 
 def test_a_shared_key_is_made_anew_and_the_old_one_is_not_believed() -> None:
     plan = dropbear.plan(device(), OPTIONS, {"AAAAd": ["other"]}, "")
     assert [(item.type, item.path) for item in plan.renewals] == [("ed25519", "/etc/dropbear/d")]
-    assert plan.stays == [] and "d AAAAd" in plan.gone
+    assert plan.stays == [] and "ssh-ed25519 AAAAd" in plan.gone
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access import host_keys
 
 
@@ -51,3 +52,24 @@ def test_fingerprints_are_those_of_ssh_keygen() -> None:
     public = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJTxY7WWw3MsgWv+4L0jukRWO3TumLgCvMX4HmTPoyAF x"
     assert host_keys.fingerprint(public).startswith("SHA256:") and len(host_keys.fingerprint(public)) == 50
     assert host_keys.fingerprint("not a key") == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("ssh-ed25519 AAAAmine me@vm", ("AAAAmine", "me@vm")),
+        ('from="10.0.0.0/8",no-pty  ssh-ed25519\tAAAAmine it\'s "me', ("AAAAmine", "it's \"me")),
+        ('command="exec bash # AAAAother #" ssh-ed25519 AAAAmine x', ("AAAAmine", "x")),
+        ('command="ssh-rsa AAAAother" ssh-ed25519 AAAAmine', ("AAAAmine", "")),
+        (r'command="a \" ssh-rsa AAAAother \"" ssh-ed25519 AAAAmine', ("AAAAmine", "")),
+        # For OpenSSH the quotes end at the last mark, for dropbear at the first.
+        (r'command="a \\" ssh-rsa AAAAother "', ("", "")),
+        ('command="a ssh-rsa AAAAother', ("", "")),
+        ("AAAAother ssh-ed25519 AAAAmine", ("AAAAmine", "")),
+        ("@cert-authority *.example ssh-ed25519 AAAAmine", ("AAAAmine", "")),
+        ("AAAAmine", ("AAAAmine", "")),
+        ("", ("", "")),
+    ],
+)
+def test_what_stands_in_an_option_is_no_key(line: str, expected: tuple[str, str]) -> None:
+    assert host_keys.parts(line) == expected

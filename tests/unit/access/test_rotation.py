@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.sallyport.iot.plugins.action import rotate
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.host_keys import blob
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import reading, rotation, shadow
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.rotation import KeyFile
@@ -53,6 +54,61 @@ def test_keys_of_everybody_go_but_those_that_are_kept() -> None:
     assert sorted(one["account"] for one in plan.removed) == ["a", "b", "root"]
 
 
+def test_a_kept_key_in_the_options_of_another_keeps_nothing() -> None:
+    planted = [
+        f'command="exec bash # {blob(FRIEND)} #" {OLD}',
+        f'command="sh # {FRIEND}',
+        f"environment=x\\{FRIEND.replace(' ', '_')}",
+    ]
+    home = "/home/a/.ssh/authorized_keys"
+    found = [
+        KeyFile(OWN, "root", "\n".join([*planted, OLD])),
+        KeyFile(home, "a", "\n".join([FRIEND, *planted])),
+    ]
+    plan = rotation.plan(HARDENED, ROOT, found, NEW, [FRIEND, ""])
+    assert texts(plan.replace)[OWN] == f"{NEW}\n" and texts(plan.replace)[home] == f"{FRIEND}\n"
+    assert [one["comment"] for one in plan.removed if one["account"] == "a"] == [
+        "old@example",
+        *["a line that is no plain key"] * 2,
+    ]
+
+
+def test_a_link_to_the_folder_of_the_new_key_takes_nothing_away_from_it() -> None:
+    own = "/root/.ssh/authorized_keys"
+    found = [
+        KeyFile("/home/bob/.ssh/authorized_keys", "bob", f"{OLD}\n", own),
+        KeyFile("/home/carol/.ssh/authorized_keys", "carol", f"{OLD}\n", "/home/dave/.ssh/authorized_keys"),
+        KeyFile("/home/dave/.ssh/authorized_keys", "dave", f"{OLD}\n", "/home/dave/.ssh/authorized_keys"),
+        KeyFile(own, "root", f"{OLD}\n", own),
+    ]
+    plan = rotation.plan({"ssh": {"server": "dropbear"}, "files": {}}, ROOT, found, NEW, [])
+    assert texts(plan.replace) == {own: f"{NEW}\n", "/home/dave/.ssh/authorized_keys": "absent"}
+    assert [one["account"] for one in plan.removed] == ["dave", "root"]
+
+
+def test_keys_that_only_some_users_or_numbers_have_are_found_and_no_new_one_is_put_there() -> None:
+    device = openssh("/etc/ssh/authorized_keys.d/%u", "/srv/keys/%U")
+    device["files"] = {
+        "/etc/ssh/sshd_config": "Match User bob\n\tauthorizedkeysfile = /etc/ssh/bob_keys .ssh/bob%%\n",
+        "/etc/ssh/sshd_config.d/a.conf": 'Match Group x\n  AuthorizedKeysCommand "/usr/bin/keys"\n',
+    }
+    found = rotation.everywhere(device)
+    assert "/etc/ssh/bob_keys" in found and "%h/.ssh/bob%%" in found
+    assert rotation.asks_a_program(device) and not rotation.asks_a_program(HARDENED)
+    plan = rotation.plan(device, {**ROOT, "uid": 0}, [KeyFile("/etc/ssh/bob_keys", "root", OLD)], NEW, [])
+    assert texts(plan.add) == dict.fromkeys([OWN, "/srv/keys/0", "/root/.ssh/authorized_keys"], f"{NEW}\n")
+    assert texts(plan.replace)["/etc/ssh/bob_keys"] == "absent"
+
+
+def test_what_a_rotation_does_not_replace_is_named() -> None:
+    device = openssh(".ssh/authorized_keys")
+    device["ssh"]["config"]["authorizedkeyscommand"] = ["/usr/bin/keys"]
+    codes, program = rotate._what_stays(device, ["bob", "alice"])
+    assert "one-time codes of alice, bob" in codes and "ssh_enrol_again" in codes
+    assert "AuthorizedKeysCommand" in program
+    assert list(rotate._what_stays(HARDENED, [])) == []
+
+
 def test_a_key_that_a_broken_off_run_installed_already_is_not_added_twice() -> None:
     both = f"{OLD}\n{NEW}\n"
     found = [KeyFile(OWN, "root", both), KeyFile("/root/.ssh/authorized_keys", "root", f"{NEW}\n")]
@@ -74,19 +130,31 @@ def test_the_files_of_keys_are_found_for_every_account(command: list[str], tmp_p
     (home / ".ssh").mkdir(parents=True)
     (home / ".ssh/authorized_keys").write_text(f"{OLD}\n")
     (tmp_path / "keys").mkdir()
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/.ssh").symlink_to(home / ".ssh")
     (tmp_path / "keys/a").write_text(f"{FRIEND}\n")
     passwd = tmp_path / "passwd"
     passwd.write_text(
         f"root:x:0:0::/nonexistent:/bin/sh\na:x:1:1::{home}:/bin/sh\nb:x:2:2::{home}/:/bin/sh\n"
+        f"c:x:3:3::{tmp_path}/linked:/bin/sh\n"
     )
-    program = rotation.reading(openssh(f"{tmp_path}/keys/%u", ".ssh/authorized_keys"))
+    device = openssh(f"{tmp_path}/keys/%u", ".ssh/authorized_keys")
+    device["files"] = {"/etc/ssh/sshd_config": f'Match User a\nAuthorizedKeysFile "{tmp_path}/number%U"\n'}
+    (tmp_path / "number1").write_text(f"{NEW}\n")
+    program = rotation.reading(device)
     program = program.replace("/etc/passwd", str(passwd))
     helpers = "say() { printf '%s\\n' \"$*\"; }\nblob() { printf 'blob %s\\n' \"$1\"; cat; }\n"
     done = subprocess.run(
         [*command, "-eu", "-c", helpers + program], capture_output=True, text=True, check=True
     )
     assert f"keyfile a {tmp_path}/keys/a\n" in done.stdout and FRIEND in done.stdout
-    assert done.stdout.count(f"keyfile a {home}/.ssh/authorized_keys\n") == 1 and done.stdout.count(OLD) == 1
+    assert done.stdout.count(f"keyfile a {home}/.ssh/authorized_keys\n") == 1 and done.stdout.count(OLD) == 2
+    assert f"keyfile a {tmp_path}/number1\n" in done.stdout
+    # A link is read as sshd reads it, and said to be one.
+    assert (
+        f"keyfile c {tmp_path}/linked/.ssh/authorized_keys\nkeyplace {home}/.ssh/authorized_keys\n"
+        in done.stdout
+    )
 
 
 def test_a_change_that_was_due_is_due_no_more_for_passwords_that_were_replaced() -> None:
