@@ -838,7 +838,7 @@ def rotated(hardened: Hardened) -> Rotated:
 
 def open_session_with_key(fleet: Access, device: str) -> subprocess.Popen[str]:
     """A session that somebody opened with the key that leaked."""
-    return talk(device, [*fleet.ssh(device, "-i", str(fleet.key), "-o", "BatchMode=yes")])
+    return session_of(device, [*fleet.ssh(device, "-i", str(fleet.key), "-o", "BatchMode=yes")])
 
 
 def open_forwarding_session(fleet: Access, device: str, key: Path) -> subprocess.Popen[str]:
@@ -850,7 +850,7 @@ def open_forwarding_session(fleet: Access, device: str, key: Path) -> subprocess
     )
     wait_for(fleet, device, {2023})
     pid = podman("inspect", "--format", "{{.State.Pid}}", fleet.lab.container(device)).strip()
-    session = talk(device, [
+    session = session_of(device, [
         "nsenter", "-t", pid, "-n", "ssh", "-F", "none", "-p", "2023", "-i", str(key), "-o", "BatchMode=yes",
         "-o", "UserKnownHostsFile=/dev/null", "-o", "StrictHostKeyChecking=no", "-o", "ExitOnForwardFailure=yes",
         "-R", "127.0.0.1:2024:127.0.0.1:22", "root@127.0.0.1",
@@ -859,7 +859,7 @@ def open_forwarding_session(fleet: Access, device: str, key: Path) -> subprocess
     return session
 
 
-def talk(device: str, ssh: list[str]) -> subprocess.Popen[str]:
+def session_of(device: str, ssh: list[str]) -> subprocess.Popen[str]:
     """cat at the other end of this ssh, once it answers."""
     process = subprocess.Popen(
         [*ssh, "cat"],

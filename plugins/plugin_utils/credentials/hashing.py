@@ -45,8 +45,8 @@ class NoLibrary(RuntimeError):
 
 
 def scheme(field: str) -> str:
-    """What a shadow field holds: ``none`` (no password was ever set), ``empty``, ``locked``, a scheme's name,
-    or ``unknown``.
+    """What a shadow field holds: ``empty``, ``locked`` (text that no scheme can have made, ``NP`` for instance, matches no
+    password either), a scheme's name, or ``unknown``.
     """
     if field == "":
         return "empty"
@@ -59,7 +59,7 @@ def scheme(field: str) -> str:
         return "bsdi-des"
     if len(field) == 13 and all(letter in _ITOA64 for letter in field):
         return "des"
-    return "unknown"
+    return "locked"
 
 
 @functools.lru_cache(maxsize=1)

@@ -90,7 +90,11 @@ def candidates(account: str, pairs: Sequence[tuple[str, str]], device_words: Ite
     everybody's defaults.
     """
     own = [password for user, password in pairs if user == account]
-    words = [account, account.capitalize(), account[::-1], *device_words]
+    printed = list(device_words)
+    # The end of a serial number or an address behind the user's name: six letters, as they stand on labels.
+    tails = [word for word in printed if len(word) == 6 and any(letter.isdigit() for letter in word)]
+    joined = [f"{account}{between}{tail}" for tail in tails for between in ("", "-")]
+    words = [account, account.capitalize(), account[::-1], *printed, *joined]
     return list(dict.fromkeys([*own, *words, "", *(password for _, password in pairs)]))
 
 
@@ -104,6 +108,9 @@ def device_words(device: Mapping[str, object]) -> list[str]:
         bare = address.replace(":", "").replace("-", "")
         words += [
             address,
+            address.upper(),
+            address.replace(":", "-"),
+            address.upper().replace(":", "-"),
             bare,
             bare.upper(),
             bare.lower(),

@@ -216,7 +216,16 @@ def fleet_passwords(task_vars: Mapping[str, Any], host: str) -> dict[str, list[s
     for name in task_vars.get("ansible_play_hosts_all") or []:
         values = hostvars.get(name) or {}
         for variable in _PASSWORD_VARIABLES:
-            value = values.get(variable)
-            if isinstance(value, str) and value and "{{" not in value:
-                found.setdefault(str(value), set()).add(str(name))
+            value = _text(values.get(variable))
+            if value and "{{" not in value:
+                found.setdefault(value, set()).add(str(name))
     return {password: sorted(hosts - {host}) for password, hosts in sorted(found.items()) if len(hosts) > 1}
+
+
+def _text(value: Any) -> str:
+    """A password of the inventory: YAML may have made a number of it, and up to ansible-core 2.18 a vaulted one is a string
+    only once it is asked for.
+    """
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value)
+    return str(value) if isinstance(value, Sequence) and hasattr(value, "_ciphertext") else ""

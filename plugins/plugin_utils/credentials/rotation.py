@@ -84,7 +84,7 @@ def asks_a_program(device: Mapping[str, Any]) -> bool:
 
 def _settings(text: str, wanted: str) -> Iterable[tuple[str, str]]:
     for line in text.splitlines():
-        key, value = (re.split(r"[ \t=]+", line.strip(), maxsplit=1) + [""])[:2]
+        key, value = [*re.split(r"[ \t=]+", line.strip(), maxsplit=1), ""][:2]
         if key.lower() == wanted:
             yield key, value
 

@@ -7,6 +7,7 @@ All other bytes of the files stay as they are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ SHADOW = "/etc/shadow"
 # Not "!": sshd without PAM takes a "!" in front for a locked account and refuses its keys too. No hash can
 # ever be a single star, so the password is unusable and keys go on working.
 LOCKED = "*"
+_NUMBER = re.compile(r"\s*[+-]?[0-9]+\s*")
 
 
 @dataclass(frozen=True)
@@ -34,23 +36,33 @@ class Account:
 
 
 def parse(passwd: str, shadow: str) -> list[Account]:
-    """The accounts, in the order of passwd; lines that are no accounts are passed over."""
+    """The accounts, in the order of passwd; lines that are no accounts are passed over.
+
+    A line is an account if any C library takes it for one: glibc's takes spaces and a plus in front of a number, and misses
+    no field behind it.
+    """
     hidden: dict[str, str] = {}
     for line in shadow.split("\n"):
         parts = line.split(":")
-        if len(parts) >= 2 and parts[0]:
-            hidden.setdefault(parts[0], parts[1])
+        if len(parts) >= 2 and _name(line):
+            hidden.setdefault(_name(line), parts[1])
     accounts = []
     for line in passwd.split("\n"):
         parts = line.split(":")
-        if len(parts) != 7 or not parts[0] or parts[0][0] in "+-#" or not parts[2].isdecimal():
+        name = _name(line)
+        if len(parts) < 3 or not name or name[0] in "+-#" or not _NUMBER.fullmatch(parts[2]):
             continue
-        name, stored, uid, _, _, home, shell = parts
+        stored, uid, home, shell = parts[1], parts[2], *[*parts, "", "", "", ""][5:7]
         # An x without a line in shadow lets nobody in by password.
         in_shadow = stored == "x"
         value = hidden.get(name, "*") if in_shadow else stored
         accounts.append(Account(name, int(uid), home, shell, SHADOW if in_shadow else PASSWD, value))
     return accounts
+
+
+def _name(line: str) -> str:
+    """Whose line it is; C libraries pass over the spaces in front."""
+    return line.partition(":")[0].lstrip()
 
 
 def replaced(text: str, fields: Mapping[str, str]) -> str:
@@ -65,8 +77,8 @@ def replaced(text: str, fields: Mapping[str, str]) -> str:
     lines = text.split("\n")
     for index, line in enumerate(lines):
         parts = line.split(":")
-        if len(parts) >= 2 and parts[0] in fields:
-            parts[1] = fields[parts[0]]
+        if len(parts) >= 2 and _name(line) in fields:
+            parts[1] = fields[_name(line)]
             lines[index] = ":".join(parts)
     return "\n".join(lines)
 
@@ -88,22 +100,18 @@ def with_change_on(shadow: str, names: Collection[str], day: int) -> str:
 
 def change_is_due(shadow: str, name: str) -> bool:
     """Whether this account must change its password at the next login already."""
-    lines = (line.split(":") for line in shadow.split("\n"))
-    return any(parts[0] == name and len(parts) > 2 and parts[2] == "0" for parts in lines)
+    lines = ((_name(line), line.split(":")) for line in shadow.split("\n"))
+    return any(whose == name and len(parts) > 2 and parts[2] == "0" for whose, parts in lines)
 
 
 def without(text: str, names: Collection[str]) -> str:
     """``text`` (either file) without these accounts."""
-    return "\n".join(
-        line for line in text.split("\n") if line.partition(":")[0] not in names or ":" not in line
-    )
+    return "\n".join(line for line in text.split("\n") if _name(line) not in names or ":" not in line)
 
 
 def moved(passwd: str, shadow: str, names: Collection[str]) -> tuple[str, str]:
     """Both files with the hashes of these accounts in shadow, where only root reads them."""
-    fields = {
-        parts[0]: parts[1] for parts in (line.split(":") for line in passwd.split("\n")) if len(parts) == 7
-    }
+    fields = {_name(line): line.split(":")[1] for line in passwd.split("\n") if line.count(":") > 1}
     stale = without(shadow, names)
     joint = stale if not stale or stale.endswith("\n") else f"{stale}\n"
     # 0 would mean that a change is due: a day long ago instead.
@@ -115,7 +123,7 @@ def _edited(text: str, wanted: Mapping[str, Mapping[int, str]]) -> str:
     lines = text.split("\n")
     for index, line in enumerate(lines):
         parts = line.split(":")
-        for position, value in wanted.get(parts[0], {}).items():
+        for position, value in wanted.get(_name(line), {}).items():
             if len(parts) > position:
                 parts[position] = value
         lines[index] = ":".join(parts)

@@ -345,18 +345,23 @@ classify() {
 }
 
 accounts() {
-  # Where the daemon looks for keys; %h and %u are filled in for each account.
-  _key_files='.ssh/authorized_keys .ssh/authorized_keys2'
-  if [ -r /etc/ssh/sshd_config ]; then
+  # Where the daemon looks for keys, or did before a drop-in; %h and %u are filled in for each account.
+  _keys=
+  for _file in /etc/ssh/sshd_config.d/*.conf /etc/ssh/sshd_config; do
     while read -r _key _value; do
-      case $_key in [Aa][Uu][Tt][Hh][Oo][Rr][Ii][Zz][Ee][Dd][Kk][Ee][Yy][Ss][Ff][Ii][Ll][Ee]) _key_files=$_value && break ;; esac
-    done </etc/ssh/sshd_config
-  fi
+      # Match and AuthorizedKeysFile in any case: no other keyword has such letters there.
+      case $_key in
+        [Mm]?[Tt]??) break ;;
+        [Aa]????????[Dd][Kk]???????) _keys="$_keys $_value" ;;
+      esac
+    done 2>/dev/null <"$_file" || :
+  done
+  _keys=${_keys:-.ssh/authorized_keys .ssh/authorized_keys2}
   while IFS=: read -r _name _field _uid _gid _gecos _home _shell || [ -n "$_name" ]; do
     classify "$_field"
     if [ "$_field" = x ]; then class=shadow; fi
     _count=0
-    for _file in $_key_files; do
+    for _file in $_keys; do
       case $_file in
         %h/*) _file=$_home/${_file#???} ;;
         *%u*) _file=${_file%%'%u'*}$_name${_file#*'%u'} ;;

@@ -48,6 +48,36 @@ def test_a_second_root_goes_and_the_login_itself_stays() -> None:
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "toor:x: 0:0::/root:/bin/sh",
+        "toor:x:+0:0::/root:/bin/sh",
+        "toor:x:0:0",
+        "toor::0:0",
+        " toor:x:00:0:::/bin/sh:more",
+    ],
+)
+def test_a_second_root_is_seen_however_its_line_is_written(line: str) -> None:
+    texts = {
+        shadow.PASSWD: f"root:x:0:0::/root:/bin/sh\n{line}\n",
+        shadow.SHADOW: "root:*:1::::::\ntoor:$6$a$b:1::::::\n",
+    }
+    _, toor = shadow.parse(texts[shadow.PASSWD], texts[shadow.SHADOW])
+    assert (toor.name, toor.uid) == ("toor", 0)
+    assert toor.field == ("" if "::0" in line else "$6$a$b")
+    assert look(account("root", 0), toor).removed == {"toor"}
+    assert "toor" not in "".join(shadow.without(text, {"toor"}) for text in texts.values())
+    assert shadow.replaced(texts[toor.file], {"toor": "*"}) == texts[toor.file].replace(
+        f"toor:{'x' if toor.file == shadow.PASSWD and toor.field else toor.field}:", "toor:*:"
+    )
+
+
+@pytest.mark.parametrize("field", ["NP", "LK", "disabled", "no-password", "U6aMy0wojraho1"])
+def test_text_that_no_scheme_has_made_is_no_password(field: str) -> None:
+    assert hashing.scheme(field) == "locked"
+
+
+@pytest.mark.parametrize(
     ("one", "changes", "expected"),
     [
         (account("svc", 998), {}, {"svc": "/usr/sbin/nologin"}),

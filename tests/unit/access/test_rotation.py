@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,30 @@ def test_only_passwords_that_the_inventory_gives_to_several_hosts_are_tried_on_o
     }
     assert reading.fleet_passwords(variables, "a") == {"same": ["b"]}
     assert reading.fleet_passwords(variables, "c") == {"same": ["a", "b"]}
+
+
+class Vaulted(Sequence[str]):
+    """A value of ``!vault`` as ansible-core up to 2.18 has it: a sequence that is a string only once it is asked for."""
+
+    _ciphertext = b"$ANSIBLE_VAULT"
+
+    def __getitem__(self, index: Any) -> Any:
+        return "same"[index]
+
+    def __len__(self) -> int:
+        return 4
+
+    def __str__(self) -> str:
+        return "same"
+
+
+def test_a_password_of_a_vault_and_one_that_is_a_number_are_compared_too() -> None:
+    hosts = {
+        "a": {"ansible_password": Vaulted(), "ansible_become_password": 1234, "ansible_become_pass": True},
+        "b": {"ansible_password": Vaulted(), "ansible_ssh_pass": "1234", "ansible_become_pass": True},
+    }
+    variables = {"ansible_play_hosts_all": ["a", "b"], "hostvars": hosts}
+    assert reading.fleet_passwords(variables, "a") == {"1234": ["b"], "same": ["b"]}
 
 
 def test_the_keys_of_this_test_are_three() -> None:

@@ -134,6 +134,40 @@ def test_passwords_are_judged_on_the_device_and_their_hashes_stay_there(
 
 
 @pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("drop_in", "expected"),
+    [
+        ("authorizedkeysfile /etc/ssh/keys/%u .ssh/none\n", 2),
+        ("Match User x\nAuthorizedKeysFile /etc/ssh/keys/%u\n", 0),
+        ("Port 22\n", 0),
+    ],
+)
+def test_keys_are_counted_where_drop_ins_say_that_they_are(
+    run: Run, shell: str, drop_in: str, expected: int
+) -> None:
+    def fill(root: Path) -> None:
+        accounts(root)
+        key = "ssh-ed25519 AAAA a\n"
+        files = {
+            "sshd_config": "Include /etc/ssh/sshd_config.d/*.conf\nAuthorizedKeysFile none\n",
+            "sshd_config.d/50-site.conf": drop_in,
+            "keys/op": key * 2,
+        }
+        for name, text in files.items():
+            path = root / "etc/ssh" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        home = root / "home/op/.ssh/authorized_keys"
+        home.parent.mkdir(parents=True)
+        home.write_text(key)
+        passwd = root / "etc/passwd"
+        passwd.write_bytes(passwd.read_bytes().replace(b"/home/$(touch /tmp/run)", b"/home/op"))
+
+    found = {a["name"]: a["authorized_keys"] for a in probe.device(run(shell, fill))["accounts"]}
+    assert found["op"] == expected
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 def test_a_device_with_hardly_any_tool_is_still_described(run: Run, shell: str) -> None:
     def fill(root: Path) -> None:
         accounts(root)
