@@ -97,16 +97,27 @@ def parse(command: str) -> Arguments:
 
 
 def hardened(
-    arguments: Arguments, options: SshOptions, keys: Sequence[str], has: tuple[int, int]
+    arguments: Arguments,
+    options: SshOptions,
+    keys: Sequence[str],
+    has: tuple[int, int],
+    login: str = "root",
 ) -> Arguments:
-    """The same daemon with keys only, no forwarding, and these host keys (paths)."""
+    """The same daemon with keys only, no forwarding, and these host keys (paths).
+
+    Args:
+        login: who logs in with Ansible; unless that is root, ``auto`` keeps root out as on OpenSSH.
+    """
     # -B lets empty passwords in; -a opens forwarded ports to the network; -R would make and show every kind
     # of key.
-    flags = [flag for flag in arguments.flags if flag not in "BaRsgjk"]
+    # -w keeps root out, and may stand there without having been loaded yet.
+    flags = [flag for flag in arguments.flags if flag not in "BaRsgjkw"]
     if not options.password_authentication:
         flags.append("s")
     elif "g" in arguments.flags or options.permit_root_login in ("prohibit-password", "auto"):
         flags.append("g")
+    if options.permit_root_login == "no" or (options.permit_root_login == "auto" and login != "root"):
+        flags.append("w")
     if not options.forwarding:
         flags += ["j", "k"]
     values = [(letter, value) for letter, value in arguments.values if letter not in ("r", "d", "T")]
@@ -218,7 +229,7 @@ def plan(
     entry = start_line(files)
     present = parse(entry.command)
     kept = _host_keys(result, device, has, shared if options.renew_shared_host_keys else {})
-    new = hardened(present, options, kept, has).text()
+    new = hardened(present, options, kept, has, str(account["name"])).text()
     text = files[entry.path]
     lines = text.splitlines(keepends=True)
     old_line = lines[entry.line - 1]

@@ -31,6 +31,16 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.access.ssh_plan impo
 # Keys of the operator stand in a directory that only root writes (KEYS_DIR): no home directory with odd modes, and
 # no user, can make them not count, and the keys that people put into their own files are left alone.
 KEYS_DIR = second_factor.KEYS_DIR
+# A login that no Match block of anybody's names: what sshd would do for it is what holds for everybody.
+_NOBODY, _NOWHERE = "sallyport-nobody", "203.0.113.254"
+# Of these the last one wins, they add up, or sshd itself says them in other words.
+_NOT_COMPARED = sshd_config.LAST_WINS | {
+    "hostkey",
+    "hostcertificate",
+    "allowusers",
+    "persourcepenalties",
+    "persourcepenaltyexemptlist",
+}
 HOST_KEYS = {"ed25519": "/etc/ssh/ssh_host_ed25519_key"}
 _OLDEST = (7, 4)
 
@@ -246,7 +256,16 @@ def plan(
         f"{kind}: left as the device has it, because it does not tell what it supports"
         for kind in algorithms.unknown
     ]
-    _commands(result, device, where, wanted, user, admission.logins(admitted))
+    _commands(
+        result,
+        device,
+        where,
+        wanted,
+        user,
+        admission.logins(admitted),
+        _for_anybody(wanted, has, files, options),
+        [keyword.lower() for keyword in options.options],
+    )
     return result
 
 
@@ -312,6 +331,8 @@ def _commands(
     wanted: list[tuple[str, str]],
     user: str,
     logins: Sequence[tuple[str, str, Mapping[str, Sequence[str]]]],
+    anybody: Mapping[str, Sequence[str]],
+    said: Sequence[str],
 ) -> None:
     ssh = device["ssh"]
     sshd = shlex.quote(str(ssh.get("binary") or "/usr/sbin/sshd"))
@@ -333,7 +354,8 @@ def _commands(
     def asked(file: str) -> str:
         """sh that asks sshd what it will do for the operator, and for all who have settings of their own."""
         parts = [_expect(_effective(sshd, device, user) + file, _for_login(wanted, user, device), user)]
-        parts.append(_lets_in(_effective(sshd, device, user) + file, device, user, behind_socket))
+        parts.append(_lets_in(_effective(sshd, device, user), device, user, behind_socket, said))
+        parts.append(_expect(_effective(sshd, device, _NOBODY, _NOWHERE) + file, anybody, ""))
         for name, address, expected in logins:
             parts.append(_expect(_effective(sshd, device, name, address) + file, expected, name))
         return "\n".join(parts)
@@ -388,8 +410,47 @@ def _for_login(
     return exact
 
 
+def _for_anybody(
+    wanted: Sequence[tuple[str, str]],
+    has: tuple[int, int],
+    files: Mapping[str, str],
+    options: SshOptions,
+) -> dict[str, Sequence[str]]:
+    """What sshd has to say of a login that nothing names: all of our settings, as far as it says them in our words.
+
+    What a Match block of the device's own sets is named in the notes instead; what the site wrote may be in other words.
+    """
+    left_alone = set(_NOT_COMPARED) | {keyword.lower() for keyword in options.options}
+    left_alone |= {one.keyword for one in sshd_config.foreign(files) if one.match}
+    if has < (8, 7):
+        # There it is the other name of ChallengeResponseAuthentication.
+        left_alone.add("kbdinteractiveauthentication")
+    result: dict[str, Sequence[str]] = {}
+    for keyword, value in wanted:
+        name = keyword.lower()
+        if name in left_alone:
+            continue
+        result[name] = [value]
+        if value in ("prohibit-password", "without-password"):
+            result[name] = ["prohibit-password", "without-password"]
+    return result
+
+
 def _expect(command: str, exact: Mapping[str, Sequence[str]], user: str) -> str:
-    """sh that fails, naming the option, unless sshd's own account of its settings is as it should be for ``user``."""
+    """sh that fails, naming the option, unless sshd's own account of its settings is as it should be for ``user``.
+
+    Args:
+        user: "" for anybody; then an option of which this sshd says nothing does not count.
+    """
+    if user:
+        missing = f" one of {' '.join(exact)} is not said at all"
+        text = f"sshd would not do for the login of {user} what was asked:$bad"
+    else:
+        missing = ""
+        text = (
+            "something sets before us, or in a block for everybody, what this role sets (an Include of another file, a "
+            "Match all):$bad. Take it out of sshd's files, or say it in ssh_options, and run again"
+        )
     lines = [
         f"effective=$({command})",
         "printf '%s\\n' \"$effective\" | {",
@@ -405,9 +466,9 @@ def _expect(command: str, exact: Mapping[str, Sequence[str]], user: str) -> str:
     lines += [
         "  esac",
         "done",
-        f'[ -n "$bad" ] || [ "$seen" -ge {len(exact)} ] || bad=" one of {" ".join(exact)} is not said at all"',
+        *([f'[ -n "$bad" ] || [ "$seen" -ge {len(exact)} ] || bad="{missing}"'] if missing else []),
         '[ -z "$bad" ] || {',
-        f"  printf '%s\\n' \"sshd would not do for the login of {user} what was asked:$bad\" >&2",
+        f"  printf '%s\\n' \"{text}\" >&2",
         "  exit 1",
         "}",
         "}",
@@ -415,15 +476,20 @@ def _expect(command: str, exact: Mapping[str, Sequence[str]], user: str) -> str:
     return "\n".join(lines)
 
 
-def _lets_in(command: str, device: Mapping[str, Any], user: str, behind_socket: bool) -> str:
-    """sh that fails unless the operator's login passes what only a real login meets: lists of people, addresses.
+def _lets_in(
+    command: str, device: Mapping[str, Any], user: str, behind_socket: bool, said: Sequence[str]
+) -> str:
+    """sh that fails unless the operator's login passes what only a real login meets; ``$effective`` is from before.
 
     What somebody wrote into a file and never loaded would come alive with our restart, and with the restart of the
-    way back too. So it has to be found before. Host parts that are CIDRs or names are not judged here: a list of
-    those who may is taken for fitting, a list of those who may not for not fitting.
+    way back too. So it has to be found before: lists of people with their addresses (sshd itself judges those, as
+    Match blocks of a file that is made for it), and what lets a login in only to end it.
+
+    Args:
+        command: how sshd is asked for this login, without a file.
+        said: options that the site itself sets, in small letters; those are its own decision, and the proof's.
     """
     connection = device.get("connection") or {}
-    client = str(connection.get("client") or "").partition("%")[0]
     server, port = str(connection.get("server") or ""), connection.get("server_port")
     addresses = ""
     if server and port and "%" not in server and not behind_socket:
@@ -436,31 +502,66 @@ def _lets_in(command: str, device: Mapping[str, Any], user: str, behind_socket: 
         if addresses
         else ":"
     )
+    # What our own settings name is only on its way when this is asked.
+    ours = shlex.quote(admission.REVOKED)
+    endings = {
+        "forcecommand": '[ "$value" = none ] || bad="$bad, ForceCommand $value ends every login"',
+        "chrootdirectory": '[ "$value" = none ] || bad="$bad, ChrootDirectory $value takes its files away"',
+        "maxsessions": '[ "$value" != 0 ] || bad="$bad, MaxSessions 0 gives it no session"',
+        "revokedkeys": f'case "$value" in none|{ours}) ;; *) [ -r "$value" ] || bad="$bad, RevokedKeys $value is not '
+        'there, so every key is refused" ;; esac',
+    }
+    ends = "".join(f"    {key}) {test} ;;\n" for key, test in endings.items() if key not in said)
     return rf"""
 groups=$(id -Gn {shlex.quote(user)} 2>/dev/null || :)
-fits() {{
-  case "$1" in
-    *@*[!0-9.*?]*) [ "$2" = may ] && fits "${{1%%@*}}" "$2" ;;
-    *@*) fits "${{1%%@*}}" "$2" && case {shlex.quote(client)} in ${{1#*@}}) true ;; *) false ;; esac ;;
-    *) case {shlex.quote(user)} in $1) true ;; *) false ;; esac ;;
-  esac
-}}
+fits() {{ case {shlex.quote(user)} in $1) true ;; *) false ;; esac; }}
+may='' not=''
+names=$(printf '%s\n' "$effective" | sed -n 's/^usedns //p')
+judge=$(mktemp)
+{{
+  printf '%s\n' "$effective" | sed -n 's/^hostkey /HostKey /p'
+  printf 'MaxSessions 1\nMaxAuthTries 1\n'
+}} >"$judge"
+printf '%s\n' "$effective" | while read -r key value; do
+  case "$key" in allowusers) says='MaxSessions 2' ;; denyusers) says='MaxAuthTries 2' ;; *) continue ;; esac
+  case "$value" in *@*) ;; *) continue ;; esac
+  if fits "${{value%@*}}"; then printf 'Match Address "%s"\n  %s\n' "${{value##*@}}" "$says"; fi
+done >>"$judge"
+if grep -q '^Match' "$judge"; then
+  if judged=$({command} -f "$judge"); then
+    case "$judged" in *'maxsessions 2'*) may=yes ;; esac
+    case "$judged" in *'maxauthtries 2'*) not=yes ;; esac
+  else
+    rm -f "$judge"
+    echo 'the addresses in AllowUsers or DenyUsers could not be judged by sshd. Correct them on the device and run again' >&2
+    exit 1
+  fi
+fi
+rm -f "$judge"
 member() {{
   for group in $groups; do case "$group" in $1) return 0 ;; esac; done
   return 1
 }}
 printf '%s
 ' "$effective" | {{
-bad=''; users=unsaid; people=unsaid; heard=no; forced=''
+bad=''; users=unsaid; people=unsaid; heard=no
+[ -z "$not" ] || bad=", DenyUsers shuts it out by the address that it comes from"
 while read -r key value; do
   case "$key" in
-    allowusers) [ "$users" = yes ] || users=no; if fits "$value" may; then users=yes; fi ;;
-    denyusers) if fits "$value" not; then bad="$bad, DenyUsers $value shuts it out"; fi ;;
+    allowusers)
+      [ "$users" = yes ] || users=$may
+      case "$value" in
+        *@*[g-zG-Z]*) if [ "$names" = yes ] && fits "${{value%@*}}"; then users=yes; fi ;;
+        *@*) ;;
+        *) if fits "$value"; then users=yes; fi ;;
+      esac
+      [ "$users" = yes ] || users=no ;;
+    denyusers) case "$value" in *@*) ;; *) if fits "$value"; then bad="$bad, DenyUsers $value shuts it out"; fi ;; esac ;;
     allowgroups) [ "$people" = yes ] || people=no; if member "$value"; then people=yes; fi ;;
     denygroups) if member "$value"; then bad="$bad, DenyGroups $value shuts it out"; fi ;;
     authenticationmethods)
       case " $value " in *' publickey '*|*' any '*|*' password '*) ;; *) bad="$bad, AuthenticationMethods $value asks for more than a key" ;; esac ;;
-{listens}
+{ends}{listens}
   esac
 done
 [ "$users" != no ] || bad="$bad, AllowUsers does not name it"

@@ -39,6 +39,10 @@ _CUMULATIVE = {
 }
 
 
+# sshd takes the last value of these, so one of the device's own wins over ours and is named.
+LAST_WINS = frozenset(("maxstartups", "persourcenetblocksize"))
+
+
 @dataclass(frozen=True)
 class Directive:
     """One line of a configuration: where it stands, its keyword in small letters, and its arguments as
@@ -114,8 +118,13 @@ def place(files: Mapping[str, str], keywords: Iterable[str]) -> Place:
     if BEGIN in files.get(MAIN, "").splitlines():
         return Place(MAIN, "the block of an earlier run stands there")
     for directive in parse(MAIN, files.get(MAIN, "")):
-        if directive.keyword == "include" and not directive.match and _includes_drop_ins(directive.arguments):
-            break
+        if directive.keyword == "include" and not directive.match:
+            if _includes_drop_ins(directive.arguments):
+                break
+            return Place(
+                MAIN,
+                f"{MAIN} line {directive.line} includes {directive.arguments} first, which may set anything",
+            )
         if directive.keyword in ours:
             return Place(
                 MAIN,
@@ -126,7 +135,14 @@ def place(files: Mapping[str, str], keywords: Iterable[str]) -> Place:
     for path in sorted(files):
         if posixpath.dirname(path) == DROP_IN_DIR and path.endswith(".conf") and path < DROP_IN:
             for directive in parse(path, files[path]):
-                if directive.keyword in ours and not directive.match:
+                if directive.match:
+                    continue
+                if directive.keyword == "include":
+                    return Place(
+                        MAIN,
+                        f"{path} line {directive.line} includes {directive.arguments} before {DROP_IN} could",
+                    )
+                if directive.keyword in ours:
                     return Place(
                         MAIN, f"{path} line {directive.line} sets {directive.keyword} before {DROP_IN} could"
                     )
@@ -134,11 +150,12 @@ def place(files: Mapping[str, str], keywords: Iterable[str]) -> Place:
 
 
 def _includes_drop_ins(arguments: str) -> bool:
+    """Whether an Include names the drop-in directory, and nothing before it."""
     try:
         patterns = shlex.split(arguments)
     except ValueError:
         return False
-    return any(posixpath.join("/etc/ssh", pattern) == f"{DROP_IN_DIR}/*.conf" for pattern in patterns)
+    return bool(patterns) and posixpath.join("/etc/ssh", patterns[0]) == f"{DROP_IN_DIR}/*.conf"
 
 
 def render(settings: Iterable[tuple[str, str]]) -> str:
@@ -226,13 +243,18 @@ def foreign(files: Mapping[str, str]) -> list[Directive]:
 def exceptions(
     files: Mapping[str, str], settings: Iterable[tuple[str, str]], matches: Iterable[Match] = ()
 ) -> list[str]:
-    """Match blocks of the device's own that set one of our options to something else, in words."""
+    """What of the device's own holds instead of ours, in words: in Match blocks, and where the last value wins."""
     ours = {keyword.lower(): value.lower() for keyword, value in settings}
     in_blocks = {keyword.lower() for match in matches for keyword, _ in match.settings}
     result = []
     for directive in foreign(files):
         mine = ours.get(directive.keyword)
         differs = mine is not None and directive.arguments.lower() != mine
+        if not directive.match and differs and directive.keyword in LAST_WINS:
+            result.append(
+                f"{directive.path} line {directive.line}: {directive.keyword} {directive.arguments} holds, because sshd takes "
+                "the last one; take it out to have ours"
+            )
         if directive.match and (differs or directive.keyword in in_blocks):
             result.append(
                 f"{directive.path} line {directive.line}: the block 'Match {directive.match}' keeps "

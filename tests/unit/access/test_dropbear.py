@@ -113,3 +113,16 @@ def test_a_start_that_cannot_be_found_is_refused_with_what_was_found(inittab: st
 def test_turning_passwords_off_without_any_key_is_refused() -> None:
     with pytest.raises(Refused, match=r"root has no key on this device.*Set ssh_authorized_keys"):
         dropbear.plan(device(), SshOptions(), {}, "")
+
+
+def test_root_is_kept_out_where_the_site_says_so_or_somebody_else_logs_in_and_never_by_what_stood_there() -> (
+    None
+):
+    def flags(command: str, login: str = "root", **values: Any) -> list[str]:
+        wanted = SshOptions(authorized_keys=(KEY,), **values)
+        return list(dropbear.hardened(dropbear.parse(command), wanted, [], (2022, 83), login).flags)
+
+    assert "w" in flags("dropbear -F", permit_root_login="no", login="pi")
+    assert "w" in flags("dropbear -F", login="pi")
+    assert "w" not in flags("dropbear -F") and "w" not in flags("dropbear -F -w")
+    assert "w" not in flags("dropbear -F", login="pi", permit_root_login="prohibit-password")

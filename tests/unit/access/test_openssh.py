@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,3 +136,116 @@ def test_behind_a_socket_only_the_service_is_restarted_and_the_socket_is_left_al
     one = device(unit="ssh.socket", socket_activated=True)
     plan = openssh.plan(one, SshOptions(authorized_keys=(KEY,)), LISTS, {}, "ours")
     assert plan.activate == plan.revert == ["systemctl try-restart ssh.service"]
+
+
+FAKE_SSHD = """#!{python}
+import fnmatch, ipaddress, re, sys
+arguments = sys.argv[1:]
+if "-f" not in arguments:
+    print(open("{said}").read())
+    sys.exit()
+client = ipaddress.ip_address(re.search("addr=([^,]+)", " ".join(arguments))[1])
+values, inside = {{"maxsessions": "1", "maxauthtries": "1"}}, True
+for line in open(arguments[arguments.index("-f") + 1]):
+    keyword, _, value = line.strip().partition(" ")
+    if keyword == "Match":
+        pattern = value.split('"')[1]
+        try:
+            inside = client in ipaddress.ip_network(pattern)
+        except ValueError:
+            inside = fnmatch.fnmatchcase(str(client), pattern)
+    elif inside:
+        values[keyword.lower()] = value
+for each in values.items():
+    print(*each)
+"""
+
+
+def asked(tmp_path: Path, said: str, *site: str) -> str:
+    """What the check of a login as root from 192.0.2.9 says to sshd's account of its settings; "" where it lets in."""
+    (tmp_path / "said").write_text(said)
+    sshd = tmp_path / "sshd"
+    sshd.write_text(FAKE_SSHD.format(python=sys.executable, said=tmp_path / "said"))
+    sshd.chmod(0o755)
+    one = {**device(), "connection": {"client": "192.0.2.9", "server": "192.0.2.1", "server_port": 22}}
+    command = openssh._effective(str(sshd), one, "root")
+    text = f"set -eu\neffective=$({command})\n" + openssh._lets_in(command, one, "root", True, site)
+    done = subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == (done.stderr == ""), done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ("forcecommand /bin/false", "ForceCommand /bin/false ends every login"),
+        ("maxsessions 0", "MaxSessions 0 gives it no session"),
+        ("chrootdirectory /nowhere", "ChrootDirectory /nowhere takes its files away"),
+        ("revokedkeys /missing", "RevokedKeys /missing is not there"),
+        ("allowusers root@10.0.0.0/8", "AllowUsers does not name it"),
+        ("allowusers bob\nallowusers root@10.0.0.0/8", "AllowUsers does not name it"),
+        ("denyusers root@192.0.2.0/24", "DenyUsers shuts it out by the address"),
+        ("usedns no\nallowusers root@localhos?", "AllowUsers does not name it"),
+        ("denyusers ro*", r"DenyUsers ro\* shuts it out"),
+        ("allowusers bob", "AllowUsers does not name it"),
+    ],
+)
+def test_what_a_restart_would_shut_the_operator_out_by_is_named(tmp_path: Path, said: str, text: str) -> None:
+    assert re.search(text, asked(tmp_path, said))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "forcecommand none\nmaxsessions 10\nchrootdirectory none\nrevokedkeys none",
+        "revokedkeys /etc/ssh/sallyport/revoked",
+        "allowusers bob\nallowusers root@192.0.2.0/24",
+        "allowusers root@10.0.0.0/8\nallowusers root",
+        "denyusers root@10.0.0.0/8\ndenyusers bob",
+        "usedns yes\nallowusers root@*.example.org",
+    ],
+)
+def test_what_does_not_shut_the_operator_out_is_let_through(tmp_path: Path, said: str) -> None:
+    assert asked(tmp_path, said) == ""
+
+
+def test_what_the_site_says_itself_is_left_to_the_proof(tmp_path: Path) -> None:
+    assert asked(tmp_path, "forcecommand /usr/bin/log-and-run", "forcecommand") == ""
+
+
+def everybody(*said: tuple[str, str], files: dict[str, str] | None = None, version: str = "9.2p1") -> str:
+    """What is said of a configuration that differs from ours in these words."""
+    one = device(version)
+    one["files"].update(files or {})
+    wanted = openssh.settings(one, SshOptions(authorized_keys=(KEY,)), LISTS)
+    expected = openssh._for_anybody(wanted, openssh.version(version), one["files"], SshOptions())
+    lines = {**{keyword.lower(): value for keyword, value in wanted}, **dict(said)}
+    text = "".join(f"{keyword} {value}\n" for keyword, value in lines.items())
+    script = openssh._expect(f"printf '%s' '{text}'", expected, "")
+    return subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False).stderr
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("permitrootlogin", "yes"), ("kexalgorithms", "a"), ("permitemptypasswords", "yes"),
+     ("allowtcpforwarding", "yes"), ("maxauthtries", "100"), ("passwordauthentication", "yes"),
+     ("authorizedkeysfile", "/tmp/%u"), ("hostbasedauthentication", "yes")],
+)  # fmt: skip
+def test_every_setting_of_ours_is_asked_back_and_one_that_somebody_else_won_is_named(
+    keyword: str, value: str
+) -> None:
+    assert everybody() == ""
+    assert f"{keyword}={value}" in everybody((keyword, value))
+    match = {"/etc/ssh/sshd_config": f"Include sshd_config.d/*.conf\nMatch User bob\n  {keyword} {value}\n"}
+    assert everybody((keyword, value), files=match) == "", "named in the notes instead"
+
+
+def test_sshd_says_the_same_in_other_words() -> None:
+    assert everybody(("permitrootlogin", "without-password")) == ""
+    assert everybody(("kbdinteractiveauthentication", "yes"), version="8.4p1") == ""
+
+
+def test_the_plan_asks_back_before_and_after() -> None:
+    plan = openssh.plan(device(), SshOptions(authorized_keys=(KEY,)), LISTS, {}, "ours")
+    for commands in (plan.check, plan.verify):
+        assert any("user=sallyport-nobody" in text and "permitemptypasswords" in text for text in commands)

@@ -27,7 +27,9 @@ def test_a_relative_and_quoted_include_counts_too() -> None:
         ("PermitRootLogin yes\n", "line 1 sets permitrootlogin"),
         ("Port 22\n", "does not include"),
         (f"Match User bob\n{INCLUDE}", "does not include"),
-        ("Include /etc/ssh/other/*.conf\n", "does not include"),
+        ("Include /etc/ssh/other/*.conf\n", "line 1 includes /etc/ssh/other/*.conf first"),
+        (f"Include /etc/ssh/vendor.conf\n{INCLUDE}", "line 1 includes /etc/ssh/vendor.conf first"),
+        ("Include vendor.conf sshd_config.d/*.conf\n", "includes vendor.conf sshd_config.d/*.conf first"),
         (f"permitrootlogin=yes\n{INCLUDE}", "line 1 sets permitrootlogin before anything"),
     ],
 )
@@ -41,6 +43,11 @@ def test_a_drop_in_that_sorts_before_ours_means_the_main_file() -> None:
     where = sshd_config.place(files, NAMES)
     assert where.path == MAIN and "00-aaa.conf line 1" in where.why
     files["/etc/ssh/sshd_config.d/00-aaa.conf"] = "Port 2222\nMatch User x\nPasswordAuthentication yes\n"
+    assert sshd_config.place(files, NAMES).path == DROP_IN
+    files["/etc/ssh/sshd_config.d/00-aaa.conf"] = "Include /etc/ssh/vendor.conf\n"
+    where = sshd_config.place(files, NAMES)
+    assert where.path == MAIN and "00-aaa.conf line 1 includes /etc/ssh/vendor.conf before" in where.why
+    files["/etc/ssh/sshd_config.d/00-aaa.conf"] = "Match User x\nInclude /etc/ssh/vendor.conf\n"
     assert sshd_config.place(files, NAMES).path == DROP_IN
 
 
@@ -66,3 +73,10 @@ def test_match_blocks_that_say_otherwise_are_named_with_their_line() -> None:
 def test_a_value_cannot_become_another_line(keyword: str, value: str) -> None:
     with pytest.raises(ValueError, match="one line of text"):
         sshd_config.render([(keyword, value)])
+
+
+def test_an_option_of_which_sshd_takes_the_last_value_is_named() -> None:
+    files = {MAIN: INCLUDE, "/etc/ssh/sshd_config.d/70-own.conf": "MaxStartups 1:100:1\nMaxAuthTries 100\n"}
+    wanted = [("MaxStartups", "30:30:100"), ("MaxAuthTries", "4")]
+    (note,) = sshd_config.exceptions(files, wanted)
+    assert note.startswith("/etc/ssh/sshd_config.d/70-own.conf line 1: maxstartups 1:100:1 holds")
