@@ -35,9 +35,10 @@ EVERYWHERE = "sha512"
 _ITOA64 = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 # struct crypt_data: 32 KiB in libxcrypt, 128 KiB and a little in old glibc; too much does no harm.
 _DATA_SIZE = 262144
-# A hash may ask for any number of rounds: a device must not be able to keep the controller busy for hours.
+# A hash may ask for any number of rounds, and for memory: a device must not be able to keep the controller busy for hours.
 _MAX_ROUNDS = 1_000_000
 _MAX_COST = 14
+_MAX_BYTES = 64 << 20
 
 
 class NoLibrary(RuntimeError):
@@ -103,12 +104,57 @@ def compute(password: str, setting: str) -> str | None:
 
 def _too_expensive(setting: str) -> bool:
     parts = setting.split("$")
-    if len(parts) > 2 and parts[1] in ("5", "6") and parts[2].startswith("rounds="):
+    if len(parts) > 2 and parts[1] in ("5", "6", "sm3") and parts[2].startswith("rounds="):
         rounds = parts[2][len("rounds=") :]
         return not rounds.isdecimal() or int(rounds) > _MAX_ROUNDS
     if len(parts) > 2 and parts[1] in ("2a", "2b", "2y"):
         return not parts[2].isdecimal() or int(parts[2]) > _MAX_COST
+    try:
+        if setting.startswith("_"):
+            return _number(setting[1:5]) > _MAX_ROUNDS
+        if len(parts) > 2 and parts[1] == "7":
+            return _scrypt_bytes(parts[2]) > _MAX_BYTES
+        if len(parts) > 2 and parts[1] in ("y", "gy"):
+            return _yescrypt_bytes(parts[2]) > _MAX_BYTES
+    except (ValueError, IndexError):
+        # Nobody can say what it costs.
+        return True
     return False
+
+
+def _number(letters: str) -> int:
+    return sum(_ITOA64.index(letter) << 6 * place for place, letter in enumerate(letters))
+
+
+def _scrypt_bytes(text: str) -> int:
+    """Memory that passes through the hands of one guess: the logarithm of N, then r and p of five letters each."""
+    return (128 << _ITOA64.index(text[0])) * _number(text[1:6]) * _number(text[6:11])
+
+
+def _yescrypt_bytes(text: str) -> int:
+    """The same for yescrypt: its kind, the logarithm of N, r, and if more follows a mark of what, p and t."""
+    letters = list(text)
+    _variable(letters, 0)
+    logarithm, size = _variable(letters, 1), _variable(letters, 1)
+    lanes, passes = 1, 0
+    if letters:
+        marks = _variable(letters, 1)
+        lanes = _variable(letters, 2) if marks & 1 else 1
+        passes = _variable(letters, 1) if marks & 2 else 0
+    return (128 << logarithm) * size * lanes * (passes + 1)
+
+
+def _variable(letters: list[str], least: int) -> int:
+    """A number as yescrypt writes it: the larger the first letter, the more letters follow."""
+    first, start, end, more = _ITOA64.index(letters.pop(0)), 0, 47, 0
+    result = least
+    while first > end:
+        result += (end + 1 - start) << 6 * more
+        start, end, more = end + 1, end + 1 + (62 - end) // 2, more + 1
+    result += (first - start) << 6 * more
+    for place in range(more - 1, -1, -1):
+        result += _ITOA64.index(letters.pop(0)) << 6 * place
+    return result
 
 
 def can_assess(hashed: str) -> bool:

@@ -148,7 +148,7 @@ def judge(
             account.uid,
             "not assessed",
             kind,
-            "this controller's libcrypt cannot compute this hash scheme",
+            "this controller's libcrypt cannot compute this hash, or it asks for more time or memory than a guess may cost",
         )
     threads = workers or min(4, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
