@@ -66,6 +66,22 @@ def test_what_cannot_be_computed_is_not_assessed(field: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("setting", "refused"),
+    [
+        ("_zzzzabcd", True), ("_J9..abcd", False), ("_/", False),
+        ("$7$GU..../....abcd$", True), ("$7$CU..../....abcd$", False), ("$7$CU....z....abcd$", True),
+        ("$7$", True), ("$7$*U..../....abcd$", True),
+        ("$y$j9T$abcd", False), ("$y$jAT$abcd", False), ("$y$jCT$abcd", True), ("$y$jzT$abcd", True),
+        # With r of two letters, with 50 lanes, with 50 passes, cut off.
+        ("$y$j9wz$abcd", True), ("$y$j9T.k$abcd", True), ("$y$j9T/k$abcd", True), ("$gy$jCT$abcd", True),
+        ("$y$j$abcd", True), ("$gy$j9T$abcd", False), ("$sm3$rounds=2000000$abcd", True), ("ab", False),
+    ],
+)  # fmt: skip
+def test_a_device_cannot_ask_for_more_than_a_guess_may_cost(setting: str, refused: bool) -> None:
+    assert hashing._too_expensive(setting) is refused
+
+
+@pytest.mark.parametrize(
     ("field", "verdict"),
     [
         ("", "empty"),
