@@ -16,11 +16,12 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.access import (
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.quiet import quiet
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Exchange
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import HostPolicy
 
 
 class ActionModule(ActionBase):
-    """Finds them in what probe saw, and takes them away through commit; a device without any costs no
-    exchange.
+    """Finds them in what probe saw, and takes them away through commit; a device without any costs one exchange where
+    systemd has to be asked what its units run, and none elsewhere.
     """
 
     TRANSFERS_FILES = False
@@ -47,12 +48,10 @@ class ActionModule(ActionBase):
             return {**result, "failed": True, "changed": False, "state": "refused", "msg": f"{host}: {error}"}
         findings = legacy.find(device, allow)
         exchange = Exchange(self)
-        outside: list[dict[str, str]] = []
         policy = policy_view.of(task_vars, device)
-        if policy is not None:
-            named = {f"{port}/{protocol}" for one in findings for protocol, port in one.sockets}
-            outside = [one for one in policy_view.outside(policy, device) if one["listens"] not in named]
-        self._look_closer(device, findings, outside, list(arguments["snmp_communities"]), exchange)
+        device, findings, outside = self._look_closer(
+            device, allow, findings, policy, list(arguments["snmp_communities"]), exchange
+        )
         result["services"] = [finding.report() for finding in findings]
         if policy is not None:
             result["outside_policy"] = outside
@@ -96,24 +95,33 @@ class ActionModule(ActionBase):
     def _look_closer(
         self,
         device: dict[str, Any],
+        allow: dict[str, str],
         findings: list[legacy.Finding],
-        outside: list[dict[str, str]],
+        policy: HostPolicy | None,
         own: list[str],
         exchange: Exchange,
-    ) -> None:
-        """What the probe cannot tell: who packaged a listener, and what an SNMP agent answers."""
-        agent = next((one for one in findings if one.kind == "snmp" and not one.reason), None)
+    ) -> tuple[dict[str, Any], list[legacy.Finding], list[dict[str, str]]]:
+        """What the probe cannot tell: what units run, who packaged a listener, and what an SNMP agent answers."""
         words = [*snmp.EVERYDAY, *own]
-        program = owners.asking(device, outside)
-        if agent is not None:
+        outside = _outside(policy, device, findings)
+        asked_agent = _agent(findings) is not None
+        program = legacy.asking(device) + owners.asking(device, outside)
+        if asked_agent:
             program += snmp.asking(device, words)
         if not program:
-            return
+            return device, findings, outside
         with quiet(self):
             reply = exchange.run(program)
+        device = legacy.with_commands(device, reply)
+        findings = legacy.find(device, allow)
+        outside = _outside(policy, device, findings)
         owners.fill(device, outside, reply)
+        agent = _agent(findings)
         if agent is None:
-            return
+            return device, findings, outside
+        if not asked_agent:
+            with quiet(self):
+                reply = exchange.run(snmp.asking(device, words))
         prefix = "snmp /"
         texts = {key[len("snmp ") :]: value for key, value in reply.records if key.startswith(prefix)}
         answers = [bytes.fromhex(text) for text in reply.all("snmp_answer")]
@@ -127,3 +135,17 @@ class ActionModule(ActionBase):
         address = str((device.get("connection") or {}).get("server") or "")
         network = snmp.from_controller(address, words) if address and exchange.transport == "ssh" else []
         legacy.judge_snmp(device, agent, snmp.judge(answers, asked, network), texts, words)
+        return device, findings, outside
+
+
+def _agent(findings: list[legacy.Finding]) -> legacy.Finding | None:
+    return next((one for one in findings if one.kind == "snmp" and not one.reason), None)
+
+
+def _outside(
+    policy: HostPolicy | None, device: dict[str, Any], findings: list[legacy.Finding]
+) -> list[dict[str, str]]:
+    if policy is None:
+        return []
+    named = {f"{port}/{protocol}" for one in findings for protocol, port in one.sockets | one.suspected}
+    return [one for one in policy_view.outside(policy, device) if one["listens"] not in named]

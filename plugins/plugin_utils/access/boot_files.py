@@ -39,10 +39,14 @@ class Entry:
 
     @property
     def programs(self) -> tuple[str, ...]:
-        """Base names of all words of the command: a wrapper (tcpd, busybox, start-stop-daemon) hides the real
-        one.
+        """Base names of the programs that are run, behind wrappers (tcpd, busybox, start-stop-daemon).
+
+        What a program is told about is none of them: ``killall telnetd`` and ``chmod 000 /usr/sbin/in.ftpd`` start nothing.
         """
-        return tuple(posixpath.basename(word.strip(";&|(){}`'")) for word in words(self.command))
+        if self.kind in ("inetd", "xinetd"):
+            # The program, what it is to call itself, and behind a wrapper the real one.
+            return tuple(posixpath.basename(word) for word in words(self.command)[:3])
+        return tuple(posixpath.basename(parts[0]) for parts in called(self.command))
 
 
 def words(command: str) -> list[str]:
@@ -51,6 +55,117 @@ def words(command: str) -> list[str]:
         return shlex.split(command, comments=True)
     except ValueError:
         return command.split()
+
+
+_SEPARATORS = ";&|(){}`"
+_KEYWORDS = frozenset(
+    ["if", "then", "else", "elif", "while", "until", "do", "!", "time", "export", "local", "readonly"]
+)
+# They run the program that is named next.
+_WRAPPERS = frozenset(
+    [
+        "busybox",
+        "env",
+        "nohup",
+        "setsid",
+        "nice",
+        "ionice",
+        "exec",
+        "eval",
+        "command",
+        "stdbuf",
+        "chrt",
+        "taskset",
+        "timeout",
+        "tcpd",
+        "daemon",
+        "daemonize",
+        "service_start",
+        "cttyhack",
+        "openvt",
+        "unshare",
+        "sudo",
+        "doas",
+        "respawn",
+    ]
+)
+_ASSIGNED = re.compile(r"(\w+)=(\S*)")
+_NAMES_PROGRAM = re.compile(r"(\w*_)?(DAEMON|PROG|PROGRAM|BIN|BINARY|EXEC|CMD|COMMAND)", re.IGNORECASE)
+
+
+def called(command: str) -> list[list[str]]:
+    """The simple commands of a line of shell, wrappers and keywords taken off; a program that a variable is set to too."""
+    found: list[list[str]] = []
+    for segment in _segments(command):
+        parts = list(segment)
+        while parts:
+            assigned = _ASSIGNED.fullmatch(parts[0])
+            if assigned:
+                if "bin/" in assigned[2] or _NAMES_PROGRAM.fullmatch(assigned[1]):
+                    found.append([assigned[2]])
+            elif parts[0] not in _KEYWORDS:
+                break
+            parts = parts[1:]
+        parts = unwrapped(parts)
+        if not parts:
+            continue
+        found.append(parts)
+        if posixpath.basename(parts[0]) in _SHELL and "-c" in parts[1:-1]:
+            found += called(parts[parts.index("-c") + 1])
+    return [parts for parts in found if parts[0]]
+
+
+def unwrapped(parts: list[str]) -> list[str]:
+    """A simple command without what only runs another one."""
+    while parts:
+        program = posixpath.basename(parts[0].lstrip("-"))
+        if program == "start-stop-daemon":
+            return _started(parts)
+        if program == "procd_set_param" and parts[1:2] == ["command"]:
+            parts = parts[2:]
+        elif program == "command" and parts[1:2] in (["-v"], ["-V"]):
+            break
+        elif program in _WRAPPERS and len(parts) > 1:
+            parts = parts[1:]
+            while parts and (
+                parts[0].startswith("-") or parts[0].isdecimal() or _ASSIGNED.fullmatch(parts[0])
+            ):
+                parts = parts[1:]
+        else:
+            break
+    return parts
+
+
+def _started(parts: list[str]) -> list[str]:
+    if not any(word == "--start" or re.fullmatch(r"-[A-Za-z]*S[A-Za-z]*", word) for word in parts):
+        return parts
+    for word, after in pairwise(parts):
+        if word in ("--exec", "--startas") or re.fullmatch(r"-[A-Za-z]*[xa]", word):
+            return [after, *parts[parts.index("--") + 1 :]] if "--" in parts else [after]
+        if word.startswith(("--exec=", "--startas=")):
+            return [word.partition("=")[2]]
+    return parts
+
+
+def _segments(command: str) -> list[list[str]]:
+    try:
+        lexer = shlex.shlex(command, posix=True, punctuation_chars=f"{_SEPARATORS}<>")
+        lexer.whitespace_split = True
+        tokens = list(lexer)
+    except ValueError:
+        return [each.split() for each in re.split(f"[{_SEPARATORS}]+", command)]
+    found: list[list[str]] = [[]]
+    redirected = False
+    for token in tokens:
+        if token and all(letter in f"{_SEPARATORS}<>" for letter in token):
+            redirected = token[0] in "<>" or token[-1] in "<>"
+            if not redirected:
+                found.append([])
+        elif redirected:
+            redirected = False
+        else:
+            found[-1].append(token)
+    return found
 
 
 def kind_of(path: str) -> str:
@@ -91,7 +206,11 @@ def entries(path: str, text: str) -> Iterator[Entry]:
                 yield Entry(kind, path, number, fields[0].rpartition(":")[2], fields[5])
         elif kind == "cron":
             if line.startswith("@reboot"):
-                yield Entry(kind, path, number, "", line[len("@reboot") :].strip())
+                command = line[len("@reboot") :].strip()
+                if path == "/etc/crontab" or path.startswith("/etc/cron.d/"):
+                    # These name the user in front of the command.
+                    command = "".join(command.split(None, 1)[1:])
+                yield Entry(kind, path, number, "", command)
         elif kind == "unit":
             # An empty value only takes back what stood before it.
             if line.startswith("ExecStart=") and line != "ExecStart=":
@@ -116,29 +235,41 @@ _SHELL = frozenset(("sh", "ash", "bash", "dash", "hush", "busybox"))
 
 def asks_nobody(command: str) -> bool:
     """Whether what runs on a terminal is a shell, or a login that asks for no password."""
-    parts = words(command)
+    parts = unwrapped(words(command))
     if not parts:
         return False
     program = posixpath.basename(parts[0].lstrip("-"))
-    if program == "busybox" and len(parts) > 1:
-        parts = parts[1:]
-        program = parts[0]
     arguments = parts[1:]
     if program in _SHELL:
+        if "-c" in arguments[:-1]:
+            return asks_nobody(arguments[arguments.index("-c") + 1])
         # With a script to run it is no shell for whoever sits there.
-        return all(word in ("-l", "-i", "--login", "-") for word in arguments)
+        return all(word in ("-l", "-i", "-il", "-li", "--login", "-") for word in arguments)
+    if program == "su":
+        # Whoever is root already is asked for nothing.
+        return "-c" not in arguments
     if program == "login":
-        return "-f" in arguments
+        return any(word.startswith("-f") for word in arguments)
     if program in ("getty", "agetty", "mingetty"):
-        if any(word in ("-a", "--autologin") or word.startswith("--autologin=") for word in arguments):
-            return True
-        given = [
-            posixpath.basename(after)
-            for word, after in pairwise(arguments)
-            if word in ("-l", "--login-program")
-        ]
-        return bool(_SHELL & set(given))
+        return _getty_asks_nobody(arguments)
     return False
+
+
+def _getty_asks_nobody(arguments: list[str]) -> bool:
+    given = {"a": "", "l": "", "o": ""}
+    long = {"--autologin": "a", "--login-program": "l", "--login-options": "o"}
+    for word, after in pairwise([*arguments, ""]):
+        name, equals, value = word.partition("=")
+        if name in long:
+            given[long[name]] = value if equals else after
+            continue
+        # Flags may stand before the letter that takes the rest, or the next word, as its value.
+        short = re.fullmatch(r"-([nhiLmwJNRsUE8c]*)([alo])(.*)", word, re.DOTALL)
+        if short:
+            given[short[2]] = short[3] or after
+    if given["a"] or posixpath.basename(given["l"]) in _SHELL:
+        return True
+    return any(word.startswith("-f") for word in words(given["o"]))
 
 
 def _xinetd(path: str, text: str) -> Iterator[Entry]:
@@ -148,8 +279,8 @@ def _xinetd(path: str, text: str) -> Iterator[Entry]:
         line = raw.strip()
         if line.startswith("#"):
             continue
-        if line.startswith("service "):
-            name, start, fields = line.split(None, 1)[1].rstrip("{").strip(), number, {}
+        if line.split()[:1] == ["service"]:
+            name, start, fields = line[len("service") :].rstrip("{").strip(), number, {}
         elif line.startswith("}") and name:
             if fields.get("disable", "no") != "yes":
                 yield Entry(
@@ -166,7 +297,9 @@ def _xinetd(path: str, text: str) -> Iterator[Entry]:
 
 
 def port_of(entry: Entry, text: str) -> int:
-    """The port that an xinetd entry names itself, 0 where it names none."""
+    """The port that an entry of inetd or xinetd names itself, 0 where it names none."""
+    if entry.kind == "inetd" and entry.name.isdecimal():
+        return int(entry.name)
     if entry.kind != "xinetd":
         return 0
     lines = text.splitlines()[entry.line - 1 :]

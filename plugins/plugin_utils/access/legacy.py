@@ -15,11 +15,13 @@ import ipaddress
 import posixpath
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access import boot_files, shell, snmp
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
 
 Socket = tuple[str, int]
 
@@ -32,8 +34,8 @@ class Kind:
         name: what the allow list calls it.
         why: what is wrong with it, for the report.
         programs: base names of daemons and applets; an ``in.`` in front is ignored.
-        words: a pattern looked for in unit names and whole commands, for interpreters that serve it.
-        ports: sockets that nothing else is expected on.
+        words: a pattern for whole names of units, of interpreters' scripts and of folders that are served.
+        ports: where it is expected. What else listens there is reported, never stopped.
         services: names of inetd services. Many are everyday words (login, time), so they count nowhere else.
     """
 
@@ -114,7 +116,7 @@ KINDS: tuple[Kind, ...] = (
         "opens the device and its network to whoever asks",
         "upnpd miniupnpd minissdpd ssdpd minidlna minidlnad upmpdcli igd",
         r"\b\w*(upnp|ssdp|dlna)\w*\b",
-        {("udp", 1900)},
+        # No port: every client of SSDP binds 1900.
     ),
     _kind(
         "netbios",
@@ -160,6 +162,18 @@ _SUPERVISORS = {
 }
 # Daemons that sites move to odd ports; a port alone says nothing about them.
 _OTHERS = {"sshd", "dropbear", "rsyslogd", "syslog-ng", "nginx", "lighttpd", "apache2"}
+# Any word that is no name of an instance.
+_INSTANCE = "sallyport"
+# Units that start what others told them to: masked, they would take much else along.
+_STARTERS = {"cron", "crond", "cronie", "anacron", "atd", "rc-local", "rc.local", "rcS", "ssh", "sshd", "init"} | {
+    "inetd", "openbsd-inetd", "inetutils-inetd", "xinetd", "docker", "containerd", "podman", "supervisor", "monit"
+}  # fmt: skip
+# Where these listen says their command line, or nothing and it is the usual port.
+_PORT_BY_ARGUMENT = {"telnet", "rsh", "finger"}
+_REMEDIES = {
+    "dnsmasq": "take enable-tftp out of its configuration",
+    "docker-proxy": "stop the container that publishes the port",
+}
 _INETD = ("inetd", "openbsd-inetd", "inetutils-inetd", "rlinetd")
 
 
@@ -170,6 +184,7 @@ class Finding:
     Attributes:
         kind: its family's name.
         sockets: where it listens now.
+        suspected: where something else listens that may be one; it is reported and left alone.
         processes: names of the processes that listen.
         units: systemd units that run or start it.
         entries: lines of boot files that start it.
@@ -182,6 +197,7 @@ class Finding:
 
     kind: str
     sockets: set[Socket] = field(default_factory=set)
+    suspected: set[Socket] = field(default_factory=set)
     processes: set[str] = field(default_factory=set)
     units: set[str] = field(default_factory=set)
     entries: list[boot_files.Entry] = field(default_factory=list)
@@ -196,7 +212,7 @@ class Finding:
         return {
             "service": self.kind,
             "why": _BY_NAME[self.kind].why,
-            "listens": [f"{port}/{protocol}" for protocol, port in sorted(self.sockets)],
+            "listens": [f"{port}/{protocol}" for protocol, port in sorted(self.sockets | self.suspected)],
             "processes": sorted(self.processes),
             "started_by": sorted(self.units) + [f"{entry.path}:{entry.line}" for entry in self.entries],
             "answers": list(self.answers),
@@ -242,9 +258,50 @@ def by_program(names: Iterable[str]) -> Kind | None:
     return next((kind for kind in KINDS if wanted & kind.programs), None)
 
 
-def by_words(text: str) -> Kind | None:
-    """The family whose words stand in a command or a unit's name."""
-    return next((kind for kind in KINDS if kind.words and re.search(kind.words, text, re.IGNORECASE)), None)
+# What packagers put around a daemon's name, and what says no more than that it is one.
+_AROUND = frozenset(
+    ["inetutils", "openbsd", "netkit", "gnu", "krb5", "busybox", "hpa", "ssl", "server", "daemon", "service"]
+)
+_INTERPRETER = re.compile(
+    r"(python|perl|ruby|node|nodejs|lua|php|tclsh|java|micropython|sh|ash|bash|dash)[\d.]*"
+)
+_FILE_SERVERS = frozenset(["httpd", "uhttpd", "thttpd", "mini_httpd", "darkhttpd", "webfsd", "http.server"])
+
+
+def by_name(stem: str) -> Kind | None:
+    """The family that a unit, a script or a folder is named after as a whole: ``block-telnet`` is named after none."""
+    rest = [word for word in re.split(r"[-_.]+", stem.lower()) if word not in _AROUND]
+    for name in (stem.lower(), *(rest if len(rest) == 1 else ())):
+        kind = by_program([name, f"{name}d"]) or next(
+            (one for one in KINDS if one.words and re.fullmatch(one.words, name, re.IGNORECASE)), None
+        )
+        if kind is not None:
+            return kind
+    return None
+
+
+def by_command(parts: Sequence[str]) -> Kind | None:
+    """The family of what is run: the program, the script of an interpreter, the folder of a server of files.
+
+    Any other word is what the program is told about, and that is no reason to stop it.
+    """
+    if not parts:
+        return None
+    program, arguments = posixpath.basename(parts[0].lstrip("-")), list(parts[1:])
+    kind = by_program([program])
+    if kind is not None:
+        return kind
+    if _INTERPRETER.fullmatch(program):
+        script = next((word for word in arguments if not word.startswith("-")), "")
+        program = posixpath.basename(script)
+        kind = by_name(re.sub(r"\.(py|pl|rb|js|lua|php|sh|jar|tcl)$", "", program)) if program else None
+        if kind is not None:
+            return kind
+    if program in _FILE_SERVERS:
+        for word, after in pairwise(arguments):
+            if word in ("-h", "-d", "-r", "--directory", "--root"):
+                return by_name(posixpath.basename(after.rstrip("/")))
+    return None
 
 
 def by_socket(socket: Socket) -> Kind | None:
@@ -259,9 +316,19 @@ def _entry_kind(entry: boot_files.Entry) -> Kind | None:
         return None
     if entry.kind in ("inetd", "xinetd"):
         named = next((kind for kind in KINDS if entry.name in kind.services), None)
-        return named or by_program([entry.name, *entry.programs]) or by_words(entry.command)
-    # A script's text is full of words; only a program that is called counts there.
-    return by_program(entry.programs) or (by_words(entry.command) if entry.kind != "rc" else None)
+        served = boot_files.words(entry.command)
+        found = named or by_program([entry.name, *entry.programs]) or by_command(boot_files.unwrapped(served))
+        # A shell for whoever connects is the oldest back door of all.
+        return found or (_BY_NAME["debug server"] if _is_shell(served) else None)
+    return next(
+        (kind for kind in map(by_command, boot_files.called(entry.command)) if kind is not None), None
+    )
+
+
+def _is_shell(served: list[str]) -> bool:
+    if len(served) > 1 and served[1] == posixpath.basename(served[0]):
+        served = [served[0], *served[2:]]
+    return boot_files.asks_nobody(shlex.join(served))
 
 
 def _loopback(address: str) -> bool:
@@ -269,6 +336,91 @@ def _loopback(address: str) -> bool:
         return ipaddress.ip_address(address.partition("%")[0]).is_loopback
     except ValueError:
         return False
+
+
+def _would_start(unit: Mapping[str, Any]) -> bool:
+    """Whether a unit runs, or would at the next boot."""
+    enabled = str(unit.get("enabled"))
+    if enabled == "masked":
+        return False
+    starts = enabled.startswith("enabled") or enabled in ("alias", "linked", "generated")
+    return starts or str(unit.get("active")) in ("active", "activating", "reloading", "listening")
+
+
+def asking(device: Mapping[str, Any]) -> str:
+    """sh that tells what systemd runs for each unit that would start; "" where there is no systemd.
+
+    A socket that starts one service for each caller is asked for by an instance of that service's template.
+    """
+    names = [
+        name
+        for name, unit in (device.get("units") or {}).items()
+        if name.endswith((".service", ".socket")) and _would_start(unit)
+    ]
+    if not names:
+        return ""
+    sockets = [name.rpartition(".")[0] for name in names if name.endswith(".socket")]
+    names += [f"{stem}@{_INSTANCE}.service" for stem in sockets if "@" not in stem]
+    names += [f"{stem}.service" for stem in sockets]
+    # systemctl knows no template by itself, and would end at the first one.
+    named = {name.replace("@.", f"@{_INSTANCE}.") for name in names}
+    asked = " ".join(shlex.quote(name) for name in sorted(named))
+    listed = " ".join(shlex.quote(f"{stem}.socket".replace("@.", f"@{_INSTANCE}.")) for stem in sockets)
+    more = f"$(systemctl show -p Triggers --value {listed} 2>/dev/null || :)" if sockets else ""
+    return f"systemctl show -p Id -p ExecStart -p Triggers {asked} {more} 2>/dev/null | blob unit_commands\n"
+
+
+def with_commands(device: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
+    """The device with what ``asking`` found out: ``unit_commands``, unit -> command lines, those of its service for a socket."""
+    commands: dict[str, list[str]] = {}
+    triggers: dict[str, list[str]] = {}
+    for block in reply.get("unit_commands").split("\n\n"):
+        lines = block.splitlines()
+        name = next((line[len("Id=") :] for line in lines if line.startswith("Id=")), "")
+        commands[name] = [
+            found[1]
+            for line in lines
+            if (found := re.match(r"ExecStart=\{.*? argv\[\]=(.*?) ; ignore_errors=", line))
+        ]
+        triggers[name] = [
+            each
+            for line in lines
+            if line.startswith("Triggers=")
+            for each in line[len("Triggers=") :].split()
+        ]
+    for name in list(commands):
+        # The template is what the probe names, and what is to be masked.
+        template = name.replace(f"@{_INSTANCE}.", "@.")
+        commands[template], triggers[template] = commands[name], triggers[name]
+    for name in [one for one in commands if one.endswith(".socket")]:
+        stem = name.rpartition(".")[0]
+        services = triggers[name] or [f"{stem}@{_INSTANCE}.service", f"{stem}.service"]
+        commands[name] = [command for one in services for command in commands.get(one, [])]
+    return {**device, "unit_commands": commands}
+
+
+def _by_commands(device: Mapping[str, Any], unit: str) -> Kind | None:
+    """The family of what systemd runs for this unit."""
+    commands: Mapping[str, Sequence[str]] = device.get("unit_commands") or {}
+    for command in commands.get(unit, ()):
+        parts = boot_files.unwrapped(boot_files.words(command))
+        kind = by_command(parts)
+        if kind is None and parts and posixpath.basename(parts[0]) in ("sh", "ash", "bash", "dash"):
+            kind = next((one for one in map(by_command, boot_files.called(" ".join(parts[2:]))) if one), None)
+        if kind is not None:
+            return kind
+    return None
+
+
+def _logs_in_by_itself(device: Mapping[str, Any], unit: str) -> bool:
+    """Whether a unit of another name than systemd's gettys is a console that asks nobody (autologin@.service)."""
+    commands: Mapping[str, Sequence[str]] = device.get("unit_commands") or {}
+    for command in commands.get(unit, ()):
+        parts = boot_files.unwrapped(boot_files.words(command))
+        program = posixpath.basename(parts[0]) if parts else ""
+        if program in ("getty", "agetty", "mingetty", "login") and boot_files.asks_nobody(command):
+            return True
+    return False
 
 
 def find(device: Mapping[str, Any], allow: Mapping[str, str]) -> list[Finding]:
@@ -304,25 +456,22 @@ def find(device: Mapping[str, Any], allow: Mapping[str, str]) -> list[Finding]:
                 )
     units: Mapping[str, Mapping[str, Any]] = device.get("units") or {}
     for name, unit in units.items():
-        if not name.endswith((".service", ".socket")) or str(unit.get("enabled")) == "masked":
+        if not name.endswith((".service", ".socket")) or not _would_start(unit):
             continue
         stem = name.rpartition(".")[0].partition("@")[0]
-        starts = str(unit.get("enabled")).startswith("enabled") or unit.get("enabled") in (
-            "alias",
-            "linked",
-            "generated",
-        )
-        if not starts and str(unit.get("active")) not in ("active", "activating", "reloading", "listening"):
-            continue
-        # telnet.socket, tftp.service: units often go without the daemon's d.
-        kind = by_program([stem, f"{stem}d"]) or by_words(stem)
+        # telnet.socket, tftp.service: units often go without the daemon's d; others have a name that says nothing.
+        kind = by_name(stem) or _by_commands(device, name)
+        if kind is None and "getty" not in stem and _logs_in_by_itself(device, name):
+            kind = _BY_NAME["console"]
         if kind is not None:
             finding(kind).units.add(name)
-    _listeners(device, finding, inetd_ports)
+    _listeners(device, finding, found.get, inetd_ports)
     return [found[kind.name] for kind in KINDS if kind.name in found]
 
 
-def _listeners(device: Mapping[str, Any], finding: Any, inetd_ports: Mapping[Socket, Kind]) -> None:
+def _listeners(
+    device: Mapping[str, Any], finding: Any, finding_of: Any, inetd_ports: Mapping[Socket, Kind]
+) -> None:
     commands = {
         int(process["pid"]): str(process.get("command", "")) for process in device.get("processes") or []
     }
@@ -333,26 +482,76 @@ def _listeners(device: Mapping[str, Any], finding: Any, inetd_ports: Mapping[Soc
         process, unit = str(listener.get("process", "")), str(listener.get("unit", ""))
         command = commands.get(int(listener.get("pid") or 0), "")
         supervised = process in _SUPERVISORS and process not in ("busybox", "sh")
-        kind = inetd_ports.get(socket) or by_socket(socket)
+        kind = inetd_ports.get(socket) if supervised else None
+        if kind is None and supervised and unit.endswith(".socket"):
+            kind = by_name(unit.rpartition(".")[0]) or _by_commands(device, unit)
+        if kind is None and supervised:
+            served = by_socket(socket)
+            known = finding_of(served.name) if served else None
+            if known is not None and any(one.kind in ("inetd", "xinetd") for one in known.entries):
+                kind = served
         if not supervised:
-            programs = [process, *boot_files.words(command)[:2]]
-            kind = by_program(programs) or by_words(command) or (by_words(unit) if unit else None) or kind
-            if kind is not None and process in _OTHERS:
+            parts = boot_files.unwrapped(boot_files.words(command))
+            kind = by_program([process]) or by_command(parts)
+            if kind is None and unit:
+                kind = by_name(unit.rpartition(".")[0].partition("@")[0])
+            if process in _OTHERS:
                 continue
         if kind is None:
+            kind = by_socket(socket)
+            if kind is not None:
+                _suspect(finding(kind), socket, process, unit)
             continue
         entry = finding(kind)
         entry.sockets.add(socket)
         if process:
             entry.processes.add(process)
-        if unit.endswith((".service", ".socket")) and not supervised:
+        own = unit.endswith((".service", ".socket")) and _is_unit_of(device, unit, kind)
+        if own and (not supervised or unit.endswith(".socket")):
             entry.units.add(unit)
-        if supervised and unit.endswith(".socket"):
-            entry.units.add(unit)
-        if not entry.units and not entry.entries:
+            continue
+        if not _accounts(entry, socket, supervised):
             text = f"{process or 'an unknown process'} listens on {socket[1]}/{socket[0]}, and nothing that starts it was found"
             if text not in entry.unhandled:
                 entry.unhandled.append(text)
+
+
+def _is_unit_of(device: Mapping[str, Any], unit: str, kind: Kind) -> bool:
+    """Whether a unit in which one of a family runs is there for it, and not one that starts many things."""
+    stem = unit.rpartition(".")[0].partition("@")[0]
+    if stem in _STARTERS:
+        return False
+    known = (device.get("unit_commands") or {}).get(unit)
+    return not known or kind in (by_name(stem), _by_commands(device, unit))
+
+
+def _suspect(entry: Finding, socket: Socket, process: str, unit: str) -> None:
+    entry.suspected.add(socket)
+    remedy = _REMEDIES.get(process) or (
+        f"systemctl mask --now {unit}" if unit else "stop it where it is started"
+    )
+    entry.unhandled.append(
+        f"{process or 'an unknown process'}{f' ({unit})' if unit else ''} listens on {socket[1]}/{socket[0]}, where "
+        f"{entry.kind} is expected; it was left alone, because a port does not tell what a program is. If it is one: {remedy}"
+    )
+
+
+def _accounts(entry: Finding, socket: Socket, supervised: bool) -> bool:
+    """Whether a line that starts this family starts what listens on this very socket.
+
+    A second daemon beside one that is known would come back with the next boot.
+    """
+    if supervised:
+        return any(one.kind in ("inetd", "xinetd") for one in entry.entries) or bool(entry.units)
+    lines = [one for one in entry.entries if one.kind not in ("inetd", "xinetd")]
+    if entry.kind not in _PORT_BY_ARGUMENT:
+        # Their ports stand in files of their own.
+        return bool(lines or entry.units)
+    for one in lines:
+        said = [int(text) for text in re.findall(r"-p\s*(?:\S*:)?(\d+)\b", one.command)]
+        if socket[1] in said or (not said and socket in _BY_NAME[entry.kind].ports):
+            return True
+    return False
 
 
 def judge_snmp(
@@ -369,7 +568,8 @@ def judge_snmp(
         words: every community that was tried, secret.
     """
     agent.answers = answers.versions
-    if answers.clear_text:
+    # A community that answers others than us, by their address, is in clear text just the same.
+    if answers.clear_text or ("3" in answers.versions and snmp.communities(texts.values())):
         edits = snmp.without_communities(texts)
         if edits is not None:
             agent.edits = edits
@@ -496,7 +696,8 @@ def _commands(
 ) -> None:
     kinds = {boot_files.kind_of(path) for path in texts}
     if units:
-        listed = " ".join(shlex.quote(unit) for unit in sorted(units))
+        # A template cannot be stopped, what was started from it can.
+        listed = " ".join(shlex.quote(unit.replace("@.", "@*.")) for unit in sorted(units))
         templates = " ".join(
             shlex.quote(f"{unit.rpartition('.')[0]}@*.service")
             for unit in sorted(units)

@@ -120,7 +120,7 @@ def test_a_line_of_a_boot_script_leaves_a_command_behind_so_that_its_block_stays
 
 
 @pytest.mark.parametrize(
-    "line", ["telnetd \\", "if telnetd; then", "start() { telnetd", "[ -x /sbin/telnetd ] &&"]
+    "line", ["telnetd \\", "if telnetd; then", "start() { telnetd", "[ -x /sbin/telnetd ] && telnetd ||"]
 )
 def test_a_line_that_cannot_go_alone_is_reported_and_left(line: str) -> None:
     one = device(files={"/etc/init.d/rcS": f"#!/bin/sh\n{line}\n"}, listening=[socket("tcp", 23, "telnetd")])
@@ -244,6 +244,22 @@ def test_a_client_in_a_crontab_is_no_server() -> None:
         ("ttyS0::respawn:/sbin/getty -n -l /bin/sh 115200 ttyS0", True),
         ("ttyS0::respawn:/sbin/agetty --autologin root 115200 ttyS0", True),
         ("ttyS0::respawn:/bin/login -f root", True),
+        ("ttyS0::respawn:/sbin/getty -nl /bin/sh 115200 ttyS0", True),
+        ("ttyS0::respawn:/sbin/getty -n -l/bin/sh 115200 ttyS0", True),
+        ("ttyS0::respawn:/sbin/agetty --login-program=/bin/sh 115200 ttyS0", True),
+        ("ttyS0::respawn:/bin/cttyhack /bin/sh", True),
+        ("ttyS0::respawn:setsid cttyhack sh", True),
+        ("ttyS0::respawn:setsid -c /bin/sh", True),
+        ("ttyS0::respawn:/bin/login -froot", True),
+        ("ttyS0::respawn:/sbin/agetty -aroot 115200 ttyS0", True),
+        ("ttyS0::respawn:/sbin/agetty --skip-login -o '-f root' 115200 ttyS0", True),
+        ("ttyS0::respawn:/sbin/agetty --skip-login --login-options '-p -f root' ttyS0", True),
+        ("ttyS0::respawn:/bin/sh -c 'exec sh -l'", True),
+        ("ttyS0::respawn:/usr/bin/env sh", True),
+        ("ttyS0::respawn:su -", True),
+        ("ttyS0::respawn:/sbin/agetty -o '-p -- \\u' --noclear ttyS0", False),
+        ("ttyS0::respawn:/sbin/getty -l /bin/login 115200 ttyS0", False),
+        ("::respawn:su -c /opt/meter", False),
         ("::askfirst:/bin/login", False),
         ("ttyS0::respawn:/sbin/getty -L ttyS0 115200 vt100", False),
         ("ttyS0::respawn:/sbin/agetty -f /etc/issue.gw 115200 ttyS0", False),
@@ -306,3 +322,213 @@ def test_who_packaged_a_listener_is_asked_of_the_devices_own_tool() -> None:
     assert owners.asking({**one, "packages": "none"}, [listener]) == owners.asking(one, []) == ""
     owners.fill(one, [listener], Reply((("owner", "exporter /usr/bin/node_exporter"),), 0))
     assert listener["package"] == "exporter"
+
+
+def running(*commands: tuple[int, str]) -> list[dict[str, Any]]:
+    return [{"pid": pid, "ppid": 1, "name": "", "command": command} for pid, command in commands]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "port", "process", "unit", "kind"),
+    [("tcp", 445, "docker-proxy", "docker.service", "netbios"), ("udp", 69, "dnsmasq", "dnsmasq.service", "tftp"),
+     ("tcp", 23, "meterd", "meter.service", "telnet"), ("tcp", 23, "inetd", "inetd.service", "telnet")],
+)  # fmt: skip
+def test_a_program_of_another_kind_is_reported_for_its_port_and_never_stopped(
+    protocol: str, port: int, process: str, unit: str, kind: str
+) -> None:
+    one = device(
+        listening=[socket(protocol, port, process, unit)],
+        units={unit: {"active": "active", "enabled": "enabled", "path": ""}},
+    )
+    (found,) = legacy.find(one, {})
+    assert found.kind == kind and not legacy.plan(one, [found])
+    assert found.report()["listens"] == [f"{port}/{protocol}"]
+    assert f"{process} ({unit}) listens on {port}/{protocol}, where {kind} is expected" in found.unhandled[0]
+    assert legacy.find(one, {kind: "wanted"})[0].reason == "wanted"
+
+
+def test_a_client_of_ssdp_is_no_upnp_service() -> None:
+    one = device(listening=[socket("udp", 1900, "hass", "home-assistant.service")])
+    assert legacy.find(one, {}) == []
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "block-telnet.service",
+        "prometheus-snmpd-exporter.service",
+        "tr069-watchdog.service",
+        "no-ftpd.service",
+    ],
+)
+def test_a_unit_with_one_of_the_words_in_its_name_is_left_alone(unit: str) -> None:
+    assert legacy.find(device(units={unit: {"active": "active", "enabled": "enabled", "path": ""}}), {}) == []
+
+
+@pytest.mark.parametrize(
+    ("process", "command"),
+    [
+        ("mosquitto", "/usr/sbin/mosquitto -c /etc/mosquitto/upnp.conf"),
+        ("node", "node /srv/portal/index.js --hide telnetd"),
+        ("process-exporter", "process-exporter -procnames sshd,snmpd,nginx telnetd"),
+        ("python3", "python3 /opt/block-telnet.py telnetd"),
+    ],
+)
+def test_a_word_in_the_arguments_stops_nobody(process: str, command: str) -> None:
+    one = device(
+        listening=[socket("tcp", 1883, process, f"{process}.service")], processes=running((9, command))
+    )
+    assert legacy.find(one, {}) == []
+    script = {"/etc/rc.local": f"#!/bin/sh\n{command} &\n"}
+    assert legacy.find(device(files=script), {}) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python3 /opt/telnetd.py",
+        "/usr/bin/perl -w /srv/telnet-server.pl",
+        "busybox telnetd -p 24",
+        "nice -n 5 telnetd",
+    ],
+)
+def test_an_interpreter_and_a_wrapper_are_what_they_run(command: str) -> None:
+    one = device(
+        listening=[socket("tcp", 24, command.split()[0], "x.service")], processes=running((9, command))
+    )
+    assert kinds(legacy.find(one, {})) == ["telnet"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["killall telnetd", "rm -f /usr/sbin/telnetd", "chmod 000 /usr/sbin/in.ftpd", "pidof telnetd && killall telnetd",
+     "iptables -A INPUT -p tcp --dport 23 -m comment --comment telnetd -j DROP", "systemctl stop telnetd",
+     "start-stop-daemon -K -x /usr/sbin/telnetd", "command -v telnetd >/dev/null", "PIDFILE=/var/run/telnetd",
+     "echo telnetd", "[ -x /usr/sbin/telnetd ] && rm /usr/sbin/telnetd"],
+)  # fmt: skip
+def test_a_line_that_stops_or_names_a_service_starts_none(line: str) -> None:
+    assert legacy.find(device(files={"/etc/rc.local": f"#!/bin/sh\n{line}\n"}), {}) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["telnetd -l /bin/sh &", "start-stop-daemon -S -b -x /usr/sbin/telnetd -- -F", "(sleep 5; telnetd) &",
+     "[ -x /usr/sbin/telnetd ] && /usr/sbin/telnetd", "DAEMON=/usr/sbin/telnetd", "nohup busybox telnetd -F >/dev/null 2>&1 &",
+     "killall telnetd; telnetd -p 24", "procd_set_param command /usr/sbin/telnetd -F", "sh -c 'sleep 3; telnetd'",
+     "while :; do telnetd -F; done &", "export DAEMON=telnetd"],
+)  # fmt: skip
+def test_a_line_that_starts_one_is_found_however_it_is_wrapped(line: str) -> None:
+    assert kinds(legacy.find(device(files={"/etc/rc.local": f"#!/bin/sh\n{line}\n"}), {})) == ["telnet"]
+
+
+def test_a_second_daemon_that_nothing_starts_does_not_hide_behind_the_first() -> None:
+    one = device(
+        files={"/etc/inittab": "::respawn:/usr/sbin/telnetd -F\n"},
+        listening=[socket("tcp", 23, "telnetd", pid=8), socket("tcp", 9923, "telnetd", pid=9)],
+        processes=running((8, "/usr/sbin/telnetd -F"), (9, "telnetd -p 9923 -l /bin/sh")),
+    )
+    (found,) = legacy.find(one, {})
+    assert found.unhandled == ["telnetd listens on 9923/tcp, and nothing that starts it was found"]
+    one["files"]["/etc/inittab"] += "::respawn:telnetd -F -p 9923 -l /bin/sh\n"
+    assert legacy.find(one, {})[0].unhandled == []
+
+
+@pytest.mark.parametrize("unit", ["cron.service", "rc-local.service", "docker.service", "ssh.service"])
+def test_a_unit_that_starts_what_others_told_it_to_is_never_masked(unit: str) -> None:
+    one = device(listening=[socket("tcp", 2323, "telnetd", unit)], processes=running((9, "telnetd -p 2323")))
+    (found,) = legacy.find(one, {})
+    assert not legacy.plan(one, [found]).files and found.unhandled
+    one["files"] = {"/var/spool/cron/crontabs/root": "@reboot telnetd -p 2323\n"}
+    (found,) = legacy.find(one, {})
+    assert found.unhandled == [] and [entry["dest"] for entry in legacy.plan(one, [found]).files] == [
+        *one["files"]
+    ]
+
+
+@pytest.mark.parametrize("path", ["/etc/crontab", "/etc/cron.d/help"])
+def test_the_user_of_a_system_crontab_is_no_part_of_the_command(path: str) -> None:
+    files = {
+        path: "@reboot\troot  /usr/sbin/telnetd -p 9923\n",
+        "/etc/crontabs/root": "@reboot telnetd -p 24\n",
+    }
+    one = device(files=files, listening=[socket("tcp", 9923, "telnetd"), socket("tcp", 24, "telnetd")])
+    plan = legacy.plan(one, legacy.find(one, {}))
+    assert "( /usr/sbin/telnetd -p 9923 ) </dev/null >/dev/null 2>&1 &" in plan.revert
+    assert "( telnetd -p 24 ) </dev/null >/dev/null 2>&1 &" in plan.revert
+
+
+def test_an_xinetd_service_is_read_whatever_white_space_it_is_written_with() -> None:
+    text = "service\ttelnet\n{\n\tserver = /usr/sbin/in.telnetd\n\tport = 2323\n}\n"
+    one = device(files={"/etc/xinetd.d/x": text}, listening=[socket("tcp", 2323, "xinetd", "xinetd.service")])
+    (found,) = legacy.find(one, {})
+    assert found.kind == "telnet" and found.unhandled == []
+    after = str(legacy.plan(one, [found]).files[0]["content"])
+    assert list(boot_files.entries("/etc/xinetd.d/x", after)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/etc/inetd.conf", "2323 stream tcp nowait root /bin/sh sh -i\n"),
+        (
+            "/etc/xinetd.d/x",
+            "service help\n{\ntype = UNLISTED\nserver = /bin/sh\nserver_args = -i\nport = 2323\n}\n",
+        ),
+    ],
+)
+def test_a_shell_that_inetd_serves_goes(path: str, text: str) -> None:
+    process = "inetd" if "inetd.conf" in path else "xinetd"
+    one = device(files={path: text}, listening=[socket("tcp", 2323, process, f"{process}.service")])
+    (found,) = legacy.find(one, {})
+    assert (found.kind, found.unhandled, found.sockets) == ("debug server", [], {("tcp", 2323)})
+    assert path in {entry["dest"] for entry in legacy.plan(one, [found]).files}
+    script = text.replace("sh -i", "sh /opt/x").replace("server_args = -i", "server_args = /opt/x")
+    assert legacy.find(device(files={path: script}), {}) == []
+
+
+SHOWN = """\
+Id=maint.service
+ExecStart={ path=/usr/sbin/telnetd ; argv[]=/usr/sbin/telnetd -F -p 2323 ; ignore_errors=no ; start_time=[n/a] ; pid=0 }
+
+Id=help.socket
+Triggers=
+
+Id=help@sallyport.service
+ExecStart={ path=/usr/sbin/in.telnetd ; argv[]=/usr/sbin/in.telnetd ; ignore_errors=yes ; start_time=[n/a] ; pid=0 }
+
+Id=away.socket
+Triggers=care.service
+
+Id=care.service
+ExecStart={ path=/bin/sh ; argv[]=/bin/sh -c sleep 3; exec /usr/sbin/atftpd --daemon ; ignore_errors=no ; pid=0 }
+
+Id=autologin@sallyport.service
+ExecStart={ path=/sbin/agetty ; argv[]=/sbin/agetty --autologin root --noclear sallyport ; ignore_errors=yes ; pid=0 }
+
+Id=watch.service
+ExecStart={ path=/opt/watch ; argv[]=/opt/watch telnetd ; ignore_errors=no ; pid=0 }
+"""
+
+
+def test_what_a_unit_runs_counts_and_not_what_it_is_called() -> None:
+    up, later = {"active": "active", "enabled": "static"}, {"active": "inactive", "enabled": "enabled"}
+    one = device(
+        units={"maint.service": later, "help.socket": up, "away.socket": later, "watch.service": up, "autologin@.service": later,
+               "off.service": {"active": "inactive", "enabled": "disabled"}},
+        listening=[socket("tcp", 2324, "systemd", "help.socket", pid=1), socket("tcp", 77, "telnetd", "watch.service")],
+    )  # fmt: skip
+    asked = legacy.asking(one)
+    assert "autologin@sallyport.service" in asked and "@." not in asked
+    assert "help@sallyport.service" in asked and "maint.service" in asked and "off.service" not in asked
+    assert "Triggers --value away.socket" in asked.replace("help.socket ", "").replace(" help.socket", "")
+    one = legacy.with_commands(one, Reply((("unit_commands", SHOWN),), 0))
+    found = {each.kind: each for each in legacy.find(one, {})}
+    assert found["telnet"].units == {"maint.service", "help.socket"} and found["tftp"].units == {
+        "away.socket"
+    }
+    assert ("tcp", 2324) in found["telnet"].sockets
+    assert found["telnet"].unhandled == ["telnetd listens on 77/tcp, and nothing that starts it was found"]
+    masked = {entry["dest"].rpartition("/")[2] for entry in legacy.plan(one, [*found.values()]).files}
+    assert masked == {"maint.service", "help.socket", "away.socket", "autologin@.service"}
+    assert "'autologin@*.service'" in legacy.plan(one, [*found.values()]).activate[0]
+    assert legacy.asking(device()) == ""

@@ -140,3 +140,15 @@ def test_the_proof_fails_as_long_as_a_community_is_answered_or_version_3_is_not(
     program = program.replace("left=10", "left=0")
     done = subprocess.run(["/bin/sh", "-eu", "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stderr
+
+
+def test_a_community_for_other_addresses_than_ours_is_a_way_in_too() -> None:
+    path = "/etc/snmp/snmpd.conf"
+    three = snmp.Answers(True, ("3",))
+    one = finding(three, {path: "rocommunity s3cret 10.9.9.9\nrocommunity6 other\nrouser boss\n"})
+    assert one.reason == ""
+    (file,) = plan(one).files
+    assert [line for line in file["content"].splitlines() if not line.startswith("#")] == ["rouser boss"]
+    gone = finding(three, {path: "rocommunity s3cret 10.9.9.9\n"})
+    assert gone.reason == "" and plan(gone).files[0]["link"] == "/dev/null"
+    assert finding(three, {path: file["content"]}).reason
