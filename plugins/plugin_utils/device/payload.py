@@ -320,11 +320,13 @@ def stage(
         for source in sources:
             parts.append(b'cat "$STATE/"' + quote(source) + b' >>"$S/' + name.encode() + b'"\n')
     parts.append(_checks(transaction, changed))
+    if any(item.replaces for _, item in changed):
+        parts.append(_DIGEST)
     for _, item in changed:
         if item.replaces:
             # Asked once more: somebody may have changed it since the question, a password for example.
             parts.append(
-                b"case $(sha256sum <%s 2>/dev/null) in %s*) ;; *) say refused %s; exit 1 ;; esac\n"
+                b"case $(digest <%s 2>/dev/null) in %s*) ;; *) say refused %s; exit 1 ;; esac\n"
                 % (
                     quote(item.dest),
                     quote(item.replaces),
