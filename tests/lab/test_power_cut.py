@@ -98,7 +98,17 @@ MOMENTS: dict[str, tuple[dict[str, object], str, str]] = {
     "verifying": ({"verify": STAY}, "test -e /run/reached", "old"),
     "waiting for the confirmation": ({"verify": ["true"]}, "test -e /var/lib/sallyport/armed/tx/live", "old"),
     "reverting": ({"revert": STAY, "verify": ["false"]}, "test -e /run/reached", "old"),
-    "settling": ({"activate": ["true"], "verify": ["true"], "settle": STAY}, "test -e /run/reached", "new"),
+    "settling": (
+        # Nothing of it says anything to sshd, so no new one has to answer.
+        {
+            "activate": ["true"],
+            "verify": ["true"],
+            "settle": STAY,
+            "confirm": {"seconds": 200, "new_daemon": False},
+        },
+        "test -e /run/reached",
+        "new",
+    ),
 }
 # A setting that lets nobody in any more, and the command that makes it live.
 SHUT = {
