@@ -326,7 +326,9 @@ LOGIN_PROMPT = re.compile(rb"(?i)(?<!last )(login|user ?name|user)\s*:\s*$")
 PASSWORD_PROMPT = re.compile(rb"(?i)password[^\r\n]*:\s*$")
 SHELL_PROMPT = re.compile(rb"[#$>%]\s*$")
 COUNTED = re.compile(rb"sally42port")
-REFUSAL = re.compile(rb"(?i)(incorrect|invalid|denied|failure|bad password)")
+REFUSAL = re.compile(rb"(?i)(incorrect|invalid|denied|failure|bad password|bad salt)")
+"""What a login program says to a wrong password; the last is BusyBox before an account whose field is no hash, so that
+nothing can ever match: it ends there, at once."""
 ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 """A shell with line editing asks for the cursor's place right behind its prompt."""
 QUIET = 0.2

@@ -138,6 +138,29 @@ def test_a_refusal_followed_by_hanging_up_is_a_refusal() -> None:
     assert (result["refused"], result["not_assessed"]) == (4, 0)
 
 
+def test_an_account_that_busybox_cannot_judge_does_not_end_the_trial_for_the_others() -> None:
+    def talk(connection: socket.socket) -> None:
+        lines = connection.makefile("rb")
+        connection.sendall(b"gateway login: ")
+        user = lines.readline().strip()
+        connection.sendall(b"Password: ")
+        password = lines.readline().strip()
+        if user == b"root":  # "*" in its field: crypt(3) gives nothing, and login ends
+            connection.sendall(b"\r\nlogin: bad salt\r\n")
+        elif password == b"four":
+            connection.sendall(b"\r\n~ # ")
+            connection.sendall(ash(lines.readline().decode().strip()).encode())
+            lines.readline()
+        else:
+            connection.sendall(b"\r\nLogin incorrect\r\n")
+
+    # More than are tried at once, so that the trial must go on behind them.
+    pairs = [*((9 + number, "root", f"wrong {number}") for number in range(18)), *PAIRS]
+    with device(talk) as service:
+        result = try_logins.try_service(service, pairs, set(), time.monotonic() + 60)
+    assert (result["accepted"], result["not_assessed"]) == (["admin"], 0)
+
+
 def test_nothing_is_tried_from_the_address_of_the_controller() -> None:
     with device(login_program({"root": "one"}, ash)) as service:
         result = tried(service, frozenset({"127.0.0.1"}))
