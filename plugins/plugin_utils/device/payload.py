@@ -271,8 +271,8 @@ def stage(
         b"umask 077\n",
         b"STATE=" + state + b" ID=" + quote(identity) + b'\nS="$STATE/stage.$ID"\n',
         first,
-        # mkdir -p under this umask would close /var/lib too if it had to make it.
-        b'(umask 022; mkdir -p "${STATE%/*}")\n[ -d "$STATE" ] || mkdir "$STATE"\nchmod 700 "$STATE" 2>/dev/null || :\n',
+        # mkdir -p under this umask would close /var/lib too if it had to make it. Another controller may be quicker.
+        b'(umask 022; mkdir -p "${STATE%/*}")\n[ -d "$STATE" ] || mkdir "$STATE" || [ -d "$STATE" ]\nchmod 700 "$STATE" 2>/dev/null || :\n',
         b'mkdir "$S" "$S/new"\n',
         # The same mark as `sign` makes: whose program is gone, his stage may be swept away.
         b'read -r line </proc/$$/stat\n(set -- ${line##*) }; shift 19; printf \'%s %s\\n\' $$ "$1" >"$S/program")\n',
