@@ -272,6 +272,35 @@ static int in_list(const char *list, const char *word) {
     return 0;
 }
 
+/* The process that started it, or 0. */
+static pid_t parent_of(pid_t pid) {
+    char path[PATH_MAX], text[1024];
+    snprintf(path, sizeof path, "%s/proc/%d/stat", root, pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC), parent = 0;
+    if (fd < 0) return 0;
+    ssize_t size = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (size <= 0) return 0;
+    text[size] = 0;
+    char *name_end = strrchr(text, ')');
+    if (!name_end || sscanf(name_end + 1, " %*c %d", &parent) != 1) return 0;
+    return parent;
+}
+
+/* A newborn waits for its parent's report, which tells its role. A parent that was killed in fork() never reports: the
+ * newborn of a session that was cut dies with it, any other one goes on. */
+static void end_waiting_for_the_dead(void) {
+    for (int i = 0; i < used; i++) {
+        struct tracee *born = &tracees[i];
+        if (!born->pid || born->stopped_new != 1) continue;
+        pid_t parent = parent_of(born->pid);
+        if (parent > 0 && find(parent, 0)) continue;
+        born->stopped_new = 0;
+        if (!strcmp(mode, "session")) kill(born->pid, SIGKILL);
+        else ptrace(PTRACE_CONT, born->pid, 0, 0);
+    }
+}
+
 /* One side of one call. Returns 1 when the process that made the call is dead now. */
 static int point(struct tracee *tracee, int number, const char *when, const char *name, const char *what) {
     char hash[20] = "-";
@@ -398,11 +427,13 @@ int main(int argc, char **argv) {
         struct tracee *tracee = find(pid, 0);
         if (WIFEXITED(status) || WIFSIGNALED(status)) {
             if (tracee) tracee->pid = 0;
+            if (injected) end_waiting_for_the_dead();
             continue;
         }
         int event = status >> 16, signal_number = WSTOPSIG(status);
         if (!tracee) { /* a child whose parent's report is still on its way: its role comes with that */
             find(pid, 1)->stopped_new = 1;
+            if (injected) end_waiting_for_the_dead();
             continue;
         }
         if (event == PTRACE_EVENT_FORK || event == PTRACE_EVENT_VFORK || event == PTRACE_EVENT_CLONE) {
