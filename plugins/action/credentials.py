@@ -319,36 +319,21 @@ class ActionModule(ActionBase):
         exchange: Exchange,
     ) -> dict[str, Any]:
         after = _texts(found, new, tidying)
+        paths = [path for path, text in found.texts.items() if after[path] != text or path in tidying.modes]
+        paths += [path for path in tidying.modes if path not in found.texts]
         files = []
-        for path, text in found.texts.items():
-            if after[path] == text and path not in tidying.modes:
-                continue
+        for path in paths:
             mode, owner, group = tidying.modes.get(path, ("keep", "root", "root"))
-            content = after[path].encode("utf-8", "surrogateescape")
-            # Nobody else's change may be undone; see reading.Found.replaces.
+            text = after[path] if path in found.texts else found.reply.get(path)
             files.append(
                 File(
                     path,
-                    content=content,
+                    content=text.encode("utf-8", "surrogateescape"),
                     mode=mode,
                     owner=owner,
                     group=group,
                     secret=True,
-                    replaces=found.replaces(path),
-                )
-            )
-        for path, (mode, owner, group) in tidying.modes.items():
-            if path in found.texts:
-                continue
-            content = found.reply.get(path).encode("utf-8", "surrogateescape")
-            files.append(
-                File(
-                    path,
-                    content=content,
-                    mode=mode,
-                    owner=owner,
-                    group=group,
-                    secret=True,
+                    # Nobody else's change may be undone; see reading.Found.replaces.
                     replaces=found.replaces(path),
                 )
             )

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device import commit
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import (
     ExchangeError,
@@ -31,6 +32,9 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange impo
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import Transaction
 
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="crash points need root: loop mounts and namespaces"
+)
 SHELLS = ("dash", "ash")
 MEDIA = {"default": "", "writeback": "noauto_da_alloc,data=writeback"}
 STATE = "/var/lib/sallyport"

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import shutil
+import signal
 import subprocess
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lab.fleet import load
 from lab.labs import Lab
+from tests.faults import trial
+from tests.faults.chamber import SHELLS, isolate, make_tools
 from tests.faults.counted import COUNTED
 from tests.faults.on_devices import Devices
+
+_JOBS = int(os.environ.get("SALLYPORT_FAULT_JOBS", "4"))  # trials mostly wait for the device's guards
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -82,3 +91,54 @@ def _other_core(asked: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.run([*pip, f"ansible-core=={core}.*", "netaddr"], check=True, capture_output=True)
         _CORES[asked] = folder / "bin"
     return _CORES[asked]
+
+
+@pytest.fixture(scope="session")
+def place() -> Iterator[Path]:
+    """A short-lived folder with the tracer and the tools; not pytest's own, which keeps what the last runs left."""
+    folder = Path(tempfile.mkdtemp(prefix="sallyport-faults-"))
+    source = Path(__file__).with_name("crashpoint.c")
+    subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-o", folder / "crashpoint", source], check=True)
+    make_tools(folder / "tools")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how a pool ends its processes
+    isolate()
+
+
+@pytest.fixture(scope="session")
+def apart() -> Iterator[Any]:
+    """Processes with mounts of their own, for trials side by side."""
+    with multiprocessing.get_context("fork").Pool(_JOBS, initializer=_begin) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="session")
+def settings(place: Path, apart: Any) -> Callable[[str, str, str], trial.Setting]:
+    made: dict[tuple[str, str], Path] = {}
+
+    def get(shell: str, medium: str, scenario: str) -> trial.Setting:
+        template = place / f"{shell}-{scenario}.img"
+        if (shell, scenario) not in made:
+            apart.apply(trial.prepare, (template, shell, place / "tools", scenario))
+            made[shell, scenario] = template
+        work = place / f"{shell}-{medium}-{scenario}"
+        return trial.Setting(shell, medium, scenario, place / "crashpoint", place / "tools", template, work)
+
+    return get
+
+
+@pytest.fixture
+def both_shells(
+    settings: Callable[[str, str, str], trial.Setting], apart: Any
+) -> Callable[..., dict[str, Any]]:
+    """What a trial, and what more it takes, gives with each shell."""
+
+    def run(function: Callable[..., Any], *arguments: Any, scenario: str = "confirmed") -> dict[str, Any]:
+        cases = [(settings(shell, "default", scenario), *arguments) for shell in SHELLS]
+        return dict(zip(SHELLS, apart.starmap(function, cases), strict=True))
+
+    return run

@@ -3,67 +3,20 @@ process, as the death of the controller's session, as a power cut, and as the mo
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
-import signal
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.faults import trial
-from tests.faults.chamber import MEDIA, SHELLS, isolate, make_tools
+from tests.faults.chamber import MEDIA, SHELLS, needs_root
 from tests.faults.counted import COUNTED
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0, reason="crash points need root: loop mounts and namespaces"
-)
-_JOBS = int(os.environ.get("SALLYPORT_FAULT_JOBS", "4"))  # trials mostly wait for the device's guards
+pytestmark = needs_root
 _SAMPLE = int(os.environ.get("SALLYPORT_FAULT_SAMPLE", "8"))
-
-
-@pytest.fixture(scope="session")
-def place() -> Iterator[Path]:
-    """A short-lived folder with the tracer and the tools; not pytest's own, which keeps what the last runs left."""
-    folder = Path(tempfile.mkdtemp(prefix="sallyport-faults-"))
-    source = Path(__file__).with_name("crashpoint.c")
-    subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-o", folder / "crashpoint", source], check=True)
-    make_tools(folder / "tools")
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _begin() -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how a pool ends its processes
-    isolate()
-
-
-@pytest.fixture(scope="session")
-def apart() -> Iterator[Any]:
-    """Processes with mounts of their own, for trials side by side."""
-    with multiprocessing.get_context("fork").Pool(_JOBS, initializer=_begin) as pool:
-        yield pool
-
-
-@pytest.fixture(scope="session")
-def settings(place: Path, apart: Any) -> Callable[[str, str, str], trial.Setting]:
-    made: dict[tuple[str, str], Path] = {}
-
-    def get(shell: str, medium: str, scenario: str) -> trial.Setting:
-        template = place / f"{shell}-{scenario}.img"
-        if (shell, scenario) not in made:
-            apart.apply(trial.prepare, (template, shell, place / "tools", scenario))
-            made[shell, scenario] = template
-        work = place / f"{shell}-{medium}-{scenario}"
-        return trial.Setting(shell, medium, scenario, place / "crashpoint", place / "tools", template, work)
-
-    return get
 
 
 def _chosen(items: Sequence[Any], thorough: bool, sample: int = _SAMPLE) -> list[Any]:
@@ -72,16 +25,13 @@ def _chosen(items: Sequence[Any], thorough: bool, sample: int = _SAMPLE) -> list
     return list(items[step // 2 :: step])
 
 
-def _own(function: Callable[..., list[str]], setting: trial.Setting, *arguments: Any) -> list[str]:
-    """Run a trial in a work folder of this process."""
-    return function(replace(setting, work=setting.work / str(os.getpid())), *arguments)
-
-
 def _all(
     apart: Any, function: Callable[..., list[str]], cases: Sequence[tuple[str, tuple[Any, ...]]]
 ) -> list[str]:
     """Run every case; a line for each that has problems, beginning with what was injected."""
-    running = [(what, apart.apply_async(partial(_own, function), arguments)) for what, arguments in cases]
+    running = [
+        (what, apart.apply_async(partial(trial.own, function), arguments)) for what, arguments in cases
+    ]
     found = []
     for what, result in running:
         try:

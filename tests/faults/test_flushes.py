@@ -14,7 +14,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device import hook, 
 
 from tests.faults import order, trial
 from tests.faults.chamber import SHELLS
-from tests.faults.test_crash_points import apart, place, settings  # noqa: F401  (fixtures)
 from tests.faults.test_mutations import _mutated, _once
 
 pytestmark = pytest.mark.skipif(
@@ -57,8 +56,8 @@ def _recorded(setting: trial.Setting, text: bytes, where: str) -> list[str]:
 def test_what_must_come_first_is_on_the_medium_first(
     shell: str,
     scenario: str,
-    settings: Any,  # noqa: F811
-    apart: Any,  # noqa: F811
+    settings: Any,
+    apart: Any,
 ) -> None:
     setting = settings(shell, "default", scenario)
     points = apart.apply(trial.record, (setting,))
@@ -66,7 +65,7 @@ def test_what_must_come_first_is_on_the_medium_first(
 
 
 @pytest.mark.parametrize(("where", "at"), _flushes(), ids=str)
-def test_a_lost_flush_is_caught(where: str, at: int, settings: Any, apart: Any) -> None:  # noqa: F811
+def test_a_lost_flush_is_caught(where: str, at: int, settings: Any, apart: Any) -> None:
     if where == "stage":
         text = b'sync -f "$S" 2>/dev/null || sync\n'
     else:
@@ -95,7 +94,7 @@ _SESSION = """  session\n  printf '%s\\n' "$peer" >"$TX/session"\n"""
     ],
     ids=["mark and flush", "files and activation", "copies and flush"],
 )
-def test_steps_in_the_wrong_order_are_caught(old: str, new: str, settings: Any, apart: Any) -> None:  # noqa: F811
+def test_steps_in_the_wrong_order_are_caught(old: str, new: str, settings: Any, apart: Any) -> None:
     for scenario in ("confirmed", "abandoned"):
         setting = settings("ash", "default", scenario)
         try:

@@ -12,12 +12,10 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device import genera
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import File, Transaction
 
 from tests.faults import trial
-from tests.faults.chamber import SHELLS, STATE, Chamber, ChamberExchange, wait_until
+from tests.faults.chamber import SHELLS, STATE, Chamber, ChamberExchange, needs_root, wait_until
 from tests.faults.counted import COUNTED
-from tests.faults.test_crash_points import apart, place, settings  # noqa: F401  (fixtures)
-from tests.faults.test_crash_points import pytestmark as _needs_root
 
-pytestmark = _needs_root
+pytestmark = needs_root
 FORGETS = ("/etc/users", "/etc/it's new")
 ROTATION = Transaction(
     name="rotate",
@@ -106,21 +104,17 @@ def _not_confirmed(setting: trial.Setting) -> list[str]:
 @pytest.mark.parametrize("how", [_whole, _cut_after_the_verdict], ids=["whole", "power cut"])
 def test_no_generation_keeps_what_leaked_once_the_rotation_is_decided(
     how: Callable[[Chamber], None],
-    settings: Any,  # noqa: F811
-    apart: Any,  # noqa: F811
+    both_shells: Callable[..., dict[str, Any]],
 ) -> None:
-    cases = [(settings(shell, "default", "confirmed"), how) for shell in SHELLS]
-    for shell, problems in zip(SHELLS, apart.starmap(_after, cases), strict=True):
+    for shell, problems in both_shells(_after, how).items():
         assert not problems, f"{shell}: {problems}"
     COUNTED.append(f"rotation, {how.__name__.strip('_')}, {' and '.join(SHELLS)}: nothing kept that leaked")
 
 
 def test_a_rotation_that_is_taken_back_at_boot_has_forgotten_nothing(
-    settings: Any,  # noqa: F811
-    apart: Any,  # noqa: F811
+    both_shells: Callable[..., dict[str, Any]],
 ) -> None:
-    cases = [(settings(shell, "default", "confirmed"),) for shell in SHELLS]
-    for shell, problems in zip(SHELLS, apart.starmap(_not_confirmed, cases), strict=True):
+    for shell, problems in both_shells(_not_confirmed).items():
         assert not problems, f"{shell}: {problems}"
 
 

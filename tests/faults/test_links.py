@@ -14,12 +14,10 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange impo
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import File, Transaction
 
 from tests.faults import trial
-from tests.faults.chamber import SHELLS, STATE, Chamber, ChamberExchange, wait_until
+from tests.faults.chamber import SHELLS, STATE, Chamber, ChamberExchange, needs_root, wait_until
 from tests.faults.counted import COUNTED
-from tests.faults.test_crash_points import apart, place, settings  # noqa: F401  (fixtures)
-from tests.faults.test_crash_points import pytestmark as _needs_root
 
-pytestmark = _needs_root
+pytestmark = needs_root
 
 
 def _with_file(dest: str) -> Transaction:
@@ -71,11 +69,9 @@ def _try_refused(setting: trial.Setting, what: str) -> str:
 @pytest.mark.parametrize("what", _REFUSED)
 def test_links_among_folders_hide_neither_a_mount_nor_a_file_that_is_named_twice(
     what: str,
-    settings: Any,  # noqa: F811
-    apart: Any,  # noqa: F811
+    both_shells: Callable[..., dict[str, Any]],
 ) -> None:
-    cases = [(settings(shell, "default", "confirmed"), what) for shell in SHELLS]
-    for shell, said in zip(SHELLS, apart.starmap(_try_refused, cases), strict=True):
+    for shell, said in both_shells(_try_refused, what).items():
         assert _REFUSED[what][1] in said, f"{shell}: {said}"
 
 
@@ -115,11 +111,9 @@ def _with_a_swapper(setting: trial.Setting, links: bool) -> list[str]:
 @pytest.mark.parametrize("links", [True, False], ids=["linked", "copied"])
 def test_who_owns_a_folder_cannot_turn_the_mode_of_a_new_file_on_another_one(
     links: bool,
-    settings: Any,  # noqa: F811
-    apart: Any,  # noqa: F811
+    both_shells: Callable[..., dict[str, Any]],
 ) -> None:
-    cases = [(settings(shell, "default", "confirmed"), links) for shell in SHELLS]
-    for shell, problems in zip(SHELLS, apart.starmap(_with_a_swapper, cases), strict=True):
+    for shell, problems in both_shells(_with_a_swapper, links).items():
         assert not problems, f"{shell}: {problems}"
 
 
@@ -153,11 +147,9 @@ def _way_back_through_a_planted_link(setting: trial.Setting) -> list[str]:
 
 
 def test_a_way_back_writes_through_no_link_that_was_planted(
-    settings: Any,  # noqa: F811
-    apart: Any,  # noqa: F811
+    both_shells: Callable[..., dict[str, Any]],
 ) -> None:
-    cases = [(settings(shell, "default", "confirmed"),) for shell in SHELLS]
-    for shell, problems in zip(SHELLS, apart.starmap(_way_back_through_a_planted_link, cases), strict=True):
+    for shell, problems in both_shells(_way_back_through_a_planted_link).items():
         assert not problems, f"{shell}: {problems}"
 
 
@@ -175,11 +167,9 @@ def _changed_meanwhile(setting: trial.Setting) -> str:
 
 
 def test_a_file_that_somebody_changes_after_the_question_is_not_replaced(
-    settings: Any,  # noqa: F811
-    apart: Any,  # noqa: F811
+    both_shells: Callable[..., dict[str, Any]],
 ) -> None:
-    cases = [(settings(shell, "default", "confirmed"),) for shell in SHELLS]
-    for shell, said in zip(SHELLS, apart.starmap(_changed_meanwhile, cases), strict=True):
+    for shell, said in both_shells(_changed_meanwhile).items():
         assert "/etc/users is not the file that this change was made for" in said, f"{shell}: {said}"
         assert said.endswith("set by hand\n"), f"{shell}: {said}"
 
@@ -204,10 +194,8 @@ def _with_a_stopped_guard(setting: trial.Setting) -> list[str]:
 
 
 def test_a_guard_that_is_stopped_does_not_keep_the_other_one_from_the_way_back(
-    settings: Any,  # noqa: F811
-    apart: Any,  # noqa: F811
+    both_shells: Callable[..., dict[str, Any]],
 ) -> None:
-    cases = [(settings(shell, "default", "abandoned"),) for shell in SHELLS]
-    for shell, problems in zip(SHELLS, apart.starmap(_with_a_stopped_guard, cases), strict=True):
+    for shell, problems in both_shells(_with_a_stopped_guard, scenario="abandoned").items():
         assert not problems, f"{shell}: {problems}"
     COUNTED.append(f"guard 1 stopped, {' and '.join(SHELLS)}: taken back by guard 2")

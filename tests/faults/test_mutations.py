@@ -15,7 +15,6 @@ import pytest
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device import payload
 
 from tests.faults import trial
-from tests.faults.test_crash_points import _own, apart, place, settings  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="crash points need root: loop mounts and namespaces"
@@ -84,7 +83,7 @@ _MUTATIONS: dict[str, tuple[tuple[str, str], str, Callable[..., list[str]], str,
 
 
 @pytest.mark.parametrize("what", _MUTATIONS)
-def test_a_program_that_is_broken_is_caught(what: str, settings: Any, apart: Any) -> None:  # noqa: F811
+def test_a_program_that_is_broken_is_caught(what: str, settings: Any, apart: Any) -> None:
     mutation, scenario, check, argument, base = _MUTATIONS[what]
     setting = settings("ash", "writeback", scenario)
     setting = replace(setting, work=setting.work / "mutation")
@@ -103,7 +102,7 @@ def _once(
         status = 1
         try:
             try:
-                found = _own(check, setting, program, argument)
+                found = trial.own(check, setting, program, argument)
             except Exception as error:
                 found = [repr(error)]
             os.write(writer, "\n".join(found).encode()[:60000])

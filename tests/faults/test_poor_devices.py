@@ -15,13 +15,11 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device import payloa
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import File, Transaction
 
 from tests.faults import trial
-from tests.faults.chamber import SHELLS, STATE, Chamber, ChamberExchange, wait_until
+from tests.faults.chamber import SHELLS, STATE, Chamber, ChamberExchange, needs_root, wait_until
 from tests.faults.counted import COUNTED
 from tests.faults.on_devices import Devices
-from tests.faults.test_crash_points import apart, place, settings  # noqa: F401  (fixtures)
-from tests.faults.test_crash_points import pytestmark as _needs_root
 
-pytestmark = _needs_root
+pytestmark = needs_root
 _FILE = {"dest": "/etc/trial", "content": "new\n"}
 _PROGRAM = Path(payload.__file__).with_name("program.sh")
 OTHER = Transaction(
@@ -91,12 +89,10 @@ _REFUSED: dict[str, tuple[Callable[[Chamber], str], str]] = {
 @pytest.mark.parametrize("what", _REFUSED)
 def test_a_device_that_cannot_take_the_change_refuses_it_by_name_and_stays_as_it_is(
     what: str,
-    settings: Any,  # noqa: F811
-    apart: Any,  # noqa: F811
+    both_shells: Callable[..., dict[str, Any]],
 ) -> None:
     prepare, message = _REFUSED[what]
-    cases = [(settings(shell, "default", "confirmed"), prepare) for shell in SHELLS]
-    for shell, (said, problems) in zip(SHELLS, apart.starmap(_refused, cases), strict=True):
+    for shell, (said, problems) in both_shells(_refused, prepare).items():
         assert re.search(message, said), f"{what}, {shell}: {said}"
         assert not problems, f"{what}, {shell}: {problems}"
     COUNTED.append(f"{what}, {' and '.join(SHELLS)}: refused")
@@ -176,11 +172,9 @@ _LEFT: dict[str, Callable[[Chamber], None]] = {
 @pytest.mark.parametrize("what", _LEFT)
 def test_what_another_controller_left_is_ended_or_waited_for_and_the_change_confirmed(
     what: str,
-    settings: Any,  # noqa: F811
-    apart: Any,  # noqa: F811
+    both_shells: Callable[..., dict[str, Any]],
 ) -> None:
-    cases = [(settings(shell, "default", "confirmed"), _LEFT[what]) for shell in SHELLS]
-    for shell, problems in zip(SHELLS, apart.starmap(_after, cases), strict=True):
+    for shell, problems in both_shells(_after, _LEFT[what]).items():
         assert not problems, f"{what}, {shell}: {problems}"
     COUNTED.append(f"{what}, {' and '.join(SHELLS)}: ended, then confirmed")
 

@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device import generations, payload
@@ -105,6 +107,11 @@ class Point:
 
     def __str__(self) -> str:
         return f"{self.when} call {self.number} of {self.role}: {self.what}"
+
+
+def own(function: Callable[..., list[str]], setting: Setting, *arguments: Any) -> list[str]:
+    """Run a trial in a work folder of this process."""
+    return function(replace(setting, work=setting.work / str(os.getpid())), *arguments)
 
 
 def prepare(template: Path, shell: str, tools: Path, scenario: str) -> None:
