@@ -293,7 +293,7 @@ daemon() { # PID, after about: one that takes logins, and no session of one
   [ "$above" != dropbear ] || return 1
   held=$(connections "$1")
   [ -n "$held" ] || return 0
-  sleep 1
+  sleep 1 # that moment
   for one in $(connections "$1"); do
     case "$held" in *" $one "*) return 1 ;; esac
   done
@@ -334,6 +334,7 @@ while [ "$before" != "$gone" ]; do
 done
 if [ "$gone" != ' ' ]; then
   kill $gone 2>/dev/null || :
+  # A moment to say goodbye, for those who would; nothing depends on how long it is.
   sleep 0.2 2>/dev/null || sleep 1
   kill -9 $gone 2>/dev/null || :
 fi

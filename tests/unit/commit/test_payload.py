@@ -65,6 +65,13 @@ def _run(shell: str, program: bytes, folder: Path) -> subprocess.CompletedProces
     )
 
 
+def _appears(path: Path) -> None:
+    end = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear in a minute"
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 @_quick
 @given(content=_content)
@@ -252,8 +259,7 @@ def test_a_session_that_is_gone_when_the_checks_end_leaves_nothing_staged(
         assert session.stdin and session.stdout
         session.stdin.write(_staging(state, check, arm))
         session.stdin.close()
-        while not (tmp_path / "checking").exists():
-            time.sleep(0.02)
+        _appears(tmp_path / "checking")
         assert list(state.glob("stage.*/new/1"))
         session.stdout.close()
         (tmp_path / "gone").touch()
@@ -270,8 +276,7 @@ def test_a_question_takes_away_what_killed_programs_have_staged_and_nothing_else
         assert session.stdin
         session.stdin.write(_staging(state, f"touch {tmp_path}/checking; exec sleep 100", True))
         session.stdin.close()
-        while not (tmp_path / "checking").exists():
-            time.sleep(0.02)
+        _appears(tmp_path / "checking")
         (state / "stage.unsigned").mkdir()
         wanted = Transaction("trial", state_dir=str(state))
 
