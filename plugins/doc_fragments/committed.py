@@ -17,7 +17,7 @@ options:
     type: int
     default: 10
   state_dir:
-    description: Where the device keeps generations; it must survive a power cut.
+    description: Where the device keeps generations; a folder of its own, which must survive a power cut.
     type: path
     default: /var/lib/sallyport
 """

@@ -65,7 +65,7 @@ RULES = {
         *_ARMED[1:],
         *_CONFIRMED,
         Rule("the table without the boot line, whole", r"^clear \w+ /etc/\.sallyport-inittab$", r"^clear rename\S* .* /etc/inittab$", _ETC),
-        Rule("no boot line before no lock", r"^clear rename\S* .* /etc/inittab$", r"^clear rename\S* \S+/sallyport ", _ETC),
+        Rule("no boot line before no lock", r"^clear rename\S* .* /etc/inittab$", r"^clear rename\S* \S+/armed ", _ETC),
     ),
 }  # fmt: skip
 

@@ -33,6 +33,12 @@ def _refused(chamber: Chamber, change: Transaction) -> str:
     return "it was confirmed"
 
 
+def _state_among_the_files_of_others(chamber: Chamber) -> str:
+    chamber.sh("mkdir -m 755 /srv; echo mine >/srv/shop.db")
+    said = _refused(chamber, replace(trial.CHANGE, state_dir="/srv"))
+    return f"{said} {chamber.sh('stat -c %a /srv; cat /srv/shop.db')}"
+
+
 def _state_behind_a_link(chamber: Chamber) -> str:
     chamber.sh("mkdir /tmp/lib; rmdir /var/lib; ln -s /tmp/lib /var/lib")
     return _refused(chamber, trial.CHANGE)
@@ -41,6 +47,24 @@ def _state_behind_a_link(chamber: Chamber) -> str:
 def _folder_behind_a_link(chamber: Chamber) -> str:
     chamber.sh("ln -s ../tmp /etc/volatile")
     return _refused(chamber, _with_file("/etc/volatile/not/yet/there"))
+
+
+def _way_back_where_others_keep_files(setting: trial.Setting) -> str:
+    """Of a folder that was never Sallyport's, named by mistake, and of its own with something of others in it."""
+    with trial.fresh(setting, "others") as chamber:
+        chamber.sh("mkdir /srv; echo mine >/srv/shop.db")
+        ChamberExchange(chamber).run(generations.clear("/srv"))
+        chamber.commit(trial.CHANGE)
+        chamber.sh(f"echo mine >{STATE}/notes")
+        ChamberExchange(chamber).run(generations.clear(STATE))
+        return chamber.sh(f"cat /srv/shop.db {STATE}/notes; ls -A /srv {STATE}")
+
+
+def test_a_way_back_removes_nothing_that_is_not_sallyports(
+    both_shells: Callable[..., dict[str, Any]],
+) -> None:
+    for shell, left in both_shells(_way_back_where_others_keep_files).items():
+        assert left.split() == ["mine", "mine", "/srv:", "shop.db", f"{STATE}:", "notes"], f"{shell}: {left}"
 
 
 def _one_file_twice(chamber: Chamber) -> str:
@@ -54,6 +78,7 @@ def _a_file_and_its_link(chamber: Chamber) -> str:
 
 
 _REFUSED: dict[str, tuple[Callable[[Chamber], str], str]] = {
+    "state among the files of others": (_state_among_the_files_of_others, "state_dir /srv holds /srv/shop.db"),
     "state on tmpfs behind a link": (_state_behind_a_link, "/tmp/lib lies on tmpfs"),
     "file on another mount behind a link": (_folder_behind_a_link, "lies on /tmp (tmpfs), which BusyBox init mounts"),
     "one file under two folders": (_one_file_twice, "two of the files are one on this device, /etc/one"),

@@ -256,6 +256,11 @@ class _Driver:
         if problem:
             led = f" ({self.wanted.state_dir} leads there)" if state != self.wanted.state_dir else ""
             raise self._refused(problem + led)
+        if "stranger" in reply:
+            raise self._refused(
+                f"state_dir {self.wanted.state_dir} holds {shown(reply.get('stranger'))}, which is not Sallyport's: only root can read "
+                f"that folder once it is used. Give it one of its own, such as {self.wanted.state_dir}/sallyport."
+            )
         kinds = _keyed(reply.all("kind"))
         digests, metas = payload.looked_at(reply) or ({}, {})
         found = []

@@ -215,17 +215,21 @@ def clear(state_dir: str) -> bytes:
     """sh that ends a confirmed way back to factory: nothing of Sallyport stays. Killed, it is run again by the next one."""
     return (
         b"STATE=" + quote(state_dir) + b"\n"
-        # Left by one that was killed at the very end.
-        b'rm -rf "$STATE.gone"\n[ -d "$STATE" ] || exit 0\n'
-        b'[ ! -d "$STATE/armed" ] || [ ! -f "$STATE/device" ] || sh "$STATE/device" recover "the way back was killed"\n'
+        b'[ -d "$STATE" ] || exit 0\n'
+        b'if [ -f "$STATE/device" ]; then [ ! -d "$STATE/armed" ] || sh "$STATE/device" recover "the way back was killed"\n'
+        # The lock of one that was killed at the very end: without the program nobody has armed anything.
+        b'else rmdir "$STATE/armed" 2>/dev/null || :; fi\n'
         # The lock, as for a change: another controller may be about to begin one, which needs the hook.
         b'mkdir "$STATE/armed" || { say refused "another change is pending"; exit 1; }\n'
         # Rubbish has a name that the next arming sweeps. One rename: all generations are there, or none is.
         b'rm -rf "$STATE/stage.done"; mkdir "$STATE/stage.done"\n'
         b'[ ! -d "$STATE/generation" ] || mv "$STATE/generation" "$STATE/stage.done/generation"\n'
         + hook.remove()
-        # With the lock in it, held to the end: who comes now finds a device without Sallyport and begins anew.
-        + b'mv "$STATE" "$STATE.gone"\nrm -rf "$STATE.gone"\n'
+        # By name, whatever else somebody keeps in that folder; the lock last: who takes it then begins anew, and what is
+        # removed after that is nobody's any more.
+        + b"for name in live reverted device armed; do\n"
+        b'[ ! -e "$STATE/$name" ] || mv "$STATE/$name" "$STATE/stage.done/$name"\ndone\n'
+        b'rm -rf "$STATE/stage.done"\nrmdir "$STATE" 2>/dev/null || :\n'
     )
 
 

@@ -125,6 +125,12 @@ say pid1 "$pid1"
 while read -r _ mount type options _; do say mount "$mount $type $options"; done </proc/mounts
 if [ -f "$STATE/device" ]; then say program "$(digest <"$STATE/device")"; sh "$STATE/device" pending; fi
 if [ -d "$STATE/armed/tx" ] && [ ! -f "$STATE/device" ]; then say pending empty nobody ''; fi
+for entry in "$STATE"/* "$STATE"/.[!.]*; do
+  case ${entry##*/} in
+    device | armed | reverted | generation | live | stage.* | lost+found) ;;
+    *) [ ! -e "$entry" ] || { printf '%s' "$entry" | blob stranger; break; } ;;
+  esac
+done
 generations=0
 for g in "$STATE"/generation/*; do [ ! -d "$g" ] || generations=$((generations + 1)); done
 say generations "$generations"
