@@ -39,7 +39,9 @@ from lab.podman import listing, podman, run_options
 
 LABEL = "sallyport.lab"
 OWNER = "sallyport.checkout"
+RUN = "sallyport.run"
 BOOT_SECONDS = 90
+SLOT_SECONDS = 600  # others' tests end by themselves
 # What root has on a real device and a container's root lacks: its own network and mounts, other users'
 # processes (who listens on a port), immutable files, the audit record that telnet's login insists on.
 CAPABILITIES = "NET_ADMIN,NET_RAW,SYS_ADMIN,SYS_PTRACE,LINUX_IMMUTABLE,AUDIT_WRITE,MKNOD"
@@ -117,6 +119,14 @@ class Lab:
     def _down(self) -> None:
         self._refuse_other_checkout()
         self._forget_connections()
+        self._remove()
+        with _register():
+            if not running():
+                machine.restore()
+        shutil.rmtree(self.state, ignore_errors=True)
+
+    def _remove(self) -> None:
+        """Containers and networks of this lab's name."""
         names = [self.container(name) for name in self.containers()]
         if names:
             podman("rm", "--force", "--time=0", "--volumes", *names)
@@ -126,10 +136,6 @@ class Lab:
             subprocess.run(
                 ["ip", "link", "delete", row["network_interface"]], capture_output=True, check=False
             )
-        with _register():
-            if not running():
-                machine.restore()
-        shutil.rmtree(self.state, ignore_errors=True)
 
     def reset(self, names: list[str]) -> None:
         """Put devices back as shipped: the same addresses and factory keys, everything else new."""
@@ -186,11 +192,15 @@ class Lab:
 
     def _prepare(self, fresh: bool) -> None:
         """Networks, the machine, keys, and a clean state folder."""
+        started = time.monotonic()
+        while fresh and not self._enter():
+            if time.monotonic() - started > SLOT_SECONDS:
+                raise LabError(
+                    f"all {SLOTS} slots for labs are taken by {', '.join(running())} and none was given up "
+                    f"in {SLOT_SECONDS} s: stop one of them (lab/lab down --prefix NAME)"
+                )
+            time.sleep(1)
         with _register():
-            if fresh:
-                shutil.rmtree(self.state, ignore_errors=True)
-                self.state.mkdir(parents=True, mode=0o700)
-                self._create_networks()
             machine.prepare()
         key = self.state / "operator"
         if not key.exists():
@@ -198,21 +208,35 @@ class Lab:
                 "-q", "-t", "ed25519", "-N", "", "-C", f"operator of the lab {self.prefix}", "-f", str(key)
             )
 
-    def _create_networks(self) -> None:
-        """Take the first free slot by creating its networks."""
-        rows = listing("network", "ls", "--filter", f"label={LABEL}")
-        taken = {row["labels"].get("sallyport.slot") for row in rows}
-        free = [slot for slot in range(SLOTS) if str(slot) not in taken]
-        if not free:
-            raise LabError(
-                f"all {SLOTS} slots for labs are taken by {', '.join(running())}: stop one of them"
-            )
-        labels = {LABEL: self.prefix, OWNER: str(CHECKOUT), "sallyport.slot": str(free[0])}
+    def _enter(self) -> bool:
+        """Take the first free slot, with a clean state folder; False when there is none."""
+        with _register():
+            self._clear_the_abandoned()
+            rows = listing("network", "ls", "--filter", f"label={LABEL}")
+            taken = {row["labels"].get("sallyport.slot") for row in rows}
+            free = [slot for slot in range(SLOTS) if str(slot) not in taken]
+            if free:
+                shutil.rmtree(self.state, ignore_errors=True)
+                self.state.mkdir(parents=True, mode=0o700)
+                self._create_networks(free[0])
+        return bool(free)
+
+    def _create_networks(self, slot: int) -> None:
+        labels = {LABEL: self.prefix, OWNER: str(CHECKOUT), "sallyport.slot": str(slot)}
+        labels[RUN] = os.environ.get("SALLYPORT_RUN", "")
         options = [f"--label={name}={value}" for name, value in labels.items()]
         options += ["--internal", "--ipv6", "--disable-dns"]
         for network in NETWORKS:
-            ranges = [f"--subnet={subnet}" for subnet in subnets(network, free[0])]
+            ranges = [f"--subnet={subnet}" for subnet in subnets(network, slot)]
             podman("network", "create", *options, *ranges, f"{self.prefix}-{network}")
+
+    def _clear_the_abandoned(self) -> None:
+        """Remove labs of test runs that are no more: a run that was killed could not, and would keep its slots."""
+        for row in listing("network", "ls", "--filter", f"label={LABEL}"):
+            prefix, run = row["labels"][LABEL], row["labels"].get(RUN, "")
+            if prefix != self.prefix and run and not _is_held(Path(run)):
+                self.say(f"the run that started the lab {prefix} has died: removing that lab")
+                Lab(self.fleet, prefix, self.say)._remove()
 
     def _start(self, devices: list[Device]) -> None:
         slot = self.slot()
@@ -382,6 +406,18 @@ def _register() -> Iterator[None]:
     with Path("/run/lock/sallyport-lab").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+def _is_held(path: Path) -> bool:
+    """Whether any process of a test run is left: they all keep its file locked, and the kernel never forgets to let go."""
+    try:
+        with path.open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _ip(*arguments: str) -> None:

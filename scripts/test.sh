@@ -13,6 +13,11 @@ started=$(date +%s)
 run=t$(od -An -N2 -tx2 /dev/urandom | tr -d ' \n') # the first letters of all labs of this run
 logs=.sallyport/logs/$run
 mkdir -p "$logs/taken"
+# Held by every process of this run for as long as one lives: whoever can lock it may remove the labs that it left.
+SALLYPORT_RUN=/run/lock/sallyport-run-$run
+exec 8>"$SALLYPORT_RUN"
+flock 8
+export SALLYPORT_RUN
 lanes=""
 PATH=$PWD/.venv/bin:$PATH
 NO_COLOR=1
@@ -91,6 +96,7 @@ clean() {
     for prefix in $(lab/lab list 2>/dev/null); do
         case $prefix in "$run"*) lab/lab down --prefix "$prefix" ;; esac
     done
+    rm -f "$SALLYPORT_RUN"
 }
 trap clean EXIT
 trap 'printf "test: interrupted\n"; exit 130' INT TERM HUP

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -126,3 +128,24 @@ def test_down_leaves_nothing_behind_and_other_labs_alone(lab: Lab) -> None:
     assert not os.path.exists(control)
     assert before == {row["name"] for row in lab.networks()}
     assert set(lab.containers().values()) == {"running"}
+
+
+def test_the_lab_of_a_test_run_that_was_killed_gives_way_and_that_of_a_living_one_does_not(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (Lab(lab.fleet, letters + lab.prefix[:12], print) for letters in ("yz", "zz"))
+    run = tmp_path / "run"
+    run.touch()
+    try:
+        monkeypatch.setenv("SALLYPORT_RUN", str(run))
+        one.up(["vendor"])
+        other.up(["vendor"])
+        assert not one.networks() and not one.containers()
+        with run.open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            one.up(["vendor"])
+            assert set(other.containers().values()) == {"running"}
+        assert set(one.containers().values()) == {"running"}
+    finally:
+        one.down()
+        other.down()
