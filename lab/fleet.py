@@ -59,6 +59,7 @@ class Device:
     networks: tuple[str, ...]
     variant: bool
     own_link: bool
+    in_place_of: str
     variables: dict[str, object]
 
 
@@ -75,6 +76,10 @@ class Fleet:
         if unknown:
             known = ", ".join(self.devices)
             raise LabError(f"no device is called {', '.join(unknown)}; lab/fleet.toml has {known}")
+        clashes = [name for name in names if self.devices[name].in_place_of in names]
+        if clashes:
+            pairs = ", ".join(f"{name} and {self.devices[name].in_place_of}" for name in clashes)
+            raise LabError(f"these devices have the same addresses and cannot run together: {pairs}")
         return [
             device
             for device in self.devices.values()
@@ -104,13 +109,14 @@ def load(path: Path = LAB / "fleet.toml") -> Fleet:
         name: Device(
             name=name,
             image=images[entry["image"]],
-            number=entry["number"],
+            number=data["devices"][entry.get("in_place_of", name)]["number"],
             group=entry["group"],
             login=entry.get("login", "root"),
             host_keys=entry.get("host_keys", name),
             networks=tuple(entry.get("networks", NETWORKS)),
             variant=entry.get("variant", False),
             own_link=entry.get("link", "") == "own",
+            in_place_of=entry.get("in_place_of", ""),
             variables=entry.get("variables", {}),
         )
         for name, entry in data["devices"].items()

@@ -14,7 +14,8 @@ from lab import fleet, images
 def test_no_two_labs_and_no_two_devices_share_an_address() -> None:
     definition = fleet.load()
     seen: dict[str, tuple[int, str]] = {}
-    for slot, device in itertools.product(range(fleet.SLOTS), definition.devices.values()):
+    devices = [device for device in definition.devices.values() if not device.in_place_of]
+    for slot, device in itertools.product(range(fleet.SLOTS), devices):
         for network in device.networks:
             for address in fleet.addresses(network, slot, device.number):
                 assert seen.setdefault(address, (slot, device.name)) == (slot, device.name), address
@@ -41,6 +42,11 @@ def test_variants_start_only_when_named_and_vantage_points_always() -> None:
         "vantage-lan",
         "vantage-wan",
     }
+
+
+def test_a_device_and_the_one_it_takes_the_place_of_are_refused_together() -> None:
+    with pytest.raises(fleet.LabError, match="tls11 and debian11"):
+        fleet.load().choose(["debian11", "tls11"])
 
 
 def test_an_unknown_device_is_refused_with_the_names_there_are() -> None:

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Picks the gateway's root file system, /out, from installed and extracted Debian packages; runs while the image is built.
-# usage: build.sh "NAME:PASSWORD ..."
+# usage: build.sh "NAME:PASSWORD ..." [PROGRAM ...]     PROGRAMs are taken along too
 #
 # Two BusyBoxes, because of what Debian builds into each: the dynamic one obeys PATH and is the shell and the tools;
 # the static one has init, telnetd, su, login and passwd, which the other lacks. Its ash ignores PATH, so it is no shell here.
@@ -37,7 +37,9 @@ chmod 4755 "$out/bin/busybox-suid"
 for applet in sbin/init usr/sbin/telnetd; do ln -sf /bin/busybox-static "$out/$applet"; done
 for applet in bin/su bin/login usr/bin/passwd; do ln -sf /bin/busybox-suid "$out/$applet"; done
 
-copy /usr/sbin/dropbear /usr/bin/dropbearkey /usr/sbin/minissdpd /usr/sbin/xtables-legacy-multi /usr/sbin/ipset
+accounts=$1
+shift
+copy "$@" /usr/sbin/dropbear /usr/bin/dropbearkey /usr/sbin/minissdpd /usr/sbin/xtables-legacy-multi /usr/sbin/ipset
 for tool in iptables iptables-save iptables-restore ip6tables ip6tables-save ip6tables-restore; do
     ln -sf xtables-legacy-multi "$out/usr/sbin/$tool"
 done
@@ -51,7 +53,7 @@ printf 'root:x:0:0:root:/root:/bin/sh\nadmin:x:1000:1000:admin:/home/admin:/bin/
 printf 'root:x:0:\nadmin:x:1000:\nnogroup:x:65534:\n' >"$out/etc/group"
 : >"$out/etc/shadow"
 chmod 0600 "$out/etc/shadow"
-for account in $1; do
+for account in $accounts; do
     # md5crypt, as gateways of that age have it
     hash=$(perl -e 'print crypt($ARGV[0], q($1$sallypor$))' "${account#*:}")
     printf '%s:%s:19000:0:99999:7:::\n' "${account%%:*}" "$hash" >>"$out/etc/shadow"

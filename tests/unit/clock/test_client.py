@@ -1,0 +1,153 @@
+"""A clock is kept by what the device has, and never set back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.sallyport.iot.plugins.plugin_utils.clock import client
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import (
+    Addresses,
+    Defaults,
+    Endpoint,
+    HostPolicy,
+    Rule,
+    ServiceSet,
+)
+
+DEFAULTS: dict[str, Any] = {
+    "servers": ["198.18.10.5"],
+    "nts": False,
+    "client": "auto",
+    "floor": "",
+    "tolerance": 60,
+}
+SHELLS = (["sh"], ["busybox", "sh"])
+
+
+def wanted(**changed: Any) -> client.Wanted:
+    return client.parse({**DEFAULTS, **changed})
+
+
+def reply(*records: tuple[str, str]) -> Reply:
+    return Reply(tuple(records), 0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"servers": ["a b"]}, r"time_sync_servers\[0\] must be a host name or an address, got 'a b'"),
+        ({"servers": ["x", "-p;reboot"]}, r"time_sync_servers\[1\]"),
+        ({"floor": "2026-13-01"}, "time_sync_floor must be a day"),
+        ({"client": "openntpd"}, "time_sync_client must be auto, chrony"),
+        ({"tolerance": 0}, "time_sync_tolerance must be 1 second"),
+    ],
+)
+def test_a_wrong_variable_is_named(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(client.Refused, match=message):
+        wanted(**changed)
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen"),
+    [(["ntpd", "chrony"], "chrony"), (["ntpd", "timesyncd"], "timesyncd"), (["ntpd"], "ntpd")],
+)
+def test_the_best_client_that_is_there_is_taken(there: list[str], chosen: str) -> None:
+    assert client.choose(wanted(), there) == chosen
+
+
+def test_a_client_that_cannot_do_what_is_wanted_is_refused_by_name() -> None:
+    with pytest.raises(client.Refused, match="needs chrony"):
+        client.choose(wanted(nts=True), ["timesyncd"])
+    with pytest.raises(client.Refused, match="neither chrony"):
+        client.choose(wanted(), [])
+    with pytest.raises(client.Refused, match="time_sync_client is chrony, but this device has ntpd"):
+        client.choose(wanted(client="chrony"), ["ntpd"])
+
+
+def test_chrony_asks_our_servers_and_no_others() -> None:
+    text = "pool 2.debian.pool.ntp.org iburst\n  server old\nsourcedir /run/chrony-dhcp\ndriftfile /x\n"
+    once = client.chrony_main(text)
+    live = [line for line in once.splitlines() if not line.startswith("#")]
+    assert live == ["driftfile /x", f"include {client.CHRONY_OURS}"]
+    assert client.chrony_main(once) == once
+    assert "server 198.18.10.5 iburst nts\n" in client.chrony_ours(wanted(nts=True))
+
+
+def test_inittab_keeps_one_line_for_ntpd() -> None:
+    text = "::sysinit:/etc/init.d/rcS\n::respawn:/usr/sbin/ntpd -n -p old\n::respawn:/usr/sbin/dropbear -F\n"
+    once = client.inittab(text, "/usr/sbin/ntpd", ["198.18.10.5", "ntp.example"])
+    assert [line for line in once.splitlines() if "ntpd" in line] == [
+        "::respawn:/usr/sbin/ntpd -n -p 198.18.10.5 -p ntp.example"
+    ]
+    assert "dropbear" in once
+    assert client.inittab(once, "/usr/sbin/ntpd", ["198.18.10.5", "ntp.example"]) == once
+
+
+def run_floor(shell: list[str], tmp_path: Path, floor: int, now: int) -> list[str]:
+    """What the boot program asks `date` to set, with a `date` that tells the time `now` and sets nothing."""
+    calls = tmp_path / "calls"
+    shim = tmp_path / "date"
+    shim.write_text(
+        f'#!/bin/sh\ncase "$*" in *-s*) printf "%s\\n" "$*" >>{calls} ;; +%s) echo {now} ;; *) exit 1 ;; esac\n',
+        encoding="utf-8",
+    )
+    shim.chmod(0o755)
+    subprocess.run(
+        shell, input=client.floor_program(floor), text=True, check=True,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    return calls.read_text(encoding="utf-8").splitlines() if calls.exists() else []
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_at_boot_a_clock_in_1970_goes_forward_to_the_floor_and_a_good_one_stays(
+    shell: list[str], tmp_path: Path
+) -> None:
+    floor = wanted(floor="2026-11-01").floor
+    assert floor == 1793491200
+    (set_to,) = run_floor(shell, tmp_path, floor, 100)
+    assert set_to.startswith("-u -s @") and int(set_to.rpartition("@")[2]) >= floor
+    (tmp_path / "calls").unlink()
+    assert run_floor(shell, tmp_path, floor, floor + 1) == []
+
+
+@pytest.mark.parametrize(
+    ("records", "name", "synchronised"),
+    [
+        ([("tracking", "C0A80101,10.0.0.1,3,1795.1,0.0001,0,0,0,0,0,0,0,64.1,Normal")], "chrony", True),
+        ([("tracking", "7F7F0101,,0,0.0,0.0,0,0,0,0,0,0,0,0.0,Not synchronised")], "chrony", False),
+        ([], "chrony", None),
+        ([("timedate", "NTPSynchronized=yes")], "timesyncd", True),
+        ([("timedate", "NTPSynchronized=no")], "timesyncd", False),
+        ([("adjtimex", "    status:       0x40")], "ntpd", None),
+        ([("adjtimex", "    status:       64 (UNSYNC)")], "ntpd", False),
+        ([("adjtimex", "    status:       8193 (PLL | NANO)")], "ntpd", True),
+    ],
+)
+def test_the_state_is_what_the_client_says(
+    records: list[tuple[str, str]], name: str, synchronised: bool | None
+) -> None:
+    state = client.state(reply(("epoch", "1000"), *records), name, 990.0)
+    assert state["synchronised"] is synchronised
+    assert state["difference"] == 10
+
+
+def policy(*rules: Rule, outbound: Any = "drop") -> HostPolicy:
+    return HostPolicy("gw", outbound=rules, defaults=Defaults(outbound=outbound))
+
+
+def test_a_policy_that_drops_the_question_is_noticed_before_anything_is_changed() -> None:
+    ntp = ServiceSet(udp=((123, 123),))
+    server = int.from_bytes(bytes((198, 18, 10, 5)), "big")
+    there = Rule("time", "allow", ntp, destinations=(Endpoint(Addresses(((server, server),))),))
+    elsewhere = Rule("time", "allow", ntp, destinations=(Endpoint(Addresses(((1, 2),))),))
+    assert client.policy_says_no(policy(there), wanted()) == []
+    assert client.policy_says_no(policy(outbound="allow"), wanted()) == []
+    assert client.policy_says_no(None, wanted()) == []
+    assert client.policy_says_no(policy(elsewhere), wanted()) == ["198.18.10.5 (udp 123)"]
+    assert client.policy_says_no(policy(there), wanted(nts=True)) == ["198.18.10.5 (tcp 4460)"]
