@@ -1,0 +1,178 @@
+"""An ACME server for the scenario: pebble, and its DNS server, in the vantage point of the lab's inner network."""
+
+from __future__ import annotations
+
+import io
+import ipaddress
+import json
+import re
+import ssl
+import tarfile
+import time
+import urllib.request
+from datetime import datetime, timedelta, timezone
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from lab.fleet import addresses
+from lab.labs import Lab
+from lab.podman import podman
+
+EAB_KID = "kid-1"
+EAB_KEY = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
+WHERE = "vantage-lan"
+
+
+def authority(name: str) -> tuple[str, str]:
+    """A CA's certificate and key, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    return certificate(name, key, None, None, ca=True), pem(key)
+
+
+def pem(key: ec.EllipticCurvePrivateKey) -> str:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+
+
+def certificate(
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+    issuer: str | None,
+    issuer_key: str | None,
+    *,
+    ca: bool = False,
+    days: float = 30,
+    names: tuple[str, ...] = (),
+) -> str:
+    """A certificate as PEM, signed by itself where no issuer is named."""
+    now = datetime.now(timezone.utc)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    signer = serialization.load_pem_private_key(issuer_key.encode(), None) if issuer_key else key
+    by = x509.load_pem_x509_certificate(issuer.encode()).subject if issuer else subject
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(by)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+    )
+    values: list[x509.GeneralName] = []
+    for one in names:
+        try:
+            values.append(x509.IPAddress(ipaddress.ip_address(one)))
+        except ValueError:
+            values.append(x509.DNSName(one))
+    if values:
+        builder = builder.add_extension(x509.SubjectAlternativeName(values), critical=False)
+    made = builder.sign(signer, hashes.SHA256())  # type: ignore[arg-type]
+    return made.public_bytes(serialization.Encoding.PEM).decode()
+
+
+class Acme:
+    """The server; ``orders`` is what a rate limit would count."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.container = lab.container(WHERE)
+        self.address = addresses("lan", lab.slot(), lab.fleet.devices[WHERE].number)[0]
+        self.root, self._root_key = authority("Lab ACME root")
+        self.directory = f"https://{self.address}:14000/dir"
+        self.validity = 90 * 86400
+        self.bindings = False
+
+    def put(self, files: dict[str, str]) -> None:
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w") as archive:
+            for name, text in files.items():
+                member = tarfile.TarInfo(name)
+                member.size, member.mode = len(text), 0o600
+                archive.addfile(member, io.BytesIO(text.encode()))
+        podman("cp", "-", f"{self.container}:/tmp", stdin=stream.getvalue())
+
+    def start(self, *, validity: int | None = None, bindings: bool | None = None) -> None:
+        """Start it, or start it afresh: accounts and orders are forgotten, and its issuing root is another one."""
+        self.stop()
+        self.validity = validity if validity is not None else self.validity
+        self.bindings = bindings if bindings is not None else self.bindings
+        key = ec.generate_private_key(ec.SECP256R1())
+        own = certificate("acme", key, self.root, self._root_key, names=(self.address,))
+        settings = {
+            "listenAddress": "0.0.0.0:14000",
+            "managementListenAddress": "0.0.0.0:15000",
+            "certificate": "/tmp/acme.pem",
+            "privateKey": "/tmp/acme.key",
+            "httpPort": 80,
+            "tlsPort": 443,
+            "ocspResponderURL": "",
+            "externalAccountBindingRequired": self.bindings,
+            "certificateValidityPeriod": self.validity,
+            **({"externalAccountMACKeys": {EAB_KID: EAB_KEY}} if self.bindings else {}),
+        }
+        self.put({"acme.pem": own, "acme.key": pem(key), "acme.json": json.dumps({"pebble": settings})})
+        self._run(
+            "pebble-challtestsrv -management :8055 -dns01 127.0.0.1:8053 -http01 '' -https01 '' -tlsalpn01 ''"
+        )
+        self._run(
+            "PEBBLE_VA_NOSLEEP=1 PEBBLE_WFE_NONCEREJECT=0 pebble -config /tmp/acme.json -dnsserver 127.0.0.1:8053"
+        )
+        self._until(self.directory)
+        self._until(f"http://{self.address}:8055/", any_answer=True)
+        for name, device in self.names.items():
+            self.dns(name, device)
+
+    names: dict[str, str] = {}  # noqa: RUF012 - filled by the fleet
+
+    def dns(self, name: str, address: str) -> None:
+        """What a name leads to, as the CA sees it."""
+        self.post("set-default-ipv6", {"ip": ""})
+        self.post("add-a", {"host": f"{name}.", "addresses": [address]})
+
+    def post(self, what: str, values: dict[str, object]) -> None:
+        request = urllib.request.Request(f"http://{self.address}:8055/{what}", json.dumps(values).encode())
+        urllib.request.urlopen(request, timeout=10).read()
+
+    def stop(self) -> None:
+        podman("exec", self.container, "sh", "-c", "pkill -x pebble; pkill -x pebble-challtes; exit 0")
+        deadline = time.monotonic() + 10
+        while podman(
+            "exec", self.container, "sh", "-c", "pgrep -x pebble || pgrep -x pebble-challtes || :"
+        ).strip():
+            assert time.monotonic() < deadline, "pebble does not end"
+            time.sleep(0.1)
+
+    def _run(self, command: str) -> None:
+        podman("exec", "--detach", self.container, "sh", "-c", f"{command} >>/tmp/acme.log 2>&1")
+
+    def _until(self, url: str, any_answer: bool = False) -> None:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                self.get(url)
+                return
+            except OSError as error:
+                if any_answer and hasattr(error, "code"):
+                    return
+                assert time.monotonic() < deadline, podman("exec", self.container, "tail", "/tmp/acme.log")
+                time.sleep(0.1)
+
+    def get(self, url: str) -> str:
+        context = ssl.create_default_context(cadata=self.root)
+        secure = {"context": context} if url.startswith("https") else {}
+        with urllib.request.urlopen(url, timeout=5, **secure) as answer:  # type: ignore[arg-type]
+            return str(answer.read().decode())
+
+    def issuer(self) -> str:
+        """The root of what it issues."""
+        return self.get(f"https://{self.address}:15000/roots/0")
+
+    def orders(self) -> int:
+        """How many certificates were asked for since the lab began, over all starts."""
+        log = podman("exec", self.container, "cat", "/tmp/acme.log")
+        return len(re.findall(r"Added order", log))

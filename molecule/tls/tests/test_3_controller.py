@@ -1,0 +1,67 @@
+"""certbot on the controller, for devices that cannot reach a CA or be reached by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fleet import Fleet
+from test_2_device import HOOK
+
+
+@pytest.fixture(scope="module")
+def site(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    fleet.sh("tls13", "systemctl start nginx")
+    return {
+        "mode": "controller",
+        "challenge": "dns",
+        "dns_hook": HOOK.replace("@ACME@", fleet.acme.address).replace(
+            "/usr/bin/python3", "/usr/bin/env python3"
+        ),
+        "controller_dir": str(tmp_path_factory.mktemp("acme")),
+        "upstream": "{{ '127.0.0.1:80' if inventory_hostname == 'tlsvendor' else '' }}",
+        **fleet.from_acme(),
+    }
+
+
+def test_a_certificate_is_delivered_and_the_result_says_where_its_key_was_made(
+    fleet: Fleet, site: dict[str, object]
+) -> None:
+    before = fleet.acme.orders()
+    run = fleet.play("tls13:tlsvendor", "-vvv", "--diff", **site)
+    assert run.status == 0, run.output
+    assert run["tlsvendor"]["key_made"] == "controller" and run["tls13"]["key_made"] == "device"
+    root = fleet.acme.issuer()
+    for device in ("tls13", "tlsvendor"):
+        assert "Gateway" in fleet.get(device, root)
+        assert fleet.sh(device, "cat /etc/sallyport/tls/privkey.pem").splitlines()[1] not in run.output
+    assert fleet.acme.orders() == before + 2
+    kept = [path for path in Path(str(site["controller_dir"])).rglob("*") if path.is_file()]
+    assert kept and all("accounts" in path.parts or path.name == "lock" for path in kept)
+
+
+def test_a_converged_run_asks_nobody(fleet: Fleet, site: dict[str, object]) -> None:
+    before = fleet.sh("vantage-lan", "cat /tmp/acme.log")
+    run = fleet.play("tls13:tlsvendor", **site)
+    assert run["tls13"]["state"] == run["tlsvendor"]["state"] == "unchanged", run.output
+    assert fleet.sh("vantage-lan", "cat /tmp/acme.log") == before
+
+
+def test_a_ca_that_is_down_leaves_the_old_certificate_and_the_next_run_uses_the_same_key(
+    fleet: Fleet, site: dict[str, object]
+) -> None:
+    before = {device: fleet.served(device) for device in ("tls13", "tlsvendor")}
+    names = ["{{ inventory_hostname }}.lab", "{{ inventory_hostname }}.panel.lab"]
+    fleet.acme.stop()
+    try:
+        run = fleet.play("tls13:tlsvendor", **site, names=names)
+    finally:
+        fleet.acme.start()
+    for device, fingerprint in before.items():
+        assert run[device]["failed"] and "the old certificate is still served" in run[device]["msg"]
+        assert fleet.served(device) == fingerprint
+    waiting = fleet.sh("tls13", "cat /etc/sallyport/tls/privkey.next")
+    run = fleet.play("tls13:tlsvendor", **site, names=names)
+    assert run.status == 0, run.output
+    assert fleet.sh("tls13", "cat /etc/sallyport/tls/privkey.pem") == waiting
+    assert all(fleet.served(device) != fingerprint for device, fingerprint in before.items())

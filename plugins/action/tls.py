@@ -1,0 +1,346 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""sallyport.iot.tls: a certificate, and services that serve it. Documented in plugins/modules."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access import driver
+from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.quiet import quiet
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Exchange
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.inquiry import FACT
+from ansible_collections.sallyport.iot.plugins.plugin_utils.tls import (
+    certbot,
+    certificates,
+    controller,
+    options,
+    services,
+)
+from ansible_collections.sallyport.iot.plugins.plugin_utils.tls import device as devices
+from ansible_collections.sallyport.iot.plugins.plugin_utils.tls.certificates import (
+    Certificate,
+    CertificateError,
+)
+
+NEXT_KEY = f"{services.HOME}/privkey.next"
+TLS_FACT = "sallyport_tls"
+
+
+@dataclass
+class _Pair:
+    """A certificate and key to deliver."""
+
+    certificate: str
+    leaf: Certificate
+    key: str = ""
+    """PEM, or "" where it was made on the device and stays there."""
+    where: str = ""
+    """Who made the key."""
+    notes: list[str] = field(default_factory=list)
+
+
+class ActionModule(ActionBase):
+    """Looks at what the device has, gets what is missing in the way that the site chose, and commits the rest."""
+
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+    _supports_diff = True
+    _requires_connection = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        del tmp
+        self._vars = task_vars or {}
+        self._host = str(self._vars.get("inventory_hostname"))
+        _, arguments = self.validate_argument_spec(argument_spec={**options.SPEC, **driver.SETTINGS})
+        self._settings = {name: arguments.pop(name) for name in driver.SETTINGS}
+        if arguments["mode"] == "none":
+            message = "tls_mode is none: this device's certificates are left as they are"
+            return {**result, "changed": False, "state": "unchanged", "exchanges": 0, "msg": message}
+        try:
+            wanted = options.parse(arguments, datetime.now(timezone.utc))
+            device = driver.device_of(self, self._vars, result)
+            self._exchange = Exchange(self)
+            found = devices.read(self._exchange.run(devices.query(wanted)))
+            problem = devices.clock_problem(found, time.time())
+            if problem:
+                raise services.Refused(problem)
+            result.update(self._converge(wanted, device, found))
+        except (options.OptionError, services.Refused, CertificateError) as error:
+            message = f"{self._host}: tls was refused, nothing was changed: {error}"
+            result.update(failed=True, changed=False, state="refused", msg=message)
+        except controller.NotIssued as error:
+            result.update(
+                failed=True, changed=False, state="refused", msg=self._not_issued(str(error), found)
+            )
+        return result
+
+    def _not_issued(self, reason: str, found: devices.Found) -> str:
+        still = "the old certificate is still served" if found.certificate else "there is no certificate yet"
+        return f"{self._host}: no new certificate was issued, {still}: {reason}"
+
+    # --- the way to a certificate -----------------------------------------------------------------------------
+
+    def _converge(
+        self, wanted: options.Wanted, device: dict[str, Any], found: devices.Found
+    ) -> dict[str, Any]:
+        now = datetime.now(timezone.utc)
+        if wanted.mode == "device":
+            result = self._on_device(wanted, device, found, now)
+        else:
+            result = self._delivered(wanted, device, found, now)
+        if result.get("changed") and not self._task.check_mode:
+            found = devices.read(self._exchange.run(devices.query(wanted)))
+        if found.certificate:
+            result["certificate"] = found.certificate.report(now)
+            result["shared_with"] = self._shared_with(found.certificate)
+            known = {TLS_FACT: {"public_key": found.certificate.public_key}}
+            result["ansible_facts"] = {**result.get("ansible_facts", {}), **known}
+        result["verdict"] = devices.judge(found, wanted, now)
+        result["exchanges"] = self._exchange.count
+        return result
+
+    def _shared_with(self, certificate: Certificate) -> list[str]:
+        """Other devices of this play that are known to have the same key."""
+        hostvars = self._vars.get("hostvars") or {}
+        names = self._vars.get("ansible_play_hosts_all") or []
+        return [
+            str(name)
+            for name in names
+            if name != self._host
+            and name in hostvars
+            and ((hostvars[name].get("ansible_facts") or {}).get(TLS_FACT) or {}).get("public_key")
+            == certificate.public_key
+        ]
+
+    def _delivered(
+        self, wanted: options.Wanted, device: dict[str, Any], found: devices.Found, now: datetime
+    ) -> dict[str, Any]:
+        """Modes own and controller: the pair comes with the change."""
+        reason, pair = "", None
+        if wanted.certificate:
+            leaf = certificates.describe(wanted.certificate)
+            pair = _Pair(
+                wanted.certificate.strip() + "\n", leaf, wanted.private_key.strip() + "\n", "operator"
+            )
+        else:
+            reason = self._why_new(wanted, found, now)
+            if reason and not self._task.check_mode:
+                pair = self._new_pair(wanted, found, now)
+        ocsp = pair.leaf.ocsp if pair else bool(found.certificate and found.certificate.ocsp)
+        plan = services.plan(wanted, device, found.has, pair=True, ocsp=ocsp, texts=found.texts)
+        if reason and self._task.check_mode and found.certificate is None:
+            # Nothing can be checked against a certificate that is not there yet.
+            plan.check.clear()
+        files = [driver.file(entry) for entry in plan.files]
+        settle: list[str] = []
+        if pair:
+            entry: dict[str, Any] = {"dest": services.KEY, "mode": "0600", "secret": True}
+            if pair.key:
+                entry["content"] = pair.key
+            else:
+                entry["generate"] = f'cp {NEXT_KEY} "$1"'
+                settle.append(f"rm -f {NEXT_KEY}")
+            files = [
+                driver.file({"dest": services.CERT, "content": pair.certificate, "mode": "0644"}),
+                driver.file(entry),
+                *files,
+            ]
+        result = self._commit(wanted, device, plan, files, settle)
+        if reason:
+            result["reason"] = reason
+            result["changed"] = result["changed"] or self._task.check_mode
+        if result["changed"] and reason and self._task.check_mode:
+            result["state"] = "would_change"
+            result["msg"] = f"a certificate would be issued: {reason}"
+        if pair and not result.get("failed"):
+            result["key_made"] = pair.where
+        return result
+
+    def _why_new(self, wanted: options.Wanted, found: devices.Found, now: datetime) -> str:
+        reason = devices.why_new(found.certificate, wanted, now, key=found.key)
+        if (
+            not reason
+            and wanted.ca_certificate
+            and not certificates.signed_by(found.pem, wanted.ca_certificate)
+        ):
+            reason = "another CA issued it"
+        return reason
+
+    def _new_pair(self, wanted: options.Wanted, found: devices.Found, now: datetime) -> _Pair:
+        """From the fleet's CA or the controller's certbot. The key is made on the device if that can be done."""
+        key = ""
+        if "openssl" in found.has:
+            csr, where = self._request(wanted), "device"
+        else:
+            key = certificates.new_key(wanted.key_type)
+            csr, where = certificates.request(key, wanted.names), "controller"
+        if wanted.mode == "controller":
+            pem = controller.issue(wanted, csr)
+        else:
+            pem = certificates.issue(
+                wanted.ca_certificate, wanted.ca_key, csr, wanted.names, days=wanted.lifetime_days, now=now
+            )
+        leaf = certificates.describe(pem)
+        if leaf.public_key != certificates.requested(csr):
+            raise CertificateError("the CA answered with a certificate for another key; it is not used")
+        return _Pair(pem, leaf, key, where)
+
+    def _request(self, wanted: options.Wanted) -> str:
+        """A signing request for a key that is made on the device, waits there, and never leaves it."""
+        make = (
+            "EC -pkeyopt ec_paramgen_curve:P-256"
+            if wanted.key_type == "ecdsa"
+            else "RSA -pkeyopt rsa_keygen_bits:2048"
+        )
+        names = ",".join(f"{'IP' if _is_address(name) else 'DNS'}:{name}" for name in wanted.names)
+        reply = self._exchange.run(
+            f"(umask 022; mkdir -p {services.HOME})\numask 077\n"
+            f"if ! openssl pkey -in {NEXT_KEY} -noout 2>/dev/null; then\n"
+            f"  openssl genpkey -algorithm {make} -out {NEXT_KEY} 2>/dev/null\nfi\n"
+            f"openssl req -new -sha256 -key {NEXT_KEY} -subj {shlex.quote(f'/CN={wanted.name[:64]}')} "
+            f"-addext {shlex.quote(f'subjectAltName={names}')} | blob request\n"
+        )
+        if reply.status != 0 or not reply.get("request"):
+            raise services.Refused(
+                f"openssl on this device made no signing request: {reply.errors.strip()[-300:]}"
+            )
+        return reply.get("request")
+
+    def _on_device(
+        self, wanted: options.Wanted, device: dict[str, Any], found: devices.Found, now: datetime
+    ) -> dict[str, Any]:
+        """Mode device: certbot there gets it and keeps it renewed; the key never leaves the device."""
+        if "certbot" not in found.has:
+            raise services.Refused(
+                "tls_mode is device, and this device has no certbot. Install it (Debian: apt-get install certbot), or set "
+                "tls_mode: controller for a device that cannot have it"
+            )
+        self._check_challenge(wanted, device, found)
+        reason = devices.why_new(found.lineage, wanted, now, key=True)
+        server = certbot.server_of(found.renewal)
+        if not reason and server != wanted.acme_directory:
+            reason = f"it came from {server or 'an unknown directory'}"
+        waiting = not reason and (
+            found.certificate is None
+            or not found.key
+            or (found.lineage is not None and found.lineage.fingerprint != found.certificate.fingerprint)
+        )
+        had = found.certificate is not None and found.key
+        ocsp = bool(found.certificate and found.certificate.ocsp)
+        result = self._commit_device(wanted, device, found, pair=had, ocsp=ocsp)
+        if result.get("failed") or not (reason or waiting):
+            return result
+        if self._task.check_mode:
+            what = (
+                f"a certificate would be issued: {reason}"
+                if reason
+                else "a certificate that waits would be deployed"
+            )
+            return {**result, "changed": True, "state": "would_change", "reason": reason, "msg": what}
+        force = bool(reason) and found.lineage is not None and set(found.lineage.names) == set(wanted.names)
+        began = time.monotonic()
+        with quiet(self):
+            reply = self._exchange.run(certbot.issue(wanted, force=force) if reason else certbot.take(wanted))
+        if reply.get("code") != "0":
+            why = certbot.explain(reply.get("output") or reply.errors, wanted)
+            why = self._not_issued(
+                why.replace(wanted.acme_eab_key, "***") if wanted.acme_eab_key else why, found
+            )
+            return {**result, "failed": True, "state": "refused", "reason": reason, "msg": why}
+        if reply.get("taken") != "0":
+            message = f"{self._host}: a new certificate was issued but not taken: {certbot.reason(reply.get('said'))}"
+            return {**result, "failed": True, "state": "reverted", "reason": reason, "msg": message}
+        issued = {"issue_seconds": round(time.monotonic() - began, 1)} if reason else {}
+        fresh = devices.read(self._exchange.run(devices.query(wanted)))
+        if reason and fresh.lineage:
+            lifetime = (fresh.lineage.not_after - fresh.lineage.not_before).total_seconds()
+            self._exchange.run(certbot.renew_at(wanted, lifetime))
+        if not had or bool(fresh.certificate and fresh.certificate.ocsp) != ocsp:
+            facts = (result.get("ansible_facts") or {}).get(FACT, device)
+            ocsp = bool(fresh.certificate and fresh.certificate.ocsp)
+            result = self._commit_device(wanted, facts, fresh, pair=True, ocsp=ocsp)
+        if result.get("failed"):
+            return {**result, "changed": True, "reason": reason, **issued}
+        done = f"a certificate was issued: {reason}" if reason else "a certificate that waited was deployed"
+        return {
+            **result, **issued, "changed": True, "state": "confirmed", "reason": reason, "msg": done, "key_made": "device",
+        }  # fmt: skip
+
+    def _check_challenge(self, wanted: options.Wanted, device: dict[str, Any], found: devices.Found) -> None:
+        if wanted.challenge == "nginx" and "nginx" not in found.has:
+            raise services.Refused(
+                "tls_challenge is nginx, which this device does not have. Use webroot, standalone or dns"
+            )
+        if (
+            wanted.challenge == "webroot"
+            and wanted.webroot == options.WEBROOT
+            and services.front(wanted, found.has) != "nginx"
+        ):
+            raise services.Refused(
+                "tls_challenge is webroot, and no nginx of this role serves port 80 here. Set tls_webroot to the folder that "
+                "this device's web server serves, or use standalone or dns"
+            )
+        if wanted.challenge == "standalone":
+            holders = sorted(
+                {
+                    str(one.get("process") or "a process")
+                    for one in device.get("listening") or []
+                    if one["protocol"] == "tcp" and one["port"] == 80
+                }
+            )
+            if holders:
+                raise services.Refused(
+                    f"tls_challenge is standalone, which needs port 80 for itself, and {', '.join(holders)} listens there. "
+                    "Use webroot or nginx, or set tls_redirect: false and free the port"
+                )
+
+    # --- the change -------------------------------------------------------------------------------------------
+
+    def _commit_device(
+        self, wanted: options.Wanted, device: dict[str, Any], found: devices.Found, *, pair: bool, ocsp: bool
+    ) -> dict[str, Any]:
+        plan = services.plan(wanted, device, found.has, pair=pair, ocsp=ocsp, texts=found.texts)
+        plan.files += certbot.files(wanted)
+        if device.get("init") == "systemd":
+            timer = "systemctl daemon-reload\nsystemctl enable --now certbot.timer >/dev/null 2>&1"
+            plan.activate.insert(0, timer)
+            plan.revert.insert(0, "systemctl daemon-reload")
+        return self._commit(wanted, device, plan, [driver.file(entry) for entry in plan.files], [])
+
+    def _commit(
+        self,
+        wanted: options.Wanted,
+        device: dict[str, Any],
+        plan: services.Plan,
+        files: list[Any],
+        settle: list[str],
+    ) -> dict[str, Any]:
+        running = " ".join(name for name in plan.services if name != "stunnel")
+        live = [f"systemctl is-active {running} || :"] if running else []
+        change = driver.transaction(
+            "tls",
+            files,
+            self._settings,
+            note=f"{wanted.mode}: {', '.join(wanted.names)}",
+            commands={
+                "check": plan.check,
+                "activate": plan.activate,
+                "verify": plan.verify,
+                "revert": plan.revert,
+                "settle": settle,
+                "live": live,
+            },
+        )
+        outcome = driver.run(self, self._vars, change, self._exchange)
+        return driver.with_fresh_facts(self, outcome, device, plan.files)
+
+
+def _is_address(name: str) -> bool:
+    return ":" in name or name.replace(".", "").isdigit()

@@ -1,0 +1,209 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""certbot as a device or the controller runs it: its files, its command lines, and what its words mean."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.sallyport.iot.plugins.plugin_utils.tls import services
+from ansible_collections.sallyport.iot.plugins.plugin_utils.tls.options import Wanted
+
+INI = f"{services.HOME}/certbot.ini"
+ROOT = f"{services.HOME}/acme-root.pem"
+HOOK = f"{services.HOME}/dns-hook"
+SERVICE_DROP_IN = "/etc/systemd/system/certbot.service.d/sallyport.conf"
+TIMER_DROP_IN = "/etc/systemd/system/certbot.timer.d/sallyport.conf"
+
+
+def ini(wanted: Wanted, *, webroot: str, hook: str, deploy: bool, gate: str = "") -> str:
+    """certbot's settings. A file and not arguments, because the binding to an account is a secret.
+
+    Args:
+        hook: path of the DNS hook.
+        deploy: whether certbot hands a new certificate to the device's services.
+        gate: the command that opens and closes port 80, "" where it stands open.
+    """
+    lines = ["non-interactive = true", "agree-tos = true", f"server = {wanted.acme_directory}"]
+    lines.append(
+        f"email = {wanted.acme_email}" if wanted.acme_email else "register-unsafely-without-email = true"
+    )
+    lines += (
+        ["key-type = ecdsa", "elliptic-curve = secp256r1"]
+        if wanted.key_type == "ecdsa"
+        else ["key-type = rsa", "rsa-key-size = 2048"]
+    )
+    if wanted.acme_eab_kid:
+        lines += [f"eab-kid = {wanted.acme_eab_kid}", f"eab-hmac-key = {wanted.acme_eab_key}"]
+    if wanted.challenge == "dns":
+        lines += ["authenticator = manual", "preferred-challenges = dns"]
+        lines += [f"manual-auth-hook = {hook} auth", f"manual-cleanup-hook = {hook} cleanup"]
+    elif wanted.challenge == "webroot":
+        lines += ["authenticator = webroot", f"webroot-path = {webroot}"]
+    else:
+        lines += [f"authenticator = {wanted.challenge}", "preferred-challenges = http"]
+    if deploy:
+        lines.append(f"deploy-hook = /bin/sh {services.DEPLOY} certbot")
+    if gate:
+        lines += [f"pre-hook = {gate} open", f"post-hook = {gate} close"]
+    return services.BANNER + "\n".join(lines) + "\n"
+
+
+def files(wanted: Wanted, gate: str = "") -> list[dict[str, Any]]:
+    """What certbot needs on a device."""
+    result: list[dict[str, Any]] = [
+        {
+            "dest": INI,
+            "content": ini(wanted, webroot=wanted.webroot, hook=HOOK, deploy=True, gate=gate),
+            "mode": "0600",
+            "secret": True,
+        },
+        {
+            "dest": TIMER_DROP_IN,
+            "content": f"{services.BANNER}[Timer]\nRandomizedDelaySec={wanted.renew_jitter}\nPersistent=true\n",
+            "mode": "0644",
+        },
+    ]
+    if wanted.acme_root:
+        result += [
+            {"dest": ROOT, "content": wanted.acme_root.strip() + "\n", "mode": "0644"},
+            {
+                "dest": SERVICE_DROP_IN,
+                "content": f"{services.BANNER}[Service]\nEnvironment=REQUESTS_CA_BUNDLE={ROOT}\n",
+                "mode": "0644",
+            },
+        ]
+    if wanted.dns_hook:
+        result.append(
+            {"dest": HOOK, "content": wanted.dns_hook.rstrip() + "\n", "mode": "0700", "secret": True}
+        )
+    return result
+
+
+def lineage(wanted: Wanted) -> str:
+    """What certbot calls it: a wildcard's star is no part of a folder's name."""
+    return wanted.name.replace("*.", "")
+
+
+_NO_ACCOUNT = re.compile(r"account that does not exist|Account \S+ not found")
+
+
+def account_unknown(output: str) -> bool:
+    """Whether the CA does not know the account that certbot has there."""
+    return bool(_NO_ACCOUNT.search(output))
+
+
+def account_folder(wanted: Wanted) -> str:
+    """Where certbot keeps its account at this directory, below its folder `accounts`."""
+    return wanted.acme_directory.partition("://")[2].rstrip("/")
+
+
+def issue(wanted: Wanted, *, force: bool) -> str:
+    """The exchange that has certbot get a certificate on a device, and hands it to the services."""
+    words = ["certbot", "certonly", "-c", INI, "--cert-name", lineage(wanted), "--renew-with-new-domains"]
+    words += ["--force-renewal"] if force else []
+    for name in wanted.names:
+        words += ["-d", name]
+    bundle = f"REQUESTS_CA_BUNDLE={ROOT}\nexport REQUESTS_CA_BUNDLE\n" if wanted.acme_root else ""
+    renewal = shlex.quote(f"/etc/letsencrypt/renewal/{lineage(wanted)}.conf")
+    live = shlex.quote(f"/etc/letsencrypt/live/{lineage(wanted)}")
+    account = shlex.quote(f"/etc/letsencrypt/accounts/{account_folder(wanted)}")
+    return (
+        f"umask 022\nmkdir -p {shlex.quote(wanted.webroot)}\numask 077\n{bundle}"
+        f"out=$({shlex.join(words)} 2>&1) && code=0 || code=$?\n"
+        # A private CA that was set up anew knows nobody: the old account is laid aside, and a new one made.
+        f'case $code:$out in\n  [1-9]*"account that does not exist"* | [1-9]*"Account http"*" not found"*)\n'
+        f"    rm -rf {account}.unknown\n    mv {account} {account}.unknown\n"
+        f"    out=$({shlex.join(words)} 2>&1) && code=0 || code=$?\n  ;;\nesac\n"
+        'say code "$code"\nprintf \'%s\\n\' "$out" | tail -n 40 | blob output\n'
+        f'if [ "$code" = 0 ] && [ -f {renewal} ]; then\n'
+        f"  said=$(/bin/sh {services.DEPLOY} take {live} 2>&1) && taken=0 || taken=$?\n"
+        '  say taken "$taken"\n  printf \'%s\\n\' "$said" | tail -n 10 | blob said\n'
+        "fi\n"
+    )
+
+
+def renew_at(wanted: Wanted, lifetime: float) -> str:
+    """sh that tells the device's certbot when a certificate is due: at the same moment as this role finds it due.
+
+    Args:
+        lifetime: seconds from its first to its last moment.
+    """
+    hours = max(1, int(min(wanted.renew_days * 86400.0, lifetime / 3) // 3600))
+    renewal = shlex.quote(f"/etc/letsencrypt/renewal/{lineage(wanted)}.conf")
+    line = f"renew_before_expiry = {hours} hours"
+    return (
+        f"if [ -f {renewal} ] && ! grep -qx {shlex.quote(line)} {renewal}; then\n"
+        f"  sed -i -e '/^renew_before_expiry/d' -e '1i {line}' {renewal}\nfi\n"
+    )
+
+
+def take(wanted: Wanted) -> str:
+    """The exchange that hands over what certbot got earlier: the last run died in between. The CA is not asked."""
+    live = shlex.quote(f"/etc/letsencrypt/live/{lineage(wanted)}")
+    return (
+        f"said=$(/bin/sh {services.DEPLOY} take {live} 2>&1) && taken=0 || taken=$?\n"
+        'say code 0\nsay taken "$taken"\nprintf \'%s\\n\' "$said" | tail -n 10 | blob said\n'
+    )
+
+
+def dry_run(wanted: Wanted) -> str:
+    """The exchange that asks whether the next renewal would work, at the directory that this site uses."""
+    words = ["certbot", "renew", "--dry-run", "--non-interactive", "--cert-name", lineage(wanted)]
+    words += ["--server", wanted.acme_directory, "--no-random-sleep-on-renew"]
+    bundle = f"REQUESTS_CA_BUNDLE={ROOT}\nexport REQUESTS_CA_BUNDLE\n" if wanted.acme_root else ""
+    return (
+        f"{bundle}out=$({shlex.join(words)} 2>&1) && code=0 || code=$?\n"
+        'say code "$code"\nprintf \'%s\\n\' "$out" | tail -n 40 | blob output\n'
+    )
+
+
+def server_of(renewal: str) -> str:
+    """The directory that a renewal file asks."""
+    match = re.search(r"^server\s*=\s*(\S+)", renewal, re.M)
+    return match[1] if match else ""
+
+
+_NOISE = re.compile(
+    r"^(Saving debug log|Plugins selected|Ask for help|See the logfile|- - -|\s*$|Requesting a cert|Renewing an existing|Performing|Waiting for)"
+)
+
+
+def reason(output: str) -> str:
+    """certbot's words without what is in every run."""
+    lines = [line.strip() for line in output.splitlines() if not _NOISE.match(line)]
+    return " ".join(lines)[-800:] or "certbot said nothing"
+
+
+def explain(output: str, wanted: Wanted) -> str:
+    """What went wrong, and what to do about it."""
+    text = reason(output)
+    lowered = text.lower()
+    if "rate limit" in lowered or "ratelimited" in lowered.replace(" ", ""):
+        advice = "the CA's rate limit is reached: wait for what it names, and try with its staging directory meanwhile"
+    elif "certificate_verify_failed" in lowered or "certificate verify failed" in lowered:
+        advice = "the ACME server's own certificate is not trusted: set tls_acme_root to its CA's root"
+    elif "unauthorized" in lowered or "challenge" in lowered:
+        advice = (
+            "the CA could not verify the names: for HTTP-01 each must lead to this device's port 80 as the CA sees it; "
+            "behind NAT use tls_challenge: dns, or tls_mode: controller"
+        )
+    elif "connection" in lowered and (
+        "refused" in lowered or "establish" in lowered or "max retries" in lowered
+    ):
+        advice = f"check that {wanted.acme_directory} can be reached, and for HTTP-01 that the CA reaches port 80 by name"
+    elif "external account" in lowered or "eab" in lowered:
+        advice = "the CA wants an external account binding: set tls_acme_eab_kid and tls_acme_eab_key"
+    elif "no space left" in lowered:
+        advice = "the disk is full"
+    else:
+        advice = "see what it said"
+    return f"{advice}. certbot said: {text}"
+
+
+def environment(wanted: Wanted, bundle: str) -> Mapping[str, str]:
+    """For certbot on the controller."""
+    return {"REQUESTS_CA_BUNDLE": bundle} if wanted.acme_root else {}

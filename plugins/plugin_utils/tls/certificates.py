@@ -1,0 +1,320 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Certificates, keys and requests on the controller, by the `cryptography` that ansible-core itself needs.
+
+Private keys are handed over and back in memory; nothing here writes a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
+
+_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.S)
+_NAME = re.compile(r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+class CertificateError(ValueError):
+    """A certificate, key or name is not what it must be. The message says what is wrong, never the key."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What matters about a leaf certificate."""
+
+    names: tuple[str, ...]
+    not_before: datetime
+    not_after: datetime
+    fingerprint: str
+    public_key: str
+    """SHA-256 of the public key: two devices with the same one share their private key."""
+    issuer: str
+    serial: str
+    ocsp: bool
+    """Whether the CA names a responder for stapling."""
+
+    def days_left(self, now: datetime) -> int:
+        """Whole days until it expires; negative when it has."""
+        return (self.not_after - now) // timedelta(days=1)
+
+    def report(self, now: datetime) -> dict[str, Any]:
+        """For results: public facts only."""
+        return {
+            "names": list(self.names),
+            "not_before": self.not_before.isoformat(),
+            "not_after": self.not_after.isoformat(),
+            "days_left": self.days_left(now),
+            "issuer": self.issuer,
+            "serial": self.serial,
+            "fingerprint": self.fingerprint,
+            "public_key": self.public_key,
+        }
+
+
+def check_name(name: str) -> str:
+    """The name as certificates hold it. CertificateError when it is neither a host name nor an address."""
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        pass
+    lowered = name.lower()
+    if len(lowered) > 253 or not _NAME.fullmatch(lowered):
+        raise CertificateError(f"{name!r} is neither a host name nor an IP address")
+    return lowered
+
+
+def parse(pem: str | bytes) -> list[x509.Certificate]:
+    """Every certificate of a PEM text, in its order. CertificateError where there is none."""
+    raw = pem.encode() if isinstance(pem, str) else pem
+    try:
+        found = [x509.load_pem_x509_certificate(block) for block in _BLOCK.findall(raw)]
+    except ValueError as error:
+        raise CertificateError(f"a certificate cannot be read: {error}") from None
+    if not found:
+        raise CertificateError("it holds no certificate (-----BEGIN CERTIFICATE-----)")
+    return found
+
+
+def describe(pem: str | bytes) -> Certificate:
+    """The first certificate of a PEM text."""
+    leaf = parse(pem)[0]
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        texts = [str(value).lower() for value in names.get_values_for_type(x509.DNSName)]
+        texts += [str(value) for value in names.get_values_for_type(x509.IPAddress)]
+    except x509.ExtensionNotFound:
+        texts = []
+    return Certificate(
+        names=tuple(texts),
+        not_before=_utc(leaf, "not_valid_before"),
+        not_after=_utc(leaf, "not_valid_after"),
+        fingerprint=leaf.fingerprint(hashes.SHA256()).hex(),
+        public_key=hashlib.sha256(_spki(leaf.public_key())).hexdigest(),
+        issuer=leaf.issuer.rfc4514_string(),
+        serial=f"{leaf.serial_number:x}",
+        ocsp=_ocsp(leaf),
+    )
+
+
+def _utc(certificate: x509.Certificate, name: str) -> datetime:
+    # The aware form came with cryptography 42; older ones know only the naive one.
+    value: datetime = getattr(certificate, f"{name}_utc", None) or getattr(certificate, name)
+    return value.replace(tzinfo=timezone.utc)
+
+
+def _spki(key: Any) -> bytes:
+    raw: bytes = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return raw
+
+
+def _ocsp(leaf: x509.Certificate) -> bool:
+    try:
+        value = leaf.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
+    except x509.ExtensionNotFound:
+        return False
+    return any(item.access_method == AuthorityInformationAccessOID.OCSP for item in value)
+
+
+def load_key(pem: str | bytes) -> Any:
+    """A private key. The error never quotes what was given."""
+    raw = pem.encode() if isinstance(pem, str) else pem
+    try:
+        return serialization.load_pem_private_key(raw, None)
+    except TypeError:
+        raise CertificateError("the private key has a passphrase; give it without one, from vault") from None
+    except Exception:
+        raise CertificateError(
+            "the private key cannot be read: a PEM text without passphrase is expected"
+        ) from None
+
+
+def check_pair(certificate: str, key: str, names: Sequence[str], now: datetime) -> Certificate:
+    """The operator's certificate with its key. CertificateError says what does not fit."""
+    chain = parse(certificate)
+    leaf = describe(certificate)
+    if hashlib.sha256(_spki(load_key(key).public_key())).hexdigest() != leaf.public_key:
+        raise CertificateError(
+            "the private key is not the certificate's. The device's own certificate must stand first in the chain"
+        )
+    for child, parent in itertools.pairwise(chain):
+        if child.issuer != parent.subject:
+            raise CertificateError(
+                f"the chain is not in order: {child.subject.rfc4514_string()} was issued by "
+                f"{child.issuer.rfc4514_string()}, but {parent.subject.rfc4514_string()} follows"
+            )
+    if leaf.not_after <= now:
+        raise CertificateError(f"the certificate expired on {leaf.not_after:%Y-%m-%d %H:%M} UTC")
+    if leaf.not_before > now:
+        raise CertificateError(f"the certificate is not valid before {leaf.not_before:%Y-%m-%d %H:%M} UTC")
+    missing = [name for name in names if not covers(leaf.names, name)]
+    if missing:
+        raise CertificateError(
+            f"the certificate is for {', '.join(leaf.names) or 'no name'}, not for {', '.join(missing)}"
+        )
+    return leaf
+
+
+def covers(names: Iterable[str], wanted: str) -> bool:
+    """Whether a certificate with these names is one for ``wanted``; a wildcard stands for one label."""
+    rest = wanted.partition(".")[2]
+    return any(name == wanted or (name.startswith("*.") and rest and name[2:] == rest) for name in names)
+
+
+def new_key(kind: str) -> str:
+    """A private key as PEM: ``ecdsa`` (P-256) or ``rsa`` (2048)."""
+    key: Any = (
+        ec.generate_private_key(ec.SECP256R1())
+        if kind == "ecdsa"
+        else rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    )
+    raw: bytes = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return raw.decode()
+
+
+def request(key: str, names: Sequence[str]) -> str:
+    """A signing request for these names."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(_subject(names))
+    builder = builder.add_extension(_alternative(names), critical=False)
+    return builder.sign(load_key(key), _hash(load_key(key))).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def requested(pem: str) -> str:
+    """SHA-256 of the public key of a request whose signature holds."""
+    try:
+        csr = x509.load_pem_x509_csr(pem.encode())
+    except ValueError as error:
+        raise CertificateError(f"the device's signing request cannot be read: {error}") from None
+    if not csr.is_signature_valid:
+        raise CertificateError("the device's signing request is not signed by its own key")
+    return hashlib.sha256(_spki(csr.public_key())).hexdigest()
+
+
+def issue(
+    ca_certificate: str,
+    ca_key: str,
+    csr: str,
+    names: Sequence[str],
+    *,
+    days: int,
+    now: datetime,
+    client: bool = False,
+) -> str:
+    """A certificate of the fleet's own CA, with the chain up to but without a root.
+
+    Args:
+        client: whether it is for a client (mutual TLS) instead of a server.
+    """
+    requested(csr)
+    chain = parse(ca_certificate)
+    ca, key = chain[0], load_key(ca_key)
+    check_ca(ca_certificate, ca_key, now)
+    last = min(now + timedelta(days=days), _utc(ca, "not_valid_after"))
+    usage = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(_subject(names))
+        .issuer_name(ca.subject)
+        .public_key(x509.load_pem_x509_csr(csr.encode()).public_key())
+        .serial_number(x509.random_serial_number())
+        # Clocks differ: a device a little behind must not find it "not yet valid".
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(last)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(_alternative(names), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.public_key()), critical=False)  # type: ignore[arg-type]
+    )
+    made = builder.sign(key, _hash(key)).public_bytes(serialization.Encoding.PEM).decode()
+    rest = [one for one in chain if one.issuer != one.subject]
+    return made + "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in rest)
+
+
+def check_ca(certificate: str, key: str, now: datetime) -> None:
+    """That a CA's certificate may sign, has not expired and is the key's."""
+    ca = parse(certificate)[0]
+    try:
+        may = ca.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        may = False
+    if not may:
+        raise CertificateError("tls_ca_certificate is no CA: its basic constraints do not let it sign")
+    if _spki(load_key(key).public_key()) != _spki(ca.public_key()):
+        raise CertificateError("tls_ca_key is not the key of tls_ca_certificate")
+    if _utc(ca, "not_valid_after") <= now:
+        raise CertificateError(f"tls_ca_certificate expired on {_utc(ca, 'not_valid_after'):%Y-%m-%d}")
+
+
+def signed_by(certificate: str, authority: str) -> bool:
+    """Whether any certificate of ``authority`` signed the first one of ``certificate``."""
+    leaf = parse(certificate)[0]
+    for parent in parse(authority):
+        key: Any = parent.public_key()
+        try:
+            if isinstance(key, ec.EllipticCurvePublicKey):
+                assert leaf.signature_hash_algorithm is not None
+                key.verify(
+                    leaf.signature, leaf.tbs_certificate_bytes, ec.ECDSA(leaf.signature_hash_algorithm)
+                )
+            elif isinstance(key, rsa.RSAPublicKey):
+                assert leaf.signature_hash_algorithm is not None
+                key.verify(
+                    leaf.signature,
+                    leaf.tbs_certificate_bytes,
+                    padding.PKCS1v15(),
+                    leaf.signature_hash_algorithm,
+                )
+            else:
+                key.verify(leaf.signature, leaf.tbs_certificate_bytes)
+        except InvalidSignature:
+            continue
+        return True
+    return False
+
+
+def check_crl(crl: str, authority: str, now: datetime) -> None:
+    """That a list of revoked certificates is the CA's and in force; nginx would refuse every client otherwise."""
+    try:
+        found = x509.load_pem_x509_crl(crl.encode())
+    except ValueError as error:
+        raise CertificateError(f"tls_client_crl cannot be read: {error}") from None
+    if not any(found.is_signature_valid(one.public_key()) for one in parse(authority)):  # type: ignore[arg-type]
+        raise CertificateError("tls_client_crl is not signed by tls_client_ca")
+    until = getattr(found, "next_update_utc", None) or found.next_update
+    if until is not None and until.replace(tzinfo=timezone.utc) <= now:
+        raise CertificateError(
+            f"tls_client_crl was to be renewed on {until:%Y-%m-%d}: with an old list every client is refused"
+        )
+
+
+def _subject(names: Sequence[str]) -> x509.Name:
+    # A common name is 64 characters at most; the names that count are the alternative ones.
+    common = next((name for name in names if len(name) <= 64), "")
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)] if common else [])
+
+
+def _alternative(names: Sequence[str]) -> x509.SubjectAlternativeName:
+    values: list[x509.GeneralName] = []
+    for name in names:
+        try:
+            values.append(x509.IPAddress(ipaddress.ip_address(name)))
+        except ValueError:
+            values.append(x509.DNSName(name))
+    return x509.SubjectAlternativeName(values)
+
+
+def _hash(key: Any) -> Any:
+    return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()

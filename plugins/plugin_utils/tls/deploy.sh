@@ -1,0 +1,168 @@
+#!/bin/sh
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+#
+# Gives the device's services their certificate; lives at /etc/sallyport/tls/deploy.
+#
+#   deploy take FOLDER   a new pair from FOLDER (fullchain.pem, privkey.pem) becomes the device's, if its services take it
+#   deploy certbot       the same, as certbot's deploy hook (RENEWED_LINEAGE names the folder)
+#   deploy reload        services read what is there
+#
+# A pair that a service refuses is put away again, and the old one goes on being served. The last line of `status` says
+# how the last deployment ended: "ok TIME" or "failed TIME REASON"; the audit reads it.
+set -eu
+umask 077
+LC_ALL=C
+PATH="${PATH:-}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+export LC_ALL PATH
+HERE=/etc/sallyport/tls
+CERT=$HERE/fullchain.pem
+KEY=$HERE/privkey.pem
+REASON=''
+
+systemd() { [ -d /run/systemd/system ]; }
+have() { command -v "$1" >/dev/null 2>&1; }
+fail() { REASON=$*; printf 'sallyport-tls: %s\n' "$*" >&2; return 1; }
+last() { tail -n 5 | tr '\n' ' '; }
+
+# put FILE TARGET OWNER MODE: a whole file or the old one, never a part of one
+put() {
+    mkdir -p "${2%/*}"
+    cp "$1" "$2.new"
+    chown "$3" "$2.new"
+    chmod "$4" "$2.new"
+    mv -f "$2.new" "$2"
+}
+
+matches() { # a key of another certificate would take every service down at its next start
+    have openssl || return 0
+    [ "$(openssl x509 -in "$1" -noout -pubkey 2>/dev/null)" = "$(openssl pkey -in "$2" -pubout 2>/dev/null)" ]
+}
+
+serves() { # PORT: is it this certificate that clients get?
+    if ! have openssl; then return 0; fi
+    want=$(openssl x509 -in "$CERT" -noout -fingerprint -sha256)
+    left=40
+    while :; do
+        got=$(openssl s_client -connect "127.0.0.1:$1" </dev/null 2>/dev/null | openssl x509 -noout -fingerprint -sha256 2>/dev/null) || got=''
+        [ "$got" != "$want" ] || return 0
+        [ "$left" -gt 0 ] || return 1
+        left=$((left - 1))
+        sleep 0.25 2>/dev/null || sleep 1
+    done
+}
+
+service_nginx() {
+    out=$(nginx -t -q 2>&1) || { fail "nginx refuses its configuration: $(printf '%s' "$out" | last)"; return 1; }
+    # A reload starts new workers and lets the old ones finish what they serve.
+    if systemd; then
+        out=$(systemctl reload-or-restart nginx 2>&1) || { fail "nginx does not reload: $(printf '%s' "$out" | last)"; return 1; }
+    else
+        out=$(nginx -s reload 2>&1 || nginx 2>&1) || { fail "nginx does not reload: $(printf '%s' "$out" | last)"; return 1; }
+    fi
+}
+
+service_mosquitto() {
+    # It reads them again after it has become its own user.
+    put "$CERT" /etc/mosquitto/certs/sallyport.crt mosquitto:mosquitto 0644
+    put "$KEY" /etc/mosquitto/certs/sallyport.key mosquitto:mosquitto 0600
+    if systemctl -q is-active mosquitto && [ "$(cat "$HERE/mosquitto.loaded" 2>/dev/null || :)" = "$(cksum </etc/mosquitto/conf.d/sallyport.conf)" ]; then
+        systemctl kill -s HUP --kill-who=main mosquitto # certificates only: sessions live on
+    else
+        out=$(systemctl restart mosquitto 2>&1) || { fail "mosquitto does not start: $(journalctl -u mosquitto -n 5 -o cat --no-pager 2>/dev/null | last)"; return 1; }
+        cksum </etc/mosquitto/conf.d/sallyport.conf >"$HERE/mosquitto.loaded"
+    fi
+}
+
+service_lighttpd() {
+    put "$CERT" /etc/lighttpd/sallyport/fullchain.pem www-data:www-data 0644
+    put "$KEY" /etc/lighttpd/sallyport/privkey.pem www-data:www-data 0600
+    chown www-data:www-data /etc/lighttpd/sallyport
+    out=$(lighttpd -tt -f /etc/lighttpd/lighttpd.conf 2>&1) || { fail "lighttpd refuses its configuration: $(printf '%s' "$out" | last)"; return 1; }
+    if systemctl -q is-active lighttpd && [ "$(cat "$HERE/lighttpd.loaded" 2>/dev/null || :)" = "$(cat /etc/lighttpd/lighttpd.conf /etc/lighttpd/conf-enabled/* | cksum)" ]; then
+        systemctl reload lighttpd # graceful: it keeps its sockets and finishes what it serves
+    else
+        out=$(systemctl restart lighttpd 2>&1) || { fail "lighttpd does not start: $(journalctl -u lighttpd -n 5 -o cat --no-pager 2>/dev/null | last)"; return 1; }
+        cat /etc/lighttpd/lighttpd.conf /etc/lighttpd/conf-enabled/* | cksum >"$HERE/lighttpd.loaded"
+    fi
+}
+
+service_stunnel() { # a front for what cannot do TLS; init keeps it running
+    log=/run/sallyport-stunnel.log
+    pids=$(pidof stunnel4 || pidof stunnel || :)
+    if [ -n "$pids" ]; then
+        before=$(grep -c 'Configuration ' "$log" 2>/dev/null || :)
+        # shellcheck disable=SC2086 # a list of numbers
+        kill -HUP $pids
+    else
+        before=$(grep -c 'Configuration ' "$log" 2>/dev/null || :)
+        kill -HUP 1
+    fi
+    left=15
+    while [ "$(grep -c 'Configuration ' "$log" 2>/dev/null || :)" = "$before" ]; do
+        [ "$left" -gt 0 ] || { fail "stunnel does not answer: $(last <"$log" 2>/dev/null || :)"; return 1; }
+        left=$((left - 1))
+        sleep 1
+    done
+    case $(grep 'Configuration ' "$log" | tail -n 1) in
+        *successful*) ;;
+        *) fail "stunnel refuses its configuration: $(last <"$log")"; return 1 ;;
+    esac
+}
+
+reload() {
+    [ -f "$HERE/services" ] || return 0
+    while read -r name port <&3; do
+        "service_$name" || return 1
+        [ "$port" = 0 ] || serves "$port" || { fail "$name does not serve the new certificate on port $port"; return 1; }
+    done 3<"$HERE/services"
+}
+
+note() { # STATE REASON
+    printf '%s %s %s\n' "$1" "$(date +%s)" "$2" >"$HERE/status.new"
+    mv -f "$HERE/status.new" "$HERE/status"
+    if have logger; then logger -t sallyport-tls -- "$1 $2" || :; fi
+}
+
+take() {
+    if [ ! -f "$1/fullchain.pem" ] || [ ! -f "$1/privkey.pem" ]; then fail "$1 holds no certificate"; return 1; fi
+    if cmp -s "$1/fullchain.pem" "$CERT" 2>/dev/null && cmp -s "$1/privkey.pem" "$KEY" 2>/dev/null; then return 0; fi
+    matches "$1/fullchain.pem" "$1/privkey.pem" || { fail "the key in $1 is not the certificate's"; return 1; }
+    rm -f "$CERT.old" "$KEY.old"
+    if [ -f "$CERT" ] && [ -f "$KEY" ]; then
+        cp -p "$CERT" "$CERT.old"
+        cp -p "$KEY" "$KEY.old"
+    fi
+    put "$1/privkey.pem" "$KEY" root:root 0600
+    put "$1/fullchain.pem" "$CERT" root:root 0644
+    sync
+    if (reload) 2>"$HERE/said"; then
+        rm -f "$CERT.old" "$KEY.old" "$HERE/said"
+        return 0
+    fi
+    why=$(last <"$HERE/said")
+    rm -f "$HERE/said"
+    if [ -f "$CERT.old" ]; then
+        mv -f "$KEY.old" "$KEY"
+        mv -f "$CERT.old" "$CERT"
+        reload || fail "even the old certificate cannot be loaded again: $REASON"
+    fi
+    fail "$why; the old certificate is still served"
+}
+
+# Two at once (certbot's timer and a run) would mix their pairs.
+LOCK=/run/sallyport-tls.lock
+if have flock && [ "${SALLYPORT_LOCKED:-}" != "$LOCK" ]; then
+    SALLYPORT_LOCKED=$LOCK exec flock "$LOCK" /bin/sh "$0" "$@"
+fi
+if [ -f "$CERT.old" ] && [ -f "$KEY.old" ] && [ "$1" != reload ]; then
+    # Killed between two pairs: the old one first, then on.
+    mv -f "$KEY.old" "$KEY"
+    mv -f "$CERT.old" "$CERT"
+fi
+case $1 in
+    take) if take "$2"; then note ok ''; else note failed "$REASON"; exit 1; fi ;;
+    certbot) if take "$RENEWED_LINEAGE"; then note ok ''; else note failed "$REASON"; exit 1; fi ;;
+    reload) reload ;;
+    *) printf 'sallyport-tls: unknown command: %s\n' "$1" >&2; exit 2 ;;
+esac
