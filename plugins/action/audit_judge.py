@@ -14,6 +14,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.sallyport.iot.plugins.module_utils.ports import format_ports
+from ansible_collections.sallyport.iot.plugins.plugin_utils.audit import certificates
 from ansible_collections.sallyport.iot.plugins.plugin_utils.audit.compare import (
     EXPOSURE,
     LOGINS,
@@ -61,6 +62,7 @@ class ActionModule(ActionBase):
                 "logins": {"type": "list", "elements": "dict", "required": True},
                 "firewall": {"type": "dict", "default": {}},
                 "passwords": {"type": "dict", "default": {}},
+                "tls": {"type": "dict", "default": {}},
                 "try_logins": {"type": "bool", "required": True},
                 "listeners": {"type": "list", "elements": "dict", "default": []},
                 "waivers": {"type": "list", "elements": "dict", "default": []},
@@ -81,6 +83,7 @@ class ActionModule(ActionBase):
         )
         findings = list(about_device(probe, plan, facts))
         findings += judge_firewall(arguments["firewall"]) + judge_passwords(arguments["passwords"])
+        findings += certificates.judge_tls(arguments["tls"])
         sights: dict[str, Any] = {}
         for scan in arguments["scans"]:
             place = scan["item"]
@@ -113,6 +116,7 @@ class ActionModule(ActionBase):
                 "vantages": sights,
             },
             host_keys=facts.get("ssh", {}).get("host_keys", []),
+            tls_key=certificates.key_of(arguments["tls"]),
             findings=[finding.as_dict() for finding in judged],
             waivers=arguments["waivers"],
         )

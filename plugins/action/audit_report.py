@@ -16,6 +16,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.sallyport.iot.plugins.plugin_utils.audit.certificates import shared_tls_keys
 from ansible_collections.sallyport.iot.plugins.plugin_utils.audit.evidence import document, load_controls
 from ansible_collections.sallyport.iot.plugins.plugin_utils.audit.findings import (
     Finding,
@@ -65,7 +66,9 @@ class ActionModule(ActionBase):
 
 def assemble(judged: Mapping[str, Mapping[str, Any]], enforce: bool, now: datetime) -> dict[str, Any]:
     """The evidence of the whole run from each device's judgement; a device without one is named all the same."""
-    shared = shared_host_keys({host: one.get("host_keys", ()) for host, one in judged.items()})
+    host_keys = shared_host_keys({host: one.get("host_keys", ()) for host, one in judged.items()})
+    tls_keys = shared_tls_keys({host: str(one.get("tls_key", "")) for host, one in judged.items()})
+    shared = {host: host_keys.get(host, []) + tls_keys.get(host, []) for host in judged}
     devices: dict[str, Any] = {}
     findings: dict[str, list[Finding]] = {}
     for host, one in judged.items():

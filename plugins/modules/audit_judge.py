@@ -41,6 +41,10 @@ options:
     description: The result of M(sallyport.iot.credentials) in check mode.
     type: dict
     default: {}
+  tls:
+    description: The result of M(sallyport.iot.tls_report).
+    type: dict
+    default: {}
   listeners:
     description: Programs that the site declares, as C({process, unit, tcp, udp}).
     type: list
@@ -74,6 +78,11 @@ device:
   description: What was seen, for the evidence.
   type: dict
   returned: always
+tls_key:
+  description: SHA-256 of the public key of the device's certificate.
+  returned: always
+  type: str
+  sample: ""
 findings:
   description: What differs, what could not be assessed, and notes; waivers are marked.
   type: list
