@@ -147,7 +147,9 @@ class ActionModule(ActionBase):
             else:
                 entry["generate"] = f'cp {NEXT_KEY} "$1"'
                 settle.append(f"rm -f {NEXT_KEY}")
+            came = {"dest": services.SOURCE, "content": f"{_source(wanted)}\n", "mode": "0644"}
             files = [
+                driver.file(came),
                 driver.file({"dest": services.CERT, "content": pair.certificate, "mode": "0644"}),
                 driver.file(entry),
                 *files,
@@ -171,6 +173,8 @@ class ActionModule(ActionBase):
             and not certificates.signed_by(found.pem, wanted.ca_certificate)
         ):
             reason = "another CA issued it"
+        if not reason and wanted.mode == "controller" and found.source != _source(wanted):
+            reason = f"it came from elsewhere ({found.source or 'nobody wrote down where'})"
         return reason
 
     def _new_pair(self, wanted: options.Wanted, found: devices.Found, now: datetime) -> _Pair:
@@ -274,6 +278,11 @@ class ActionModule(ActionBase):
         }  # fmt: skip
 
     def _check_challenge(self, wanted: options.Wanted, device: dict[str, Any], found: devices.Found) -> None:
+        if wanted.gate and wanted.challenge != "dns" and not found.gate:
+            raise services.Refused(
+                "tls_gate is true, and the firewall in force has no gate. Add to the policy: defaults: {gate: [80]}, and run "
+                "the role firewall first. Plain iptables has no sets: there use tls_challenge: dns, or tls_mode: controller"
+            )
         if wanted.challenge == "nginx" and "nginx" not in found.has:
             raise services.Refused(
                 "tls_challenge is nginx, which this device does not have. Use webroot, standalone or dns"
@@ -307,7 +316,9 @@ class ActionModule(ActionBase):
         self, wanted: options.Wanted, device: dict[str, Any], found: devices.Found, *, pair: bool, ocsp: bool
     ) -> dict[str, Any]:
         plan = services.plan(wanted, device, found.has, pair=pair, ocsp=ocsp, texts=found.texts)
-        plan.files += certbot.files(wanted)
+        plan.files += certbot.files(
+            wanted, f"/bin/sh {services.DEPLOY}" if wanted.gate and wanted.challenge != "dns" else ""
+        )
         if device.get("init") == "systemd":
             timer = "systemctl daemon-reload\nsystemctl enable --now certbot.timer >/dev/null 2>&1"
             plan.activate.insert(0, timer)
@@ -340,6 +351,13 @@ class ActionModule(ActionBase):
         )
         outcome = driver.run(self, self._vars, change, self._exchange)
         return driver.with_fresh_facts(self, outcome, device, plan.files)
+
+
+def _source(wanted: options.Wanted) -> str:
+    """Where a delivered certificate comes from: another place is a reason to have a new one."""
+    if wanted.mode == "controller":
+        return f"controller {wanted.acme_directory}"
+    return "fleet CA" if wanted.ca_certificate else "operator"
 
 
 def _is_address(name: str) -> bool:

@@ -189,6 +189,27 @@ def test_a_service_that_refuses_keeps_the_old_certificate_and_the_next_run_says_
     assert fleet.served("tls11") != before and fleet.acme.orders() == orders
 
 
+def test_port_80_opens_for_the_challenge_only(fleet: Fleet, site: dict[str, object]) -> None:
+    run = fleet.play("tls11", **site, gate=True)
+    assert run["tls11"]["state"] == "refused" and "defaults: {gate: [80]}" in run["tls11"]["msg"]
+    closed = fleet.play("tls11", playbook="molecule/tls/firewall.yml", action="firewall")
+    assert closed.status == 0, closed.output
+    try:
+        assert not fleet.plain("tls11") and fleet.plain("tls11", 443)
+        fleet.acme.dns("panel.lab", fleet.address("tls11"))
+        run = fleet.play("tls11", **site, gate=True, names=["tls11.lab", "panel.lab"])
+        assert run.status == 0, run.output
+        assert not fleet.plain("tls11"), "port 80 still answers after the challenge"
+        # What closes it is the kernel, whatever becomes of certbot.
+        fleet.sh("tls11", "/bin/sh /etc/sallyport/tls/deploy open")
+        assert fleet.plain("tls11")
+        listed = fleet.sh("tls11", "nft list set inet sallyport gate")
+        assert "80 timeout 10m expires " in listed or "80 expires " in listed, listed
+    finally:
+        fleet.play("tls11", playbook="playbooks/rollback.yml", action="rollback", to="previous")
+        fleet.sh("tls11", "nft delete table inet sallyport 2>/dev/null || :")
+
+
 def test_the_dry_run_asks_the_sites_own_directory(fleet: Fleet, site: dict[str, object]) -> None:
     before = fleet.served("tls11")
     run = fleet.play("tls11", "--tags", "tls_dry_run", action="tls_dry_run", **site)

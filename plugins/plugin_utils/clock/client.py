@@ -200,9 +200,9 @@ def plan(wanted: Wanted, device: Mapping[str, Any], reply: Any) -> Plan:
         # -p arrived with 4.0; the staged main file names ours, which is staged too.
         result.check.append(
             "chronyd --help 2>&1 | grep -q -- '-p' || exit 0\n"
+            "folder=$(mktemp -d)\ntrap 'rm -rf \"$folder\"' EXIT\n"
             f'sed "s|^include {CHRONY_OURS}\\$|include $(staged {CHRONY_OURS})|" "$(staged {shlex.quote(main)})" '
-            f'>"$(staged {CHRONY_OURS}).test"\n'
-            f'chronyd -p -f "$(staged {CHRONY_OURS}).test" >/dev/null'
+            f'>"$folder/chrony.conf"\nchronyd -p -f "$folder/chrony.conf" >/dev/null'
         )
         _unit(result, "chrony.service")
     elif client == "timesyncd":

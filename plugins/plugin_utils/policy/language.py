@@ -669,8 +669,9 @@ DEFAULTS = Table(
             ),
             "inbound echo requests",
         ),
+        "gate": Key(_PORTS, "TCP ports that root on the device may open for ten minutes at a time"),
         "reason": _REASON,
-        "locked": _locked_keys("inbound", "outbound", "forward", "ping", "reason"),
+        "locked": _locked_keys("inbound", "outbound", "forward", "ping", "gate", "reason"),
     }
 )
 

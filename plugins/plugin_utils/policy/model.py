@@ -136,6 +136,8 @@ class Defaults:
     outbound: Verdict = "allow"
     forward: Verdict = "deny"
     ping: Ping | None = None
+    gate: Intervals = ()
+    """TCP ports that are closed until root on the device opens one for ten minutes: see docs/policy.md."""
     reason: str = ""
 
 

@@ -484,6 +484,7 @@ class _Resolver:
             outbound=_VERDICTS[said.get("outbound", "allow")],
             forward=_VERDICTS[said.get("forward", "drop")],
             ping=ping,
+            gate=intervals.merge(said["gate"]) if "gate" in said else (),
             reason=str(said.get("reason", "")),
         )
 

@@ -58,18 +58,26 @@ def issue(wanted: Wanted, csr: str) -> str:
         environment = {**os.environ, **certbot.environment(wanted, str(work / "root"))}
         account = home / "accounts" / certbot.account_folder(wanted)
         with _alone(home):
-            if not any(account.rglob("regr.json")):
+            if not _known(account):
                 _run([program, "register", *words], environment, wanted)
+            used = _known(account)
+        certonly = [program, "certonly", *words]
         target = work / "fullchain.pem"
-        words += ["--csr", str(work / "request"), "--fullchain-path", str(target)]
-        words += ["--cert-path", str(work / "cert.pem"), "--chain-path", str(work / "chain.pem")]
+        certonly += ["--csr", str(work / "request"), "--fullchain-path", str(target)]
+        certonly += ["--cert-path", str(work / "cert.pem"), "--chain-path", str(work / "chain.pem")]
         with _alone(home, wanted.challenge == "standalone"):  # port 80 is there once
             try:
-                _run([program, "certonly", *words], environment, wanted)
+                _run(certonly, environment, wanted)
+                return target.read_text(encoding="ascii")
             except _UnknownAccount:
-                # A private CA that was set up anew knows nobody.
+                pass
+        # A private CA that was set up anew knows nobody. Whoever comes first registers again.
+        with _alone(home):
+            if _known(account) == used:
                 shutil.rmtree(account)
-                _run([program, "certonly", *words], environment, wanted)
+                _run([program, "register", *words], environment, wanted)
+        with _alone(home, wanted.challenge == "standalone"):
+            _run(certonly, environment, wanted)
         return target.read_text(encoding="ascii")
 
 
@@ -84,6 +92,11 @@ def _run(command: list[str], environment: dict[str, str], wanted: Wanted) -> Non
         if certbot.account_unknown(done.stdout + done.stderr):
             raise _UnknownAccount(certbot.explain(done.stdout + done.stderr, wanted))
         raise NotIssued(certbot.explain(done.stdout + done.stderr, wanted))
+
+
+def _known(account: Path) -> set[str]:
+    """Accounts that this controller has at one directory."""
+    return {path.parent.name for path in account.rglob("regr.json")}
 
 
 def _write(path: Path, text: str, mode: int) -> str:

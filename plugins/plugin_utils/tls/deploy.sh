@@ -7,6 +7,7 @@
 #   deploy take FOLDER   a new pair from FOLDER (fullchain.pem, privkey.pem) becomes the device's, if its services take it
 #   deploy certbot       the same, as certbot's deploy hook (RENEWED_LINEAGE names the folder)
 #   deploy reload        services read what is there
+#   deploy open|close    port 80 for a challenge, in the gate of the firewall; the kernel closes it after ten minutes
 #
 # A pair that a service refuses is put away again, and the old one goes on being served. The last line of `status` says
 # how the last deployment ended: "ok TIME" or "failed TIME REASON"; the audit reads it.
@@ -149,6 +150,23 @@ take() {
     fi
     fail "$why; the old certificate is still served"
 }
+
+gate() { # open|close
+    if have nft && nft list set inet sallyport gate >/dev/null 2>&1; then
+        case $1 in
+            open) nft 'add element inet sallyport gate { 80 timeout 600s }' ;;
+            close) nft 'delete element inet sallyport gate { 80 }' 2>/dev/null || : ;;
+        esac
+    elif have ipset && ipset list -t sallyport-gate >/dev/null 2>&1; then
+        case $1 in
+            open) ipset -exist add sallyport-gate 80 timeout 600 ;;
+            close) ipset -exist del sallyport-gate 80 ;;
+        esac
+    else
+        fail "the firewall in force has no gate: the challenge finds port 80 closed"
+    fi
+}
+case $1 in open | close) gate "$1"; exit ;; esac
 
 # Two at once (certbot's timer and a run) would mix their pairs.
 LOCK=/run/sallyport-tls.lock

@@ -31,16 +31,21 @@ have openssl && has openssl openssl version
 have certbot && has certbot certbot --version
 have mosquitto && has mosquitto mosquitto -h
 have lighttpd && has lighttpd lighttpd -v
+[ ! -f /usr/lib/lighttpd/mod_openssl.so ] || say has "lighttpd_tls yes"
 if have stunnel4 || have stunnel; then say has "stunnel 5"; fi
 show() { [ ! -f "$2" ] || blob "$1" <"$2"; }
 show certificate "$HOME_/fullchain.pem"
 show status "$HOME_/status"
+show source "$HOME_/source"
 show lineage "$LIVE/fullchain.pem"
 show renewal "$RENEWAL"
 show text /etc/lighttpd/lighttpd.conf
 if [ -f "$HOME_/privkey.pem" ]; then
   say key "$(ls -l "$HOME_/privkey.pem" | { read -r mode _ owner _; printf '%s %s' "$mode" "$owner"; })"
   if have openssl; then say key_public "$(openssl pkey -in "$HOME_/privkey.pem" -pubout -outform DER 2>/dev/null | openssl dgst -sha256 -r 2>/dev/null | cut -d ' ' -f 1)"; fi
+fi
+if { have nft && nft list set inet sallyport gate; } >/dev/null 2>&1 || { have ipset && ipset list -t sallyport-gate; } >/dev/null 2>&1; then
+  say gate yes
 fi
 [ ! -f "$LIVE/privkey.pem" ] || say lineage_key yes
 exit 0
@@ -63,6 +68,10 @@ class Found:
     status: str
     lineage: Certificate | None
     renewal: str
+    gate: bool
+    """Whether the firewall in force has a gate that can be opened for a challenge."""
+    source: str
+    """Where the certificate came from, as the last delivery wrote it down."""
 
 
 def query(wanted: Wanted) -> str:
@@ -90,6 +99,8 @@ def read(reply: Reply) -> Found:
         status=reply.get("status").strip(),
         lineage=_maybe(reply.get("lineage")) if "lineage_key" in reply else None,
         renewal=reply.get("renewal"),
+        gate="gate" in reply,
+        source=reply.get("source").strip(),
     )
 
 

@@ -25,6 +25,7 @@ CERT = f"{HOME}/fullchain.pem"
 KEY = f"{HOME}/privkey.pem"
 DEPLOY = f"{HOME}/deploy"
 SERVICES = f"{HOME}/services"
+SOURCE = f"{HOME}/source"
 CLIENT_CA = f"{HOME}/client-ca.pem"
 CLIENT_CRL = f"{HOME}/client-crl.pem"
 NGINX = "/etc/nginx/conf.d/sallyport-tls.conf"
@@ -167,9 +168,10 @@ def _nginx(
         result.files.append({"dest": NGINX_DEFAULT, "state": "absent"})
     result.check.append(
         # The staged files judged by themselves: nginx -t alone would read what is live.
-        f"conf=$(staged {NGINX})\nfolder=${{conf%/*}}\n"
+        "folder=$(mktemp -d)\ntrap 'rm -rf \"$folder\"' EXIT\n"
         f'sed -e "s|{CERT};|$(staged {CERT});|" -e "s|{KEY};|$(staged {KEY});|" '
-        f'-e "s|{CLIENT_CA};|$(staged {CLIENT_CA});|" -e "s|{CLIENT_CRL};|$(staged {CLIENT_CRL});|" "$conf" >"$folder/server"\n'
+        f'-e "s|{CLIENT_CA};|$(staged {CLIENT_CA});|" -e "s|{CLIENT_CRL};|$(staged {CLIENT_CRL});|" '
+        f'"$(staged {NGINX})" >"$folder/server"\n'
         "printf 'pid %s/nginx.pid; error_log stderr; events {} http { access_log off; include %s/server; }\\n' "
         '"$folder" "$folder" >"$folder/nginx"\n'
         'nginx -t -q -c "$folder/nginx"'
@@ -287,6 +289,11 @@ def _lighttpd(result: Plan, wanted: Wanted, has: Mapping[str, str]) -> None:
     if "lighttpd" not in has:
         raise Refused(
             "tls_lighttpd_port is set, but this device has no lighttpd. Install it, or set the port to 0"
+        )
+    if "lighttpd_tls" not in has:
+        raise Refused(
+            "tls_lighttpd_port is set, but this device's lighttpd has no mod_openssl. Install it (Debian: apt-get install "
+            "lighttpd-mod-openssl), or set the port to 0"
         )
     lines = ['server.modules += ( "mod_openssl" )', f'$SERVER["socket"] == ":{wanted.lighttpd_port}" {{']
     lines += ['ssl.engine = "enable"', 'ssl.pemfile = "/etc/lighttpd/sallyport/fullchain.pem"']

@@ -28,6 +28,9 @@ DIRECTORY = "/etc/sallyport/firewall"
 LOADER = "/etc/sallyport/firewall-load"
 BANS_SIZE = 4096
 """Addresses that can be banned at a time when the policy sets no traps."""
+GATE_SECONDS = 600
+"""A port that the device opens for a challenge is closed by the kernel after this long, whatever becomes of who opened it."""
+
 RATE_TABLE_SIZE = 65535
 MOST_ORIGINAL = 3000
 """Rules on original destinations, of which the kernel knows no sets: it tries them one by one."""

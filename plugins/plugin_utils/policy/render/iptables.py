@@ -83,6 +83,13 @@ class _Prefixes(Vocabulary):
             f"-m recent --name {_list(family)} --rcheck --seconds {self.ban_seconds} {_mask(family)} {which}"
         )
 
+    def opened(self) -> str:
+        raise Unsupported(
+            "The policy has a gate (`defaults: {gate: [...]}`), which closes by itself, and iptables without ipset has"
+            " nothing that does.",
+            "Install ipset or nftables on the device, or get its certificate by DNS-01 or on the controller.",
+        )
+
     def ban(self, family: Family, drop: str) -> list[str]:
         # A list of one entry, whatever the source, whose stamps are the bans of late.
         count = f"-m recent --name {_list(family)}COUNT"

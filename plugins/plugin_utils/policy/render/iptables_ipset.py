@@ -19,6 +19,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base i
     BANS_SIZE,
     BITS,
     FAMILIES,
+    GATE_SECONDS,
     content_hash,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.xtables import Vocabulary, Writer
@@ -28,6 +29,9 @@ FEW = 2
 
 LONG = 1000
 """A set of more intervals than this lies in the file of lists."""
+
+GATE = "sallyport-gate"
+"""The set of ports that stand open for the moment."""
 
 _INET = {"ipv4": "inet", "ipv6": "inet6"}
 
@@ -47,6 +51,7 @@ class _Sets(Vocabulary):
     def __init__(self, policy: HostPolicy) -> None:
         self.ban_seconds = policy.traps.ban_seconds if policy.traps else 0
         self.size = policy.traps.size if policy.traps else BANS_SIZE
+        self.gate = bool(policy.defaults.gate)
         self.sets: dict[str, tuple[Family, Intervals, str]] = {}
 
     def files(self) -> dict[str, str]:
@@ -58,6 +63,8 @@ class _Sets(Vocabulary):
             short.append(
                 f"create {self._bans(family)} hash:ip family {_INET[family]}{mask} maxelem {self.size} timeout 0"
             )
+        if self.gate:
+            short.append(f"create {GATE} bitmap:port range 0-65535 timeout {GATE_SECONDS}")
         for name, (family, intervals, digest) in self.sets.items():
             lines = long if len(intervals) > LONG else short
             lines.append(
@@ -78,6 +85,9 @@ class _Sets(Vocabulary):
 
     def banned(self, family: Family, side: str) -> str:
         return f"-m set --match-set {self._bans(family)} {side}"
+
+    def opened(self) -> str:
+        return f"-m set --match-set {GATE} dst"
 
     def ban(self, family: Family, drop: str) -> list[str]:
         # Without --exist: the first time-out stands. A full set takes nothing more; the packet is dropped anyway.

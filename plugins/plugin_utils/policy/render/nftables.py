@@ -35,6 +35,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.render.base import (
     BANS_SIZE,
     FAMILIES,
+    GATE_SECONDS,
     RATE_TABLE_SIZE,
     address,
     clock_plausible,
@@ -151,6 +152,10 @@ class _Writer:
                         for protocol in ("tcp", "udp"):
                             self.chains["input"].append(f"{where} {protocol} dport 53 accept")
         self.chains["input"].append("ct status dnat goto judge_published")
+        if policy.defaults.gate:
+            gate = ["type inet_service", "size 16", "flags timeout", f"timeout {GATE_SECONDS}s"]
+            self.sets["gate"] = gate
+            self.chains["input"].append(f"tcp dport {_ports(policy.defaults.gate)} tcp dport @gate accept")
         self.chains["input"] += self._rules(policy.inbound, "inbound")
         if policy.traps:
             self.chains["input"].append(f"tcp dport {_ports(policy.traps.tcp)} goto at_trap")

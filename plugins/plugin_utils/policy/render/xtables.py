@@ -86,6 +86,10 @@ class Vocabulary(ABC):
         """The condition that ``side`` is banned."""
 
     @abstractmethod
+    def opened(self) -> str:
+        """The condition that the port stands open for the moment. Raises Unsupported where nothing has time-outs."""
+
+    @abstractmethod
     def ban(self, family: Family, drop: str) -> list[str]:
         """Rules, without chain, that ban the source and fall through; ``drop`` drops where no more bans fit."""
 
@@ -145,6 +149,9 @@ class Writer:
                 for where in self._conditions(Match(self.family, None, names, own)):
                     chain += [f"{where} -p {protocol} --dport 53 -j RETURN" for protocol in ("tcp", "udp")]
         chain.append(f"-m conntrack --ctstate DNAT -g {OWN}PUBLISHED")
+        if policy.defaults.gate:
+            opened = self.words.opened()
+            chain += [f"-p tcp {ports} {opened} -j RETURN" for ports in _ports(policy.defaults.gate)]
         chain += self._rules(policy.inbound, "inbound")
         if policy.traps:
             chain += [f"-p tcp {ports} -g {OWN}TRAP" for ports in _ports(policy.traps.tcp)]

@@ -1,0 +1,48 @@
+"""Certificates of any age and kind, for tests."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from ansible_collections.sallyport.iot.plugins.plugin_utils.tls import certificates, options
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509.oid import NameOID
+
+NOW = datetime(2027, 1, 15, 12, tzinfo=timezone.utc)
+
+
+def authority(*, ca: bool = True, days: int = 3650) -> tuple[str, str]:
+    """A root, and its key."""
+    pem = certificates.new_key("ecdsa")
+    key = certificates.load_key(pem)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test CA")])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(NOW - timedelta(days=30))
+        .not_valid_after(NOW + timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return made.public_bytes(serialization.Encoding.PEM).decode(), pem
+
+
+CA, CA_KEY = authority()
+
+
+def pair(*names: str, days: int = 90, now: datetime = NOW, kind: str = "ecdsa") -> tuple[str, str]:
+    """A certificate of the test CA, and its key."""
+    key = certificates.new_key(kind)
+    csr = certificates.request(key, names)
+    return certificates.issue(CA, CA_KEY, csr, names, days=days, now=now), key
+
+
+def wanted(**changed: Any) -> options.Wanted:
+    """The role's variables with these ones changed."""
+    defaults = {name: spec["default"] for name, spec in options.SPEC.items()}
+    return options.parse({**defaults, **changed}, NOW)

@@ -1,0 +1,100 @@
+"""What a certificate says, and what does not fit together, is seen before a device is touched."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from ansible_collections.sallyport.iot.plugins.plugin_utils.tls import certificates
+from ansible_collections.sallyport.iot.plugins.plugin_utils.tls.certificates import CertificateError
+
+from tests.unit.tls.makers import CA, CA_KEY, NOW, authority, pair
+
+
+@pytest.mark.parametrize("kind", ["ecdsa", "rsa"])
+def test_the_fleets_ca_issues_what_was_asked_for(kind: str) -> None:
+    made, key = pair("gw1.example", "198.51.100.7", days=30, kind=kind)
+    leaf = certificates.check_pair(made, key, ["gw1.example", "198.51.100.7"], NOW)
+    assert leaf.names == ("gw1.example", "198.51.100.7") and leaf.days_left(NOW) == 30
+    assert certificates.signed_by(made, CA) and not certificates.signed_by(made, authority()[0])
+    assert leaf.public_key == certificates.requested(certificates.request(key, ["x.example"]))
+
+
+def test_every_pair_has_a_key_of_its_own() -> None:
+    assert len({certificates.describe(pair("gw.example")[0]).public_key for _ in range(5)}) == 5
+
+
+def test_what_does_not_fit_is_named() -> None:
+    made, key = pair("gw1.example")
+    other = certificates.new_key("ecdsa")
+    for certificate, private, names, now, message in (
+        (made, other, [], NOW, "is not the certificate's"),
+        (made, key, ["gw2.example"], NOW, "is for gw1.example, not for gw2.example"),
+        (made, key, [], NOW + timedelta(days=91), "expired on 2027-04-15"),
+        (made, key, [], NOW - timedelta(days=1), "is not valid before 2027-01-15"),
+        (pair("a.example")[0] + made, key, [], NOW, "is not the certificate's"),
+        (made + pair("b.example")[0], key, [], NOW, "the chain is not in order"),
+        ("nothing", key, [], NOW, "holds no certificate"),
+    ):
+        with pytest.raises(CertificateError, match=message):
+            certificates.check_pair(certificate, private, names, now)
+
+
+def test_a_broken_key_is_never_quoted() -> None:
+    with pytest.raises(CertificateError) as caught:
+        certificates.load_key("-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n")
+    assert "c2VjcmV0" not in str(caught.value) and caught.value.__cause__ is None
+
+
+def test_a_ca_that_may_not_sign_or_is_not_its_keys_or_is_old_is_refused() -> None:
+    for certificate, key, message in (
+        (*authority(ca=False), "is no CA"),
+        (CA, authority()[1], "is not the key"),
+        (*authority(days=-1), "expired"),
+    ):
+        with pytest.raises(CertificateError, match=message):
+            certificates.check_ca(certificate, key, NOW)
+
+
+def test_no_certificate_outlives_its_ca() -> None:
+    ca, key = authority(days=10)
+    private = certificates.new_key("ecdsa")
+    csr = certificates.request(private, ["gw.example"])
+    made = certificates.issue(ca, key, csr, ["gw.example"], days=90, now=NOW)
+    assert certificates.describe(made).days_left(NOW) == 10
+
+
+@pytest.mark.parametrize(
+    ("names", "name", "covered"),
+    [
+        (["gw.example"], "gw.example", True),
+        (["*.example"], "gw.example", True),
+        (["*.example"], "a.gw.example", False),
+        (["*.example"], "example", False),
+        (["gw.example"], "gw2.example", False),
+    ],
+)
+def test_a_wildcard_stands_for_one_label(names: list[str], name: str, covered: bool) -> None:
+    assert certificates.covers(names, name) is covered
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a b", "-x.example", "x..example", "$(reboot)", "a" * 64, "gw.example\n"]
+)
+def test_what_is_no_name_is_refused(name: str) -> None:
+    with pytest.raises(CertificateError):
+        certificates.check_name(name)
+
+
+def test_names_and_addresses_are_taken_as_certificates_hold_them() -> None:
+    assert certificates.check_name("GW1.Example") == "gw1.example"
+    assert certificates.check_name("2001:DB8::1") == "2001:db8::1"
+    assert certificates.check_name("*.plant.example") == "*.plant.example"
+
+
+def test_requests_are_signed_by_their_own_key() -> None:
+    with pytest.raises(CertificateError):
+        certificates.requested(
+            "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"
+        )
+    assert CA_KEY not in CA

@@ -1,0 +1,133 @@
+"""When a certificate is due, what the audit makes of it, and which clock is believed."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from ansible_collections.sallyport.iot.plugins.plugin_utils.audit import certificates as audit
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
+from ansible_collections.sallyport.iot.plugins.plugin_utils.tls import certbot, device
+
+from tests.unit.tls.makers import NOW, pair, wanted
+
+SITE: dict[str, Any] = {"mode": "device", "names": ["gw.example"], "acme_agree": True}
+
+
+def found(days: int = 90, *, status: str = "", key: str = "-rw------- root", age: int = 0) -> device.Found:
+    made, _ = pair("gw.example", days=days, now=NOW - timedelta(days=age))
+    records = [("epoch", str(int(NOW.timestamp()))), ("certificate", made), ("key", key), ("status", status)]
+    return device.read(Reply(tuple(records), 0))
+
+
+@pytest.mark.parametrize(
+    ("days", "age", "changed", "reason"),
+    [
+        (90, 0, {}, ""),
+        (90, 59, {}, ""),
+        (90, 61, {}, "it expires on"),
+        (90, 91, {}, "it expired on"),
+        (6, 3, {}, ""),
+        (6, 5, {}, "it expires on"),
+        (90, 0, {"names": ["gw.example", "b.example"]}, "wanted is gw.example, b.example"),
+        (90, 50, {"renew_days": 20}, ""),
+    ],
+)
+def test_a_certificate_is_due_when_it_must_be_and_not_before(
+    days: int, age: int, changed: dict[str, Any], reason: str
+) -> None:
+    said = device.why_new(found(days, age=age).certificate, wanted(**{**SITE, **changed}), NOW, key=True)
+    assert (reason in said) if reason else said == ""
+
+
+def test_certbots_timer_finds_it_due_at_the_same_moment_as_the_role() -> None:
+    assert "renew_before_expiry = 720 hours" in certbot.renew_at(wanted(**SITE), 90 * 86400)
+    assert "renew_before_expiry = 48 hours" in certbot.renew_at(wanted(**SITE), 6 * 86400)
+
+
+def test_none_and_a_key_that_is_lost_are_reasons() -> None:
+    assert device.why_new(None, wanted(**SITE), NOW, key=True) == "there is none"
+    assert "private key" in device.why_new(found().certificate, wanted(**SITE), NOW, key=False)
+
+
+@pytest.mark.parametrize(
+    ("days", "age", "status", "state"),
+    [
+        (90, 0, "", "ok"),
+        (90, 65, "", "ok"),
+        (90, 72, "", "warning"),
+        (90, 84, "", "failing"),
+        (90, 91, "", "failing"),
+        (6, 3, "", "ok"),
+        (6, 5, "", "warning"),
+        (90, 0, "failed 1 nginx refuses", "failing"),
+        (90, 0, "ok 1 ", "ok"),
+    ],
+)
+def test_the_audit_warns_before_it_fails(days: int, age: int, status: str, state: str) -> None:
+    verdict = device.judge(found(days, age=age, status=status), wanted(**SITE), NOW)
+    assert verdict["state"] == state, verdict
+    findings = audit.judge_tls({"verdict": verdict})
+    assert [one.weight for one in findings] == {"ok": [], "warning": ["note"], "failing": ["difference"]}[
+        state
+    ]
+
+
+def test_an_open_key_and_a_missing_certificate_fail_the_audit() -> None:
+    assert device.judge(found(key="-rw-r--r-- root"), wanted(**SITE), NOW)["state"] == "failing"
+    nothing = device.read(Reply((("epoch", "1"),), 0))
+    assert device.judge(nothing, wanted(**SITE), NOW)["state"] == "failing"
+
+
+def test_a_device_that_could_not_be_asked_is_not_green() -> None:
+    (finding,) = audit.judge_tls({"failed": True, "msg": "no answer"})
+    assert finding.weight == "not_assessed"
+    assert audit.judge_tls({"skipped": True}) == audit.judge_tls({}) == []
+
+
+def test_devices_with_the_same_key_are_named_to_each_other() -> None:
+    findings = audit.shared_tls_keys({"a": "1", "b": "2", "c": "1", "d": ""})
+    assert set(findings) == {"a", "c"}
+    assert "the same TLS private key as c" in findings["a"][0].message
+
+
+@pytest.mark.parametrize(
+    ("apart", "good"), [(0, True), (3000, True), (-3000, True), (4000, False), (-1.8e9, False)]
+)
+def test_a_clock_that_is_far_off_is_refused(apart: float, good: bool) -> None:
+    seen = dataclasses.replace(found(), epoch=int(NOW.timestamp() + apart))
+    problem = device.clock_problem(seen, NOW.timestamp())
+    assert (problem == "") is good
+    assert good or "time_sync" in problem
+
+
+@pytest.mark.parametrize(
+    ("output", "advice"),
+    [
+        ("urn:ietf:params:acme:error:rateLimited :: too many certificates", "rate limit"),
+        ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]", "tls_acme_root"),
+        (
+            "NewConnectionError: Failed to establish a new connection: [Errno 111] Connection refused",
+            "can be reached",
+        ),
+        ("Challenge failed for domain gw: unauthorized: Connection refused", "port 80"),
+        ("OSError: [Errno 28] No space left on device", "disk is full"),
+        ("Server requires external account binding.", "tls_acme_eab_kid"),
+    ],
+)
+def test_certbots_words_become_advice(output: str, advice: str) -> None:
+    assert advice in certbot.explain(f"Saving debug log to /x\n{output}", wanted(**SITE))
+
+
+def test_the_binding_of_an_account_is_in_a_secret_file_and_on_no_command_line() -> None:
+    site = wanted(**SITE, acme_eab_kid="kid", acme_eab_key="c2VjcmV0")
+    entry = next(one for one in certbot.files(site) if one["dest"] == certbot.INI)
+    assert entry["secret"] and entry["mode"] == "0600" and "c2VjcmV0" in entry["content"]
+    assert "c2VjcmV0" not in certbot.issue(site, force=True) + certbot.dry_run(site)
+
+
+def test_the_dry_run_names_the_directory() -> None:
+    site = wanted(**SITE, acme_directory="https://ca.example/dir")
+    assert "--server https://ca.example/dir" in certbot.dry_run(site)
