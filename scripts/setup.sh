@@ -6,7 +6,7 @@ set -eu
 cd -- "$(dirname -- "$0")/.."
 
 packages="podman netavark mmdebstrap debian-archive-keyring nftables iptables ipset iproute2 conntrack nmap sshpass \
-openssh-client python3-venv procps git shellcheck busybox gcc libc6-dev e2fsprogs"
+openssh-client python3-venv procps git shellcheck busybox gcc libc6-dev e2fsprogs testssl.sh"
 # Where cgroups are v1 or hybrid, crun cannot start systemd in a container.
 [ -e /sys/fs/cgroup/cgroup.controllers ] || packages="$packages runc"
 images=yes
@@ -38,6 +38,9 @@ if [ "$(cat .venv/setup-stamp 2>/dev/null)" != "$stamp" ]; then
     [ -x .venv/bin/python ] || python3 -m venv .venv
     .venv/bin/python -m pip install --quiet --upgrade "pip>=25.1"
     .venv/bin/python -m pip install --quiet --group dev
+    [ -x .venv/scanners/bin/python ] || .venv/bin/python -m venv .venv/scanners
+    .venv/scanners/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+    .venv/scanners/bin/python -m pip install --quiet --group scanners
     printf '%s\n' "$stamp" >.venv/setup-stamp
 fi
 

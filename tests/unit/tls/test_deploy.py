@@ -1,0 +1,122 @@
+"""The device's program takes a pair whole or not at all, on every shell."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from ansible_collections.sallyport.iot.plugins.plugin_utils.tls.services import HOME, deploy_program
+
+from tests.unit.tls.makers import pair
+
+SHELLS = (["sh"], ["busybox", "sh"])
+SHIMS = {
+    # nginx takes whatever pair is there, but for the one that the test calls bad.
+    "nginx": '! cmp -s "$HERE/fullchain.pem" "$HERE/bad" || { echo "emerg: it is bad" >&2; exit 1; }',
+    "systemctl": 'cp "$HERE/fullchain.pem" "$HERE/served"',
+    "chown": ":",
+    "sync": ":",
+    "logger": ":",
+}
+
+
+class Device:
+    def __init__(self, shell: list[str], folder: Path) -> None:
+        self.shell, self.home = shell, folder / "tls"
+        self.home.mkdir()
+        shims = folder / "bin"
+        shims.mkdir()
+        for name, text in SHIMS.items():
+            (shims / name).write_text(f"#!/bin/sh\nHERE={self.home}\n{text}\n", encoding="utf-8")
+            (shims / name).chmod(0o755)
+        text = (
+            deploy_program()
+            .replace(HOME, str(self.home))
+            .replace("/run/sallyport-tls.lock", f"{folder}/lock")
+        )
+        # The test's machine may have no systemd; the shim stands for it.
+        self.program = folder / "deploy"
+        self.program.write_text(
+            text.replace("systemd() { [ -d /run/systemd/system ]; }", "systemd() { :; }"), encoding="utf-8"
+        )
+        (self.home / "services").write_text("nginx 0\n", encoding="utf-8")
+        self.environment = {**os.environ, "PATH": f"{shims}:{os.environ['PATH']}"}
+
+    def offer(self, name: str, certificate: str, key: str) -> Path:
+        folder = self.home.parent / name
+        folder.mkdir()
+        (folder / "fullchain.pem").write_text(certificate, encoding="utf-8")
+        (folder / "privkey.pem").write_text(key, encoding="utf-8")
+        return folder
+
+    def deploy(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self.shell, str(self.program), *arguments],
+            env={**self.environment, **environment}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    def read(self, name: str) -> str:
+        path = self.home / name
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+@pytest.fixture(params=SHELLS, ids=["sh", "busybox"])
+def device(request: pytest.FixtureRequest, tmp_path: Path) -> Device:
+    return Device(request.param, tmp_path)
+
+
+OLD, NEW = pair("gw.example"), pair("gw.example")
+
+
+def test_a_pair_is_taken_with_a_key_that_only_root_reads(device: Device) -> None:
+    done = device.deploy("take", str(device.offer("one", *OLD)))
+    assert done.returncode == 0, done.stderr
+    assert device.read("fullchain.pem") == device.read("served") == OLD[0]
+    assert (device.home / "privkey.pem").stat().st_mode & 0o777 == 0o600
+    assert device.read("status").startswith("ok ")
+    (device.home / "served").unlink()
+    assert device.deploy("take", str(device.home.parent / "one")).returncode == 0
+    assert device.read("served") == "", "the same pair again made services reload"
+
+
+def test_as_certbots_hook_it_finds_the_lineage(device: Device) -> None:
+    done = device.deploy("certbot", RENEWED_LINEAGE=str(device.offer("one", *OLD)))
+    assert done.returncode == 0 and device.read("served") == OLD[0]
+
+
+def test_a_pair_that_a_service_refuses_is_put_away_and_the_old_one_is_served(device: Device) -> None:
+    device.deploy("take", str(device.offer("one", *OLD)))
+    (device.home / "bad").write_text(NEW[0], encoding="utf-8")
+    done = device.deploy("take", str(device.offer("two", *NEW)))
+    assert done.returncode == 1 and "it is bad" in done.stderr
+    assert "the old certificate is still served" in done.stderr
+    assert device.read("fullchain.pem") == device.read("served") == OLD[0]
+    assert device.read("privkey.pem") == OLD[1]
+    assert device.read("status").startswith("failed ") and "it is bad" in device.read("status")
+    assert NEW[1].splitlines()[1] not in done.stderr + done.stdout + device.read("status")
+
+
+def test_a_key_of_another_certificate_is_refused_before_anything_is_touched(device: Device) -> None:
+    device.deploy("take", str(device.offer("one", *OLD)))
+    done = device.deploy("take", str(device.offer("two", NEW[0], OLD[1])))
+    assert done.returncode == 1 and "is not the certificate's" in done.stderr
+    assert device.read("fullchain.pem") == OLD[0]
+
+
+def test_killed_between_the_two_files_the_next_call_starts_from_the_old_pair(device: Device) -> None:
+    device.deploy("take", str(device.offer("one", *OLD)))
+    (device.home / "fullchain.pem.old").write_text(OLD[0], encoding="utf-8")
+    (device.home / "privkey.pem.old").write_text(OLD[1], encoding="utf-8")
+    (device.home / "privkey.pem").write_text(NEW[1], encoding="utf-8")
+    (device.home / "bad").write_text(NEW[0], encoding="utf-8")
+    assert device.deploy("take", str(device.offer("two", *NEW))).returncode == 1
+    assert (device.read("fullchain.pem"), device.read("privkey.pem")) == OLD
+
+
+def test_an_empty_folder_and_an_unknown_word_are_refused(device: Device) -> None:
+    empty = device.home.parent / "empty"
+    empty.mkdir()
+    assert "holds no certificate" in device.deploy("take", str(empty)).stderr
+    assert device.deploy("reboot").returncode == 2
