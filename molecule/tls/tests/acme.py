@@ -26,10 +26,10 @@ EAB_KEY = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
 WHERE = "vantage-lan"
 
 
-def authority(name: str) -> tuple[str, str]:
+def authority(name: str, days: float = 400) -> tuple[str, str]:
     """A CA's certificate and key, as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
-    return certificate(name, key, None, None, ca=True), pem(key)
+    return certificate(name, key, None, None, ca=True, days=days), pem(key)
 
 
 def pem(key: ec.EllipticCurvePrivateKey) -> str:

@@ -212,6 +212,8 @@ def nginx_text(wanted: Wanted, has: Mapping[str, str], *, six: bool, pair: bool,
         lines += [f"    server_name {names};", "    server_tokens off;"]
         lines += [f"    ssl_certificate {CERT};", f"    ssl_certificate_key {KEY};"]
         lines += [f"    {line}" for line in mozilla.nginx(wanted.profile, has.get("openssl", ""))]
+        # Compressed answers that echo what was asked leak their secrets by their length (BREACH).
+        lines += ["    gzip off;", "    add_header X-Content-Type-Options nosniff always;"]
         if ocsp:
             lines += ["    ssl_stapling on;", "    ssl_stapling_verify on;"]
         if wanted.client_ca:
