@@ -43,7 +43,6 @@ SITE = {
     "ca_key": CA_KEY,
     "client_ca": CLIENTS,
     "mosquitto_port": "{{ 8883 if inventory_hostname == 'tls12' else 0 }}",
-    "lighttpd_port": "{{ 8443 if inventory_hostname == 'tls11' else 0 }}",
     "upstream": "{{ '127.0.0.1:80' if inventory_hostname == 'tlsvendor' else '' }}",
 }
 
@@ -64,7 +63,7 @@ def answer(fleet: Fleet, device: str, port: int, pair: tuple[str, str] | None) -
     return "page" if "Gateway" in page else page.splitlines()[0]
 
 
-WEB = (("tls11", 443), ("tls11", 8443), ("tls12", 443), ("tlsvendor", 443))
+WEB = (("tls11", 443), ("tls12", 443), ("tlsvendor", 443))
 
 
 def test_a_client_with_a_certificate_gets_in_and_one_without_does_not(fleet: Fleet) -> None:
@@ -99,7 +98,7 @@ def test_no_two_devices_have_the_same_key(fleet: Fleet) -> None:
         fleet.sh(device, "cat /etc/sallyport/tls/privkey.pem") for device in ("tls11", "tls12", "tlsvendor")
     ]
     assert len(set(keys)) == 3
-    for path in ("tls12:/etc/mosquitto/certs/sallyport.key", "tls11:/etc/lighttpd/sallyport/privkey.pem"):
+    for path in ("tls12:/etc/mosquitto/certs/sallyport.key",):
         device, _, file = path.partition(":")
         assert fleet.sh(device, f"stat -c %a {file}").strip() == "600"
 

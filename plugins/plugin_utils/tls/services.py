@@ -292,6 +292,11 @@ def _lighttpd(result: Plan, wanted: Wanted, has: Mapping[str, str]) -> None:
         raise Refused(
             "tls_lighttpd_port is set, but this device has no lighttpd. Install it, or set the port to 0"
         )
+    if wanted.client_ca:
+        raise Refused(
+            "tls_client_ca and tls_lighttpd_port are both set: lighttpd 1.4.59 takes the clients' CA for its own chain and "
+            "then serves nothing, so client certificates are not offered there. Put nginx in front of it (tls_upstream)"
+        )
     if "lighttpd_tls" not in has:
         raise Refused(
             "tls_lighttpd_port is set, but this device's lighttpd has no mod_openssl. Install it (Debian: apt-get install "
@@ -300,13 +305,6 @@ def _lighttpd(result: Plan, wanted: Wanted, has: Mapping[str, str]) -> None:
     lines = ['server.modules += ( "mod_openssl" )', f'$SERVER["socket"] == ":{wanted.lighttpd_port}" {{']
     lines += ['ssl.engine = "enable"', 'ssl.pemfile = "/etc/lighttpd/sallyport/fullchain.pem"']
     lines += ['ssl.privkey = "/etc/lighttpd/sallyport/privkey.pem"', *mozilla.lighttpd(wanted.profile)]
-    if wanted.client_ca:
-        lines += [
-            f'ssl.ca-file = "{CLIENT_CA}"',
-            'ssl.verifyclient.activate = "enable"',
-            'ssl.verifyclient.enforce = "enable"',
-        ]
-        lines += [f'ssl.ca-crl-file = "{CLIENT_CRL}"'] if wanted.client_crl else []
     lines.append("}")
     result.files.append({"dest": LIGHTTPD, "content": BANNER + "\n".join(lines) + "\n", "mode": "0644"})
     result.services["lighttpd"] = wanted.lighttpd_port
