@@ -37,6 +37,7 @@ show() { [ ! -f "$2" ] || blob "$1" <"$2"; }
 show certificate "$HOME_/fullchain.pem"
 show status "$HOME_/status"
 show source "$HOME_/source"
+show services "$HOME_/services"
 show lineage "$LIVE/fullchain.pem"
 show renewal "$RENEWAL"
 show text /etc/lighttpd/lighttpd.conf
@@ -72,6 +73,8 @@ class Found:
     """Whether the firewall in force has a gate that can be opened for a challenge."""
     source: str
     """Where the certificate came from, as the last delivery wrote it down."""
+    served: tuple[str, ...]
+    """Services that have it."""
 
 
 def query(wanted: Wanted) -> str:
@@ -101,6 +104,7 @@ def read(reply: Reply) -> Found:
         renewal=reply.get("renewal"),
         gate="gate" in reply,
         source=reply.get("source").strip(),
+        served=tuple(line.split()[0] for line in reply.get("services").splitlines() if line.strip()),
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ KEY = f"{HOME}/privkey.pem"
 DEPLOY = f"{HOME}/deploy"
 SERVICES = f"{HOME}/services"
 SOURCE = f"{HOME}/source"
+NEXT_KEY = f"{HOME}/privkey.next"
 CLIENT_CA = f"{HOME}/client-ca.pem"
 CLIENT_CRL = f"{HOME}/client-crl.pem"
 NGINX = "/etc/nginx/conf.d/sallyport-tls.conf"
@@ -35,8 +36,11 @@ LIGHTTPD = "/etc/lighttpd/conf-enabled/99-sallyport.conf"
 LIGHTTPD_MAIN = "/etc/lighttpd/lighttpd.conf"
 STUNNEL = f"{HOME}/stunnel.conf"
 INITTAB = "/etc/inittab"
+_MOSQUITTO_PAIR = "/etc/mosquitto/certs/sallyport"
+_LIGHTTPD_PAIR = "/etc/lighttpd/sallyport"
 BANNER = "# Managed by Sallyport (role tls); changes here are overwritten\n"
 _HTTPD = re.compile(r"^(?P<head>[^:#]*:[^:]*:respawn:\S*httpd)(?P<rest>\s.*)$")
+_LIGHTTPD_CLIENTS = (1, 4, 60)
 _BIND = re.compile(r"^\s*server\.bind\s*[+:]?=")
 
 
@@ -93,6 +97,7 @@ def plan(
     pair: bool,
     ocsp: bool,
     texts: Mapping[str, str],
+    served: Iterable[str] = (),
 ) -> Plan:
     """Everything but the pair.
 
@@ -101,6 +106,7 @@ def plan(
         pair: whether a certificate is (or comes) there; without one only what an HTTP-01 challenge needs is set up.
         ocsp: whether that certificate names a responder.
         texts: path -> content of files that may be edited.
+        served: services that have the certificate now; those that are no longer wanted give it back.
     """
     result = Plan()
     openssl = has.get("openssl", "")
@@ -129,20 +135,56 @@ def plan(
         {"dest": DEPLOY, "content": deploy_program(), "mode": "0755", "check": 'sh -n "$1"'},
         {"dest": SERVICES, "content": lines, "mode": "0644"},
     ]
-    load = f"/bin/sh {DEPLOY} reload"
-    result.activate.append(load)
-    # Going back to before the first generation takes this program too.
+    # Without a pair nobody serves for the moment; that takes nothing from those who will again.
+    gone = [name for name in served if pair and name in _OF and name not in result.services]
+    result.files += [{"dest": _OF[name].file, "state": "absent"} for name in gone]
+    result.activate.append(f"/bin/sh {DEPLOY} reload")
+    result.activate += [_OF[name].drop for name in gone]
     result.revert.append(_revert(result.services))
     return result
 
 
-def _revert(services: Mapping[str, int]) -> str:
-    lines = [f"if [ -f {DEPLOY} ] && [ -f {SERVICES} ]; then {'/bin/sh ' + DEPLOY} reload && exit 0; fi"]
+@dataclass(frozen=True)
+class _Service:
+    """What of a service is this role's, and how it gives that back."""
+
+    file: str
+    drop: str
+    """sh, after the file went: it serves without the certificate, and its own copy of the key goes."""
+
+
+def _again(verb: str, unit: str) -> str:
+    """A unit that is no longer installed has nothing to give back."""
+    return f"! systemctl cat {unit} >/dev/null 2>&1 || systemctl {verb} {unit}"
+
+
+_OF = {
+    "nginx": _Service(NGINX, _again("reload-or-restart", "nginx")),
+    # These two keep their sockets when they only reload.
+    "mosquitto": _Service(
+        MOSQUITTO,
+        f"rm -f {_MOSQUITTO_PAIR}.crt {_MOSQUITTO_PAIR}.key {HOME}/mosquitto.loaded\n{_again('restart', 'mosquitto')}",
+    ),
+    "lighttpd": _Service(
+        LIGHTTPD, f"rm -rf {_LIGHTTPD_PAIR} {HOME}/lighttpd.loaded\n{_again('restart', 'lighttpd')}"
+    ),
+    "stunnel": _Service(
+        STUNNEL, 'kill -HUP 1\nfor pid in $(pidof stunnel4 stunnel || :); do kill "$pid" || :; done'
+    ),
+}
+
+
+def _revert(services: Iterable[str]) -> str:
+    """Services that had the certificate before read what they had; those that did not give it back.
+
+    Going back to before the first generation takes the device's program and its list too. One service that does not
+    come back must not keep the others from it.
+    """
+    lines = ["failed=0", f"if [ -f {DEPLOY} ]; then /bin/sh {DEPLOY} reload || failed=1; fi"]
     for name in services:
-        if name == "stunnel":
-            lines.append('kill -HUP 1\nfor pid in $(pidof stunnel4 stunnel || :); do kill "$pid" || :; done')
-        else:
-            lines.append(f"systemctl reload-or-restart {name}")
+        lines += [f"grep -qs '^{name} ' {SERVICES} || {{", f"{_OF[name].drop}", "} || failed=1"]
+    lines.append(f"[ -f {DEPLOY} ] || rm -f {HOME}/status {HOME}/*.old {NEXT_KEY}")
+    lines.append('[ "$failed" = 0 ]')
     return "\n".join(lines)
 
 
@@ -275,7 +317,7 @@ def _mosquitto(result: Plan, wanted: Wanted, has: Mapping[str, str]) -> None:
             "tls_mosquitto_port is set, but this device has no mosquitto. Install it, or set the port to 0"
         )
     lines = [f"listener {wanted.mosquitto_port}"]
-    lines += ["certfile /etc/mosquitto/certs/sallyport.crt", "keyfile /etc/mosquitto/certs/sallyport.key"]
+    lines += [f"certfile {_MOSQUITTO_PAIR}.crt", f"keyfile {_MOSQUITTO_PAIR}.key"]
     lines += mozilla.mosquitto(wanted.profile)
     if wanted.client_ca:
         lines += [f"cafile {CLIENT_CA}", "require_certificate true", "use_identity_as_username true"]
@@ -292,10 +334,12 @@ def _lighttpd(result: Plan, wanted: Wanted, has: Mapping[str, str]) -> None:
         raise Refused(
             "tls_lighttpd_port is set, but this device has no lighttpd. Install it, or set the port to 0"
         )
-    if wanted.client_ca:
+    known = mozilla.version(has["lighttpd"])
+    if wanted.client_ca and known < _LIGHTTPD_CLIENTS:
         raise Refused(
-            "tls_client_ca and tls_lighttpd_port are both set: lighttpd 1.4.59 takes the clients' CA for its own chain and "
-            "then serves nothing, so client certificates are not offered there. Put nginx in front of it (tls_upstream)"
+            f"tls_client_ca and tls_lighttpd_port are both set, and this device's lighttpd is {'.'.join(map(str, known))}: "
+            "before 1.4.60 it takes the clients' CA for its own chain and then serves nothing. Put nginx in front of it "
+            "(tls_upstream), or leave tls_lighttpd_port at 0"
         )
     if "lighttpd_tls" not in has:
         raise Refused(
@@ -303,8 +347,12 @@ def _lighttpd(result: Plan, wanted: Wanted, has: Mapping[str, str]) -> None:
             "lighttpd-mod-openssl), or set the port to 0"
         )
     lines = ['server.modules += ( "mod_openssl" )', f'$SERVER["socket"] == ":{wanted.lighttpd_port}" {{']
-    lines += ['ssl.engine = "enable"', 'ssl.pemfile = "/etc/lighttpd/sallyport/fullchain.pem"']
-    lines += ['ssl.privkey = "/etc/lighttpd/sallyport/privkey.pem"', *mozilla.lighttpd(wanted.profile)]
+    lines += ['ssl.engine = "enable"', f'ssl.pemfile = "{_LIGHTTPD_PAIR}/fullchain.pem"']
+    lines += [f'ssl.privkey = "{_LIGHTTPD_PAIR}/privkey.pem"', *mozilla.lighttpd(wanted.profile)]
+    if wanted.client_ca:
+        lines += [f'ssl.verifyclient.ca-file = "{CLIENT_CA}"']
+        lines += ['ssl.verifyclient.activate = "enable"', 'ssl.verifyclient.enforce = "enable"']
+        lines += [f'ssl.verifyclient.ca-crl-file = "{CLIENT_CRL}"'] if wanted.client_crl else []
     lines.append("}")
     result.files.append({"dest": LIGHTTPD, "content": BANNER + "\n".join(lines) + "\n", "mode": "0644"})
     result.services["lighttpd"] = wanted.lighttpd_port

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,12 +73,62 @@ def test_before_the_first_certificate_only_the_challenge_is_answered() -> None:
 
 
 def test_clients_without_a_certificate_are_refused_by_every_service() -> None:
-    has = {**NGINX, "mosquitto": "2.0", "lighttpd": "1.4", "lighttpd_tls": "yes"}
-    made = plan(has, client_ca=CA, mosquitto_port=8883)
+    has = {**NGINX, "mosquitto": "2.0", "lighttpd": "lighttpd/1.4.69 (ssl)", "lighttpd_tls": "yes"}
+    made = plan(has, client_ca=CA, mosquitto_port=8883, lighttpd_port=8443)
     assert "ssl_verify_client on;" in text(made, services.NGINX)
     assert "require_certificate true" in text(made, services.MOSQUITTO)
-    with pytest.raises(Refused, match="client certificates are not offered there"):
+    assert 'ssl.verifyclient.enforce = "enable"' in text(made, services.LIGHTTPD)
+    busybox = {"init": "busybox", "files": {services.INITTAB: INITTAB}, "interfaces": []}
+    stunnel = plan({"stunnel": "5"}, busybox, upstream="127.0.0.1:80", client_ca=CA)
+    assert "verifyChain = yes" in text(stunnel, services.STUNNEL)
+
+
+def test_a_lighttpd_that_takes_the_clients_ca_for_its_own_chain_is_refused_by_its_version() -> None:
+    has = {"lighttpd": "lighttpd/1.4.59 (ssl) - a light and fast webserver", "lighttpd_tls": "yes"}
+    with pytest.raises(Refused, match=r"lighttpd is 1\.4\.59: before 1\.4\.60"):
         plan(has, client_ca=CA, lighttpd_port=8443)
+    assert plan(has, lighttpd_port=8443).services == {"lighttpd": 8443}
+
+
+def test_a_service_that_is_no_longer_wanted_gives_its_certificate_back() -> None:
+    has = {**NGINX, "mosquitto": "2.0"}
+    made = services.plan(
+        wanted(), DEVICE, has, pair=True, ocsp=False, texts={}, served=["nginx", "mosquitto"]
+    )
+    assert {"dest": services.MOSQUITTO, "state": "absent"} in made.files
+    assert any("systemctl restart mosquitto" in command for command in made.activate)
+    site = wanted(mode="device", names=["gw.example"], acme_agree=True, mosquitto_port=8883)
+    waiting = services.plan(
+        site, DEVICE, has, pair=False, ocsp=False, texts={}, served=["nginx", "mosquitto"]
+    )
+    assert not any(entry["dest"] == services.MOSQUITTO for entry in waiting.files)
+
+
+@pytest.mark.parametrize("shell", [["sh"], ["busybox", "sh"]], ids=["sh", "busybox"])
+def test_going_back_tells_every_service_and_one_that_fails_stops_no_other(
+    shell: list[str], tmp_path: Path
+) -> None:
+    home = tmp_path / "tls"
+    home.mkdir()
+    said = tmp_path / "said"
+    shim = tmp_path / "systemctl"
+    shim.write_text(f'#!/bin/sh\necho "$*" >>{said}\ncase "$*" in "restart lighttpd") exit 1 ;; esac\n')
+    shim.chmod(0o755)
+    (home / "deploy").write_text(f"echo deploy $1 >>{said}\n")
+    (home / "services").write_text("nginx 443\n")
+    (home / "mosquitto.loaded").touch()
+    has = {**NGINX, "lighttpd": "1.4.69", "lighttpd_tls": "yes", "mosquitto": "2.0"}
+    made = plan(has, mosquitto_port=8883, lighttpd_port=8443)
+    script = made.revert[-1].replace(services.HOME, str(home))
+    for folder in ("/etc/mosquitto/certs", "/etc/lighttpd/sallyport"):
+        script = script.replace(folder, str(tmp_path / "copies"))
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run([*shell, "-euc", script], env=environment, check=False)
+    lines = said.read_text(encoding="utf-8").splitlines()
+    assert done.returncode == 1, "nobody would hear of the one that failed"
+    assert "deploy reload" in lines and "restart mosquitto" in lines and "restart lighttpd" in lines
+    assert "reload-or-restart nginx" not in lines, "it had the certificate before: deploy reloads it"
+    assert not (home / "mosquitto.loaded").exists()
 
 
 def test_a_program_that_is_missing_is_refused_by_name() -> None:
