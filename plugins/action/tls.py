@@ -28,7 +28,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.tls.certificates imp
     CertificateError,
 )
 
-NEXT_KEY = f"{services.HOME}/privkey.next"
 TLS_FACT = "sallyport_tls"
 
 
@@ -134,7 +133,9 @@ class ActionModule(ActionBase):
             if reason and not self._task.check_mode:
                 pair = self._new_pair(wanted, found, now)
         ocsp = pair.leaf.ocsp if pair else bool(found.certificate and found.certificate.ocsp)
-        plan = services.plan(wanted, device, found.has, pair=True, ocsp=ocsp, texts=found.texts)
+        plan = services.plan(
+            wanted, device, found.has, pair=True, ocsp=ocsp, texts=found.texts, served=found.served
+        )
         if reason and self._task.check_mode and found.certificate is None:
             # Nothing can be checked against a certificate that is not there yet.
             plan.check.clear()
@@ -145,8 +146,8 @@ class ActionModule(ActionBase):
             if pair.key:
                 entry["content"] = pair.key
             else:
-                entry["generate"] = f'cp {NEXT_KEY} "$1"'
-                settle.append(f"rm -f {NEXT_KEY}")
+                entry["generate"] = f'cp {services.NEXT_KEY} "$1"'
+                settle.append(f"rm -f {services.NEXT_KEY}")
             came = {"dest": services.SOURCE, "content": f"{_source(wanted)}\n", "mode": "0644"}
             files = [
                 driver.file(came),
@@ -163,6 +164,8 @@ class ActionModule(ActionBase):
             result["msg"] = f"a certificate would be issued: {reason}"
         if pair and not result.get("failed"):
             result["key_made"] = pair.where
+        if wanted.ca_certificate:
+            result["warnings"] = [*result.get("warnings", []), *certificates.remarks(wanted.ca_certificate)]
         return result
 
     def _why_new(self, wanted: options.Wanted, found: devices.Found, now: datetime) -> str:
@@ -173,6 +176,8 @@ class ActionModule(ActionBase):
             and not certificates.signed_by(found.pem, wanted.ca_certificate)
         ):
             reason = "another CA issued it"
+        if not reason and wanted.also_client and found.certificate and not found.certificate.client:
+            reason = "it is not one for a client too"
         if not reason and wanted.mode == "controller" and found.source != _source(wanted):
             reason = f"it came from elsewhere ({found.source or 'nobody wrote down where'})"
         return reason
@@ -189,8 +194,9 @@ class ActionModule(ActionBase):
             pem = controller.issue(wanted, csr)
         else:
             pem = certificates.issue(
-                wanted.ca_certificate, wanted.ca_key, csr, wanted.names, days=wanted.lifetime_days, now=now
-            )
+                wanted.ca_certificate, wanted.ca_key, csr, wanted.names, days=wanted.lifetime_days, now=now,
+                client=wanted.also_client,
+            )  # fmt: skip
         leaf = certificates.describe(pem)
         if leaf.public_key != certificates.requested(csr):
             raise CertificateError("the CA answered with a certificate for another key; it is not used")
@@ -206,9 +212,9 @@ class ActionModule(ActionBase):
         names = ",".join(f"{'IP' if _is_address(name) else 'DNS'}:{name}" for name in wanted.names)
         reply = self._exchange.run(
             f"(umask 022; mkdir -p {services.HOME})\numask 077\n"
-            f"if ! openssl pkey -in {NEXT_KEY} -noout 2>/dev/null; then\n"
-            f"  openssl genpkey -algorithm {make} -out {NEXT_KEY} 2>/dev/null\nfi\n"
-            f"openssl req -new -sha256 -key {NEXT_KEY} -subj {shlex.quote(f'/CN={wanted.name[:64]}')} "
+            f"if ! openssl pkey -in {services.NEXT_KEY} -noout 2>/dev/null; then\n"
+            f"  openssl genpkey -algorithm {make} -out {services.NEXT_KEY} 2>/dev/null\nfi\n"
+            f"openssl req -new -sha256 -key {services.NEXT_KEY} -subj {shlex.quote(f'/CN={wanted.name[:64]}')} "
             f"-addext {shlex.quote(f'subjectAltName={names}')} | blob request\n"
         )
         if reply.status != 0 or not reply.get("request"):
@@ -315,7 +321,9 @@ class ActionModule(ActionBase):
     def _commit_device(
         self, wanted: options.Wanted, device: dict[str, Any], found: devices.Found, *, pair: bool, ocsp: bool
     ) -> dict[str, Any]:
-        plan = services.plan(wanted, device, found.has, pair=pair, ocsp=ocsp, texts=found.texts)
+        plan = services.plan(
+            wanted, device, found.has, pair=pair, ocsp=ocsp, texts=found.texts, served=found.served
+        )
         plan.files += certbot.files(
             wanted, f"/bin/sh {services.DEPLOY}" if wanted.gate and wanted.challenge != "dns" else ""
         )

@@ -53,6 +53,12 @@ options:
     - Mode own, the key of O(ca_certificate), from vault. It stays in the controller's memory.
     type: str
     default: ""
+  also_client:
+    description:
+    - Whether a certificate of O(ca_certificate) may be shown as a client's too, to a broker that asks devices
+      for one.
+    type: bool
+    default: false
   lifetime_days:
     description:
     - How long certificates of O(ca_certificate) are valid.
@@ -117,6 +123,21 @@ options:
       record.
     type: str
     default: ""
+  dns_plugin:
+    description:
+    - For C(dns), in place of a hook, the certbot plugin that edits the TXT record, without its C(dns-).
+    type: str
+    default: ""
+  dns_credentials:
+    description:
+    - The text of that plugin's credentials file.
+    type: str
+    default: ""
+  dns_propagation:
+    description:
+    - Seconds that the plugin waits for the record to spread; 0 is its own default.
+    type: int
+    default: 0
   gate:
     description:
     - Whether port 80 is closed by the firewall and opened for the challenge only, for 10 minutes at
@@ -203,21 +224,7 @@ options:
     - The audit fails when fewer days are left.
     type: int
     default: 7
-  confirm_seconds:
-    description:
-    - How long the device waits for the confirmation before it takes the change back.
-    type: int
-    default: 60
-  keep:
-    description:
-    - How many generations to keep on the device.
-    type: int
-    default: 10
-  state_dir:
-    description:
-    - Where the device keeps generations; it must survive a power cut.
-    type: path
-    default: /var/lib/sallyport
+extends_documentation_fragment: [sallyport.iot.committed]
 attributes:
   check_mode:
     support: full

@@ -15,15 +15,17 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.tls.options import W
 INI = f"{services.HOME}/certbot.ini"
 ROOT = f"{services.HOME}/acme-root.pem"
 HOOK = f"{services.HOME}/dns-hook"
+CREDENTIALS = f"{services.HOME}/dns-credentials"
 SERVICE_DROP_IN = "/etc/systemd/system/certbot.service.d/sallyport.conf"
 TIMER_DROP_IN = "/etc/systemd/system/certbot.timer.d/sallyport.conf"
 
 
-def ini(wanted: Wanted, *, webroot: str, hook: str, deploy: bool, gate: str = "") -> str:
+def ini(wanted: Wanted, *, webroot: str, hook: str, credentials: str, deploy: bool, gate: str = "") -> str:
     """certbot's settings. A file and not arguments, because the binding to an account is a secret.
 
     Args:
         hook: path of the DNS hook.
+        credentials: path of the DNS plugin's credentials.
         deploy: whether certbot hands a new certificate to the device's services.
         gate: the command that opens and closes port 80, "" where it stands open.
     """
@@ -38,7 +40,13 @@ def ini(wanted: Wanted, *, webroot: str, hook: str, deploy: bool, gate: str = ""
     )
     if wanted.acme_eab_kid:
         lines += [f"eab-kid = {wanted.acme_eab_kid}", f"eab-hmac-key = {wanted.acme_eab_key}"]
-    if wanted.challenge == "dns":
+    if wanted.challenge == "dns" and wanted.dns_plugin:
+        plugin = f"dns-{wanted.dns_plugin}"
+        lines.append(f"authenticator = {plugin}")
+        lines += [f"{plugin}-credentials = {credentials}"] if wanted.dns_credentials else []
+        if wanted.dns_propagation:
+            lines.append(f"{plugin}-propagation-seconds = {wanted.dns_propagation}")
+    elif wanted.challenge == "dns":
         lines += ["authenticator = manual", "preferred-challenges = dns"]
         lines += [f"manual-auth-hook = {hook} auth", f"manual-cleanup-hook = {hook} cleanup"]
     elif wanted.challenge == "webroot":
@@ -57,7 +65,9 @@ def files(wanted: Wanted, gate: str = "") -> list[dict[str, Any]]:
     result: list[dict[str, Any]] = [
         {
             "dest": INI,
-            "content": ini(wanted, webroot=wanted.webroot, hook=HOOK, deploy=True, gate=gate),
+            "content": ini(
+                wanted, webroot=wanted.webroot, hook=HOOK, credentials=CREDENTIALS, deploy=True, gate=gate
+            ),
             "mode": "0600",
             "secret": True,
         },
@@ -67,19 +77,20 @@ def files(wanted: Wanted, gate: str = "") -> list[dict[str, Any]]:
             "mode": "0644",
         },
     ]
-    if wanted.acme_root:
-        result += [
-            {"dest": ROOT, "content": wanted.acme_root.strip() + "\n", "mode": "0644"},
-            {
-                "dest": SERVICE_DROP_IN,
-                "content": f"{services.BANNER}[Service]\nEnvironment=REQUESTS_CA_BUNDLE={ROOT}\n",
-                "mode": "0644",
-            },
-        ]
-    if wanted.dns_hook:
-        result.append(
-            {"dest": HOOK, "content": wanted.dns_hook.rstrip() + "\n", "mode": "0700", "secret": True}
-        )
+    drop_in = (
+        f"{services.BANNER}[Service]\nEnvironment=REQUESTS_CA_BUNDLE={ROOT}\n" if wanted.acme_root else ""
+    )
+    for dest, content, mode, secret in (
+        (ROOT, wanted.acme_root, "0644", False),
+        (SERVICE_DROP_IN, drop_in, "0644", False),
+        (HOOK, wanted.dns_hook, "0700", True),
+        (CREDENTIALS, wanted.dns_credentials, "0600", True),
+    ):
+        if content:
+            text = content.strip() + "\n"
+            result.append({"dest": dest, "content": text, "mode": mode, "secret": secret})
+        else:  # what an earlier run left would still count: a root that is no longer the directory's, a secret
+            result.append({"dest": dest, "state": "absent"})
     return result
 
 
@@ -101,6 +112,28 @@ def account_folder(wanted: Wanted) -> str:
     return wanted.acme_directory.partition("://")[2].rstrip("/")
 
 
+# Debian 12's certbot lets an error of its own take the place of what the CA said; its log has the CA's words.
+_RUN = r"""
+run_certbot() {
+  out=$("$@" 2>&1) && code=0 || code=$?
+  case $code:$out in [1-9]*"can't set attribute"*) ;; *) return 0 ;; esac
+  said=$(grep '^acme[.]messages[.]Error: ' /var/log/letsencrypt/letsencrypt.log | tail -n 1) || :
+  [ -z "$said" ] || out=$said
+}
+""".lstrip("\n")
+_SAID = re.compile(r"^acme\.messages\.Error: .+", re.M)
+
+
+def really(output: str, log: str) -> str:
+    """The same for certbot on the controller: its words, or the CA's where its log has them.
+
+    >>> really("AttributeError: can't set attribute", "acme.messages.Error: no such account")
+    'acme.messages.Error: no such account'
+    """
+    said = _SAID.findall(log) if "can't set attribute" in output else []
+    return said[-1] if said else output
+
+
 def issue(wanted: Wanted, *, force: bool) -> str:
     """The exchange that has certbot get a certificate on a device, and hands it to the services."""
     words = ["certbot", "certonly", "-c", INI, "--cert-name", lineage(wanted), "--renew-with-new-domains"]
@@ -112,12 +145,12 @@ def issue(wanted: Wanted, *, force: bool) -> str:
     live = shlex.quote(f"/etc/letsencrypt/live/{lineage(wanted)}")
     account = shlex.quote(f"/etc/letsencrypt/accounts/{account_folder(wanted)}")
     return (
-        f"umask 022\nmkdir -p {shlex.quote(wanted.webroot)}\numask 077\n{bundle}"
-        f"out=$({shlex.join(words)} 2>&1) && code=0 || code=$?\n"
+        f"{_RUN}umask 022\nmkdir -p {shlex.quote(wanted.webroot)}\numask 077\n{bundle}"
+        f"run_certbot {shlex.join(words)}\n"
         # A private CA that was set up anew knows nobody: the old account is laid aside, and a new one made.
         f'case $code:$out in\n  [1-9]*"account that does not exist"* | [1-9]*"Account http"*" not found"*)\n'
         f"    rm -rf {account}.unknown\n    mv {account} {account}.unknown\n"
-        f"    out=$({shlex.join(words)} 2>&1) && code=0 || code=$?\n  ;;\nesac\n"
+        f"    run_certbot {shlex.join(words)}\n  ;;\nesac\n"
         'say code "$code"\nprintf \'%s\\n\' "$out" | tail -n 40 | blob output\n'
         f'if [ "$code" = 0 ] && [ -f {renewal} ]; then\n'
         f"  said=$(/bin/sh {services.DEPLOY} take {live} 2>&1) && taken=0 || taken=$?\n"
@@ -156,7 +189,7 @@ def dry_run(wanted: Wanted) -> str:
     words += ["--server", wanted.acme_directory, "--no-random-sleep-on-renew"]
     bundle = f"REQUESTS_CA_BUNDLE={ROOT}\nexport REQUESTS_CA_BUNDLE\n" if wanted.acme_root else ""
     return (
-        f"{bundle}out=$({shlex.join(words)} 2>&1) && code=0 || code=$?\n"
+        f"{_RUN}{bundle}run_certbot {shlex.join(words)}\n"
         'say code "$code"\nprintf \'%s\\n\' "$out" | tail -n 40 | blob output\n'
     )
 
@@ -197,6 +230,11 @@ def explain(output: str, wanted: Wanted) -> str:
         advice = f"check that {wanted.acme_directory} can be reached, and for HTTP-01 that the CA reaches port 80 by name"
     elif "external account" in lowered or "eab" in lowered:
         advice = "the CA wants an external account binding: set tls_acme_eab_kid and tls_acme_eab_key"
+    elif "does not appear to be installed" in lowered or "unrecognized arguments: --dns-" in lowered:
+        advice = (
+            f"certbot has no plugin dns-{wanted.dns_plugin} there. Install it (Debian: apt-get install "
+            f"python3-certbot-dns-{wanted.dns_plugin}), or use tls_dns_hook"
+        )
     elif "no space left" in lowered:
         advice = "the disk is full"
     else:

@@ -44,6 +44,8 @@ class Certificate:
     serial: str
     ocsp: bool
     """Whether the CA names a responder for stapling."""
+    client: bool
+    """Whether it says that it is a client's too."""
 
     def days_left(self, now: datetime) -> int:
         """Whole days until it expires; negative when it has."""
@@ -105,6 +107,7 @@ def describe(pem: str | bytes) -> Certificate:
         issuer=leaf.issuer.rfc4514_string(),
         serial=f"{leaf.serial_number:x}",
         ocsp=_ocsp(leaf),
+        client=_client(leaf),
     )
 
 
@@ -120,11 +123,15 @@ def _spki(key: Any) -> bytes:
 
 
 def _ocsp(leaf: x509.Certificate) -> bool:
-    try:
-        value = leaf.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
-    except x509.ExtensionNotFound:
-        return False
-    return any(item.access_method == AuthorityInformationAccessOID.OCSP for item in value)
+    access = _extension(leaf, x509.AuthorityInformationAccess)
+    return access is not None and any(
+        item.access_method == AuthorityInformationAccessOID.OCSP for item in access.value
+    )
+
+
+def _client(leaf: x509.Certificate) -> bool:
+    usage = _extension(leaf, x509.ExtendedKeyUsage)
+    return usage is not None and ExtendedKeyUsageOID.CLIENT_AUTH in usage.value
 
 
 def load_key(pem: str | bytes) -> Any:
@@ -216,27 +223,31 @@ def issue(
     """A certificate of the fleet's own CA, with the chain up to but without a root.
 
     Args:
-        client: whether it is for a client (mutual TLS) instead of a server.
+        client: whether the device may show it as a client too, to a broker that asks for one.
     """
     requested(csr)
+    asked = x509.load_pem_x509_csr(csr.encode())
     chain = parse(ca_certificate)
     ca, key = chain[0], load_key(ca_key)
     check_ca(ca_certificate, ca_key, now)
+    purposes = [ExtendedKeyUsageOID.SERVER_AUTH, *([ExtendedKeyUsageOID.CLIENT_AUTH] if client else [])]
     last = min(now + timedelta(days=days), _utc(ca, "not_valid_after"))
-    usage = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
     builder = (
         x509.CertificateBuilder()
         .subject_name(_subject(names))
         .issuer_name(ca.subject)
-        .public_key(x509.load_pem_x509_csr(csr.encode()).public_key())
+        .public_key(asked.public_key())
         .serial_number(x509.random_serial_number())
         # Clocks differ: a device a little behind must not find it "not yet valid".
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(last)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        # All suites of the profiles have ephemeral keys: the certificate's own key only signs.
+        .add_extension(_usage("digital_signature"), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         .add_extension(_alternative(names), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.public_key()), critical=False)  # type: ignore[arg-type]
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(asked.public_key()), critical=False)
+        .add_extension(_authority(ca), critical=False)
     )
     made = builder.sign(key, _hash(key)).public_bytes(serialization.Encoding.PEM).decode()
     rest = [one for one in chain if one.issuer != one.subject]
@@ -246,16 +257,39 @@ def issue(
 def check_ca(certificate: str, key: str, now: datetime) -> None:
     """That a CA's certificate may sign, has not expired and is the key's."""
     ca = parse(certificate)[0]
-    try:
-        may = ca.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        may = False
-    if not may:
+    constraints, usage = _extension(ca, x509.BasicConstraints), _extension(ca, x509.KeyUsage)
+    if constraints is None or not constraints.value.ca:
         raise CertificateError("tls_ca_certificate is no CA: its basic constraints do not let it sign")
+    if usage is not None and not usage.value.key_cert_sign:
+        raise CertificateError("tls_ca_certificate is no CA: its key usage does not let it sign certificates")
     if _spki(load_key(key).public_key()) != _spki(ca.public_key()):
         raise CertificateError("tls_ca_key is not the key of tls_ca_certificate")
     if _utc(ca, "not_valid_after") <= now:
         raise CertificateError(f"tls_ca_certificate expired on {_utc(ca, 'not_valid_after'):%Y-%m-%d}")
+
+
+def remarks(authority: str) -> list[str]:
+    """What a CA's certificate lacks that RFC 5280 asks of it: openssl takes it, stricter clients do not.
+
+    Python from 3.13 on and programs that use webpki are such clients.
+    """
+    ca = parse(authority)[0]
+    constraints = _extension(ca, x509.BasicConstraints)
+    missing = [
+        what
+        for what, lacks in (
+            ("basic constraints that are critical", constraints is None or not constraints.critical),
+            ("a key usage with keyCertSign", _extension(ca, x509.KeyUsage) is None),
+            ("a subject key identifier", _extension(ca, x509.SubjectKeyIdentifier) is None),
+        )
+        if lacks
+    ]
+    if not missing:
+        return []
+    return [
+        f"tls_ca_certificate lacks {', '.join(missing)}: strict clients (Python from 3.13 on, webpki) trust nothing that it "
+        "signs. docs/tls.md has the command for a CA that they take"
+    ]
 
 
 def signed_by(certificate: str, authority: str) -> bool:
@@ -298,6 +332,30 @@ def check_crl(crl: str, authority: str, now: datetime) -> None:
         raise CertificateError(
             f"tls_client_crl was to be renewed on {until:%Y-%m-%d}: with an old list every client is refused"
         )
+
+
+def _extension(certificate: x509.Certificate, kind: type[Any]) -> Any:
+    """An extension with its criticality, None where the certificate has none."""
+    try:
+        return certificate.extensions.get_extension_for_class(kind)
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _usage(purpose: str) -> x509.KeyUsage:
+    purposes = (
+        "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+        "key_cert_sign", "crl_sign", "encipher_only", "decipher_only",
+    )  # fmt: skip
+    return x509.KeyUsage(**{name: name == purpose for name in purposes})
+
+
+def _authority(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """The identifier that the CA gave itself: how clients find it, whatever it was computed from."""
+    own = _extension(ca, x509.SubjectKeyIdentifier)
+    if own is not None:
+        return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own.value)
+    return x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.public_key())  # type: ignore[arg-type]
 
 
 def _subject(names: Sequence[str]) -> x509.Name:

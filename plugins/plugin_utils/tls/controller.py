@@ -44,9 +44,9 @@ def issue(wanted: Wanted, csr: str) -> str:
     with tempfile.TemporaryDirectory(prefix="sallyport-acme-") as folder:
         work = Path(folder)
         hook = _write(work / "hook", wanted.dns_hook.rstrip() + "\n", 0o700) if wanted.dns_hook else ""
-        settings = _write(
-            work / "ini", certbot.ini(wanted, webroot=wanted.webroot, hook=hook, deploy=False), 0o600
-        )
+        secret = _write(work / "dns", wanted.dns_credentials, 0o600) if wanted.dns_credentials else ""
+        text = certbot.ini(wanted, webroot=wanted.webroot, hook=hook, credentials=secret, deploy=False)
+        settings = _write(work / "ini", text, 0o600)
         _write(work / "request", csr, 0o600)
         if wanted.acme_root:
             _write(work / "root", wanted.acme_root, 0o600)
@@ -89,9 +89,12 @@ def _run(command: list[str], environment: dict[str, str], wanted: Wanted) -> Non
     except subprocess.TimeoutExpired:
         raise NotIssued(f"certbot on the controller had no answer within {_TIMEOUT} s") from None
     if done.returncode:
-        if certbot.account_unknown(done.stdout + done.stderr):
-            raise _UnknownAccount(certbot.explain(done.stdout + done.stderr, wanted))
-        raise NotIssued(certbot.explain(done.stdout + done.stderr, wanted))
+        log = Path(command[command.index("--logs-dir") + 1]) / "letsencrypt.log"
+        text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+        said = certbot.really(done.stdout + done.stderr, text)
+        if certbot.account_unknown(said):
+            raise _UnknownAccount(certbot.explain(said, wanted))
+        raise NotIssued(certbot.explain(said, wanted))
 
 
 def _known(account: Path) -> set[str]:

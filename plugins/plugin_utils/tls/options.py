@@ -17,6 +17,7 @@ LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 WEBROOT = "/var/lib/sallyport-acme"
 _UPSTREAM = re.compile(r"(127\.\d+\.\d+\.\d+|\[::1\]|localhost):(\d{1,5})")
 _PATH = re.compile(r"/[A-Za-z0-9/._-]*")
+_PLUGIN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _URL = re.compile(r"https://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9/._~%-]*)?")
 
 SPEC: dict[str, dict[str, Any]] = {
@@ -27,6 +28,7 @@ SPEC: dict[str, dict[str, Any]] = {
     "private_key": {"type": "str", "default": "", "no_log": True},
     "ca_certificate": {"type": "str", "default": ""},
     "ca_key": {"type": "str", "default": "", "no_log": True},
+    "also_client": {"type": "bool", "default": False},
     "lifetime_days": {"type": "int", "default": 90},
     "renew_days": {"type": "int", "default": 30},
     "renew_jitter": {"type": "int", "default": 43200},
@@ -43,6 +45,9 @@ SPEC: dict[str, dict[str, Any]] = {
     },
     "webroot": {"type": "path", "default": WEBROOT},
     "dns_hook": {"type": "str", "default": "", "no_log": True},
+    "dns_plugin": {"type": "str", "default": ""},
+    "dns_credentials": {"type": "str", "default": "", "no_log": True},
+    "dns_propagation": {"type": "int", "default": 0},
     "gate": {"type": "bool", "default": False},
     "controller_dir": {"type": "path", "default": "~/.config/sallyport/acme"},
     "front": {"type": "str", "default": "auto", "choices": ["auto", "nginx", "stunnel", "none"]},
@@ -77,6 +82,7 @@ class Wanted:
     private_key: str
     ca_certificate: str
     ca_key: str
+    also_client: bool
     lifetime_days: int
     renew_days: int
     renew_jitter: int
@@ -88,6 +94,9 @@ class Wanted:
     challenge: str
     webroot: str
     dns_hook: str
+    dns_plugin: str
+    dns_credentials: str
+    dns_propagation: int
     gate: bool
     controller_dir: str
     front: str
@@ -144,6 +153,11 @@ def parse(arguments: Mapping[str, Any], now: datetime) -> Wanted:
         if not wanted.client_ca:
             raise OptionError("tls_client_crl needs tls_client_ca, whose certificates it takes back")
         _named("", certificates.check_crl, wanted.client_crl, wanted.client_ca, now)
+    if wanted.also_client and not wanted.ca_certificate:
+        raise OptionError(
+            "tls_also_client is for certificates that the fleet's own CA signs (tls_ca_certificate): public CAs give none "
+            "for clients"
+        )
     if wanted.mode == "own":
         _check_own(wanted, now)
     elif wanted.acme:
@@ -166,7 +180,7 @@ def _check_numbers(wanted: Wanted) -> None:
     for name in ("lifetime_days", "renew_days"):
         if getattr(wanted, name) < 1:
             raise OptionError(f"tls_{name} must be 1 or more, got {getattr(wanted, name)}")
-    for name in ("renew_jitter", "hsts", "warn_days", "fail_days"):
+    for name in ("renew_jitter", "hsts", "warn_days", "fail_days", "dns_propagation"):
         if getattr(wanted, name) < 0:
             raise OptionError(f"tls_{name} must not be negative, got {getattr(wanted, name)}")
     if wanted.fail_days > wanted.warn_days:
@@ -220,14 +234,26 @@ def _check_acme(wanted: Wanted, agreed: bool) -> None:
     for name in ("acme_email", "acme_eab_kid", "acme_eab_key"):
         if re.search(r"[\s#\"']", getattr(wanted, name)):
             raise OptionError(f"tls_{name} must not hold spaces or quotes")
-    if wanted.challenge == "dns" and not wanted.dns_hook:
-        raise OptionError(
-            "tls_challenge is dns: set tls_dns_hook to a program (its text) that is called with `auth` and `cleanup` and "
-            "puts CERTBOT_VALIDATION into the TXT record of _acme-challenge.CERTBOT_DOMAIN"
-        )
+    if wanted.challenge == "dns":
+        _check_dns(wanted)
     if wanted.challenge != "dns" and any(name.startswith("*.") for name in wanted.names):
         raise OptionError("tls_names has a wildcard, which CAs give only for tls_challenge: dns")
     if wanted.mode == "controller" and wanted.challenge == "nginx":
         raise OptionError(
             "tls_challenge nginx speaks of the device's nginx; with tls_mode controller use dns, standalone or webroot"
+        )
+
+
+def _check_dns(wanted: Wanted) -> None:
+    if not wanted.dns_hook and not wanted.dns_plugin:
+        raise OptionError(
+            "tls_challenge is dns: set tls_dns_plugin to a certbot plugin, or tls_dns_hook to a program (its text) that is "
+            "called with `auth` and `cleanup` and puts CERTBOT_VALIDATION into the TXT record of "
+            "_acme-challenge.CERTBOT_DOMAIN"
+        )
+    if wanted.dns_hook and wanted.dns_plugin:
+        raise OptionError("tls_dns_hook and tls_dns_plugin are both set: one of them edits the TXT record")
+    if wanted.dns_plugin and not _PLUGIN.fullmatch(wanted.dns_plugin):
+        raise OptionError(
+            f"tls_dns_plugin must be a plugin's name without its dns-, as rfc2136, got {wanted.dns_plugin!r}"
         )

@@ -13,12 +13,14 @@ from cryptography.x509.oid import NameOID
 NOW = datetime(2027, 1, 15, 12, tzinfo=timezone.utc)
 
 
-def authority(*, ca: bool = True, days: int = 3650) -> tuple[str, str]:
-    """A root, and its key."""
+def authority(
+    *, ca: bool = True, days: int = 3650, strict: bool = True, signs: bool = True, identifier: bytes = b""
+) -> tuple[str, str]:
+    """A root, and its key; not ``strict``, it has no more than openssl wants of one."""
     pem = certificates.new_key("ecdsa")
     key = certificates.load_key(pem)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test CA")])
-    made = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -27,8 +29,19 @@ def authority(*, ca: bool = True, days: int = 3650) -> tuple[str, str]:
         .not_valid_before(NOW - timedelta(days=30))
         .not_valid_after(NOW + timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
     )
+    if strict:
+        purposes = {"key_cert_sign": signs, "crl_sign": True, "digital_signature": False}
+        others = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+        purposes |= dict.fromkeys((*others, "encipher_only", "decipher_only"), False)
+        own = (
+            x509.SubjectKeyIdentifier(identifier)
+            if identifier
+            else x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        )
+        builder = builder.add_extension(x509.KeyUsage(**purposes), critical=True)
+        builder = builder.add_extension(own, critical=False)
+    made = builder.sign(key, hashes.SHA256())
     return made.public_bytes(serialization.Encoding.PEM).decode(), pem
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 from datetime import timedelta
 
 import pytest
 from ansible_collections.sallyport.iot.plugins.plugin_utils.tls import certificates
 from ansible_collections.sallyport.iot.plugins.plugin_utils.tls.certificates import CertificateError
+from cryptography import x509
 
 from tests.unit.tls.makers import CA, CA_KEY, NOW, authority, pair
 
@@ -18,6 +20,49 @@ def test_the_fleets_ca_issues_what_was_asked_for(kind: str) -> None:
     assert leaf.names == ("gw1.example", "198.51.100.7") and leaf.days_left(NOW) == 30
     assert certificates.signed_by(made, CA) and not certificates.signed_by(made, authority()[0])
     assert leaf.public_key == certificates.requested(certificates.request(key, ["x.example"]))
+
+
+@pytest.mark.parametrize("kind", ["ecdsa", "rsa"])
+def test_strict_clients_trust_what_the_fleets_ca_issues(kind: str) -> None:
+    verification = pytest.importorskip("cryptography.x509.verification")
+    made, _ = pair("gw1.example", "198.51.100.7", kind=kind)
+    store = verification.Store([x509.load_pem_x509_certificate(CA.encode())])
+    for subject in (x509.DNSName("gw1.example"), x509.IPAddress(ipaddress.ip_address("198.51.100.7"))):
+        verifier = verification.PolicyBuilder().store(store).time(NOW).build_server_verifier(subject)
+        assert len(verifier.verify(x509.load_pem_x509_certificate(made.encode()), [])) == 2
+
+
+def test_a_device_is_a_client_only_where_that_is_wanted() -> None:
+    verification = pytest.importorskip("cryptography.x509.verification")
+    store = verification.Store([x509.load_pem_x509_certificate(CA.encode())])
+    verifier = verification.PolicyBuilder().store(store).time(NOW).build_client_verifier()
+    csr = certificates.request(certificates.new_key("ecdsa"), ["gw.example"])
+    for client in (True, False):
+        made = certificates.issue(CA, CA_KEY, csr, ["gw.example"], days=9, now=NOW, client=client)
+        assert certificates.describe(made).client is client
+        leaf = x509.load_pem_x509_certificate(made.encode())
+        if client:
+            assert verifier.verify(leaf, [])
+        else:
+            with pytest.raises(verification.VerificationError):
+                verifier.verify(leaf, [])
+
+
+def test_what_a_ca_lacks_for_strict_clients_is_named() -> None:
+    assert certificates.remarks(CA) == []
+    (remark,) = certificates.remarks(authority(strict=False)[0])
+    assert "keyCertSign" in remark and "subject key identifier" in remark and "docs/tls.md" in remark
+
+
+def test_a_leaf_names_its_ca_as_that_names_itself() -> None:
+    own = b"what this CA calls itself"
+    ca, key = authority(identifier=own)
+    csr = certificates.request(certificates.new_key("ecdsa"), ["gw.example"])
+    leaf = x509.load_pem_x509_certificate(
+        certificates.issue(ca, key, csr, ["gw.example"], days=9, now=NOW).encode()
+    )
+    found = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    assert found.key_identifier == own
 
 
 def test_every_pair_has_a_key_of_its_own() -> None:
@@ -48,7 +93,8 @@ def test_a_broken_key_is_never_quoted() -> None:
 
 def test_a_ca_that_may_not_sign_or_is_not_its_keys_or_is_old_is_refused() -> None:
     for certificate, key, message in (
-        (*authority(ca=False), "is no CA"),
+        (*authority(ca=False), "basic constraints do not let it sign"),
+        (*authority(signs=False), "key usage does not let it sign"),
         (CA, authority()[1], "is not the key"),
         (*authority(days=-1), "expired"),
     ):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,6 +118,8 @@ def test_a_clock_that_is_far_off_is_refused(apart: float, good: bool) -> None:
         ("Challenge failed for domain gw: unauthorized: Connection refused", "port 80"),
         ("OSError: [Errno 28] No space left on device", "disk is full"),
         ("Server requires external account binding.", "tls_acme_eab_kid"),
+        ("The requested dns-rfc2136 plugin does not appear to be installed", "python3-certbot-dns-"),
+        ("certbot: error: unrecognized arguments: --dns-rfc2136-credentials=/x", "python3-certbot-dns-"),
     ],
 )
 def test_certbots_words_become_advice(output: str, advice: str) -> None:
@@ -128,6 +133,51 @@ def test_the_binding_of_an_account_is_in_a_secret_file_and_on_no_command_line() 
     assert "c2VjcmV0" not in certbot.issue(site, force=True) + certbot.dry_run(site)
 
 
+def test_a_dns_plugin_finds_its_credentials_in_a_secret_file() -> None:
+    dns = {"challenge": "dns", "dns_plugin": "rfc2136", "dns_credentials": "dns_rfc2136_secret = c2VjcmV0"}
+    made = {entry["dest"]: entry for entry in certbot.files(wanted(**SITE, **dns, dns_propagation=5))}
+    settings, credentials = made[certbot.INI]["content"], made[certbot.CREDENTIALS]
+    assert f"dns-rfc2136-credentials = {certbot.CREDENTIALS}\n" in settings
+    assert "authenticator = dns-rfc2136\ndns-" in settings and "c2VjcmV0" not in settings
+    assert "dns-rfc2136-propagation-seconds = 5\n" in settings
+    assert credentials["secret"] and credentials["mode"] == "0600" and "c2VjcmV0" in credentials["content"]
+    assert made[certbot.HOOK]["state"] == "absent"
+
+
+def test_a_root_that_is_no_longer_wanted_goes_with_the_unit_that_names_it() -> None:
+    gone = {entry["dest"] for entry in certbot.files(wanted(**SITE)) if entry.get("state") == "absent"}
+    assert {certbot.ROOT, certbot.SERVICE_DROP_IN, certbot.CREDENTIALS} <= gone
+
+
 def test_the_dry_run_names_the_directory() -> None:
     site = wanted(**SITE, acme_directory="https://ca.example/dir")
     assert "--server https://ca.example/dir" in certbot.dry_run(site)
+
+
+@pytest.mark.parametrize("shell", [["sh"], ["busybox", "sh"]], ids=["sh", "busybox"])
+def test_what_the_ca_said_is_found_where_certbot_says_something_else(
+    shell: list[str], tmp_path: Path
+) -> None:
+    log = tmp_path / "letsencrypt.log"
+    log.write_text(
+        "acme.messages.Error: first\nacme.messages.Error: rateLimited :: too many\nAttributeError\n"
+    )
+    shim = tmp_path / "certbot"
+    shim.write_text('#!/bin/sh\necho "AttributeError: can\'t set attribute"; exit 1\n')
+    shim.chmod(0o755)
+    program = certbot.dry_run(wanted(**SITE)).replace("/var/log/letsencrypt/letsencrypt.log", str(log))
+    program = f'say() {{ echo "$*"; }}\nblob() {{ cat; }}\n{program}'
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [*shell, "-euc", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "rateLimited :: too many" in done.stdout and "AttributeError" not in done.stdout
+    log.unlink()
+    done = subprocess.run(
+        [*shell, "-euc", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "AttributeError" in done.stdout, "without a log certbot's own words are better than none"
+    assert certbot.really("AttributeError: can't set attribute", "x\nacme.messages.Error: no\n").endswith(
+        "no"
+    )
+    assert certbot.really("something else", "acme.messages.Error: no") == "something else"

@@ -35,11 +35,14 @@ MADE, KEY = pair("gw.example")
         ({**ACME, "acme_root": "no PEM"}, "tls_acme_root: it holds no certificate"),
         ({**ACME, "acme_eab_kid": "one"}, "belong together"),
         ({**ACME, "acme_email": "a b@example"}, "must not hold spaces"),
-        ({**ACME, "challenge": "dns"}, "set tls_dns_hook"),
+        ({**ACME, "challenge": "dns"}, "set tls_dns_plugin .* or tls_dns_hook"),
+        ({**ACME, "challenge": "dns", "dns_hook": "x", "dns_plugin": "rfc2136"}, "are both set"),
+        ({**ACME, "challenge": "dns", "dns_plugin": "rfc2136\nserver = x"}, "without its dns-"),
         ({**ACME, "names": ["*.example"]}, "only for tls_challenge: dns"),
         ({**ACME, "mode": "controller", "challenge": "nginx"}, "use dns, standalone or webroot"),
         ({"upstream": "10.0.0.1:80"}, "must be a loopback address"),
         ({"webroot": "/var/www; rm -rf /"}, "tls_webroot must be an absolute path"),
+        ({"also_client": True}, "for certificates that the fleet's own CA signs"),
         ({"port": 0}, "tls_port must be a port"),
         ({"warn_days": 3, "fail_days": 7}, "must not be more than tls_warn_days"),
         ({"client_crl": "x"}, "tls_client_crl needs tls_client_ca"),
@@ -61,4 +64,4 @@ def test_what_is_right_is_taken() -> None:
 
 def test_secrets_are_marked_so_that_ansible_hides_them() -> None:
     secret = {name for name, spec in options.SPEC.items() if spec.get("no_log")}
-    assert secret == {"private_key", "ca_key", "acme_eab_key", "dns_hook"}
+    assert secret == {"private_key", "ca_key", "acme_eab_key", "dns_hook", "dns_credentials"}
