@@ -1,7 +1,7 @@
 #!/bin/sh
 # Sets up everything that the lab, the demo and the tests need on a bare Debian 12 or later: Debian packages, a Python
 # environment in .venv, the images of the lab's devices. Quick when all of it is there.
-# usage: scripts/setup.sh [--no-images]
+# usage: scripts/setup.sh [--no-images|--all-images]      default: images of the standard fleet
 set -eu
 cd -- "$(dirname -- "$0")/.."
 
@@ -9,8 +9,11 @@ packages="podman netavark mmdebstrap debian-archive-keyring nftables iptables ip
 openssh-client python3-venv procps git shellcheck busybox gcc libc6-dev e2fsprogs testssl.sh"
 # Where cgroups are v1 or hybrid, crun cannot start systemd in a container.
 [ -e /sys/fs/cgroup/cgroup.controllers ] || packages="$packages runc"
-images=yes
-[ "${1:-}" != --no-images ] || images=no
+images=standard
+case "${1:-}" in
+    --no-images) images=no ;;
+    --all-images) images=all ;;
+esac
 
 say() { printf 'setup: %s\n' "$*"; }
 as_root() {
@@ -44,7 +47,8 @@ if [ "$(cat .venv/setup-stamp 2>/dev/null)" != "$stamp" ]; then
     printf '%s\n' "$stamp" >.venv/setup-stamp
 fi
 
-if [ "$images" = yes ]; then
-    as_root lab/lab images
-fi
+case $images in
+    standard) as_root lab/lab images ;;
+    all) as_root lab/lab images --all ;;
+esac
 say "ready"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import ipaddress
 import json
 import re
+import socket
 import ssl
 import tarfile
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -46,9 +51,10 @@ def certificate(
     *,
     ca: bool = False,
     days: float = 30,
+    age: float = 1 / 24,
     names: tuple[str, ...] = (),
 ) -> str:
-    """A certificate as PEM, signed by itself where no issuer is named."""
+    """A certificate as PEM, signed by itself where no issuer is named; it began ``age`` days ago."""
     now = datetime.now(timezone.utc)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     signer = serialization.load_pem_private_key(issuer_key.encode(), None) if issuer_key else key
@@ -59,10 +65,20 @@ def certificate(
         .issuer_name(by)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_before(now - timedelta(days=age))
         .not_valid_after(now + timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()),  # type: ignore[arg-type]
+            critical=False,
+        )
     )
+    if ca:
+        uses = {"key_cert_sign": True, "crl_sign": True, "digital_signature": False}
+        others = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+        uses |= dict.fromkeys((*others, "encipher_only", "decipher_only"), False)
+        builder = builder.add_extension(x509.KeyUsage(**uses), critical=True)
     values: list[x509.GeneralName] = []
     for one in names:
         try:
@@ -96,8 +112,20 @@ class Acme:
                 archive.addfile(member, io.BytesIO(text.encode()))
         podman("cp", "-", f"{self.container}:/tmp", stdin=stream.getvalue())
 
-    def start(self, *, validity: int | None = None, bindings: bool | None = None) -> None:
-        """Start it, or start it afresh: accounts and orders are forgotten, and its issuing root is another one."""
+    def start(
+        self,
+        *,
+        validity: int | None = None,
+        bindings: bool | None = None,
+        ocsp: bool = False,
+        http_port: int = 80,
+    ) -> None:
+        """Start it, or start it afresh: accounts and orders are forgotten, and its issuing root is another one.
+
+        Args:
+            ocsp: whether its certificates name a responder.
+            http_port: where it looks for answers to HTTP-01.
+        """
         self.stop()
         self.validity = validity if validity is not None else self.validity
         self.bindings = bindings if bindings is not None else self.bindings
@@ -108,24 +136,71 @@ class Acme:
             "managementListenAddress": "0.0.0.0:15000",
             "certificate": "/tmp/acme.pem",
             "privateKey": "/tmp/acme.key",
-            "httpPort": 80,
+            "httpPort": http_port,
             "tlsPort": 443,
-            "ocspResponderURL": "",
+            "ocspResponderURL": f"http://{self.address}:8888/" if ocsp else "",
             "externalAccountBindingRequired": self.bindings,
             "certificateValidityPeriod": self.validity,
             **({"externalAccountMACKeys": {EAB_KID: EAB_KEY}} if self.bindings else {}),
         }
         self.put({"acme.pem": own, "acme.key": pem(key), "acme.json": json.dumps({"pebble": settings})})
-        self._run(
+        self.background(
             "pebble-challtestsrv -management :8055 -dns01 127.0.0.1:8053 -http01 '' -https01 '' -tlsalpn01 ''"
         )
-        self._run(
+        self.background(
             "PEBBLE_VA_NOSLEEP=1 PEBBLE_WFE_NONCEREJECT=0 pebble -config /tmp/acme.json -dnsserver 127.0.0.1:8053"
         )
         self._until(self.directory)
         self._until(f"http://{self.address}:8055/", any_answer=True)
         for name, device in self.names.items():
             self.dns(name, device)
+
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """Nobody reaches it; its accounts and its root are the same afterwards."""
+        self._nft("add table ip down")
+        self._nft("add chain ip down in { type filter hook input priority 0; }")
+        self._nft("add rule ip down in tcp dport 14000 reject with tcp reset")
+        try:
+            yield
+        finally:
+            self._nft("delete table ip down")
+
+    def _nft(self, command: str) -> None:
+        podman("exec", self.container, "nft", command)
+
+    def take_updates(self) -> str:
+        """Have TXT records of `lab.` taken by signed updates too. Returns what certbot's plugin needs for that."""
+        secret = base64.b64encode(b"of the lab, known to all").decode()
+        program = (Path(__file__).parent / "updates.py").read_text(encoding="utf-8")
+        self.put({"updates.py": program})
+        self.background(f"python3 /tmp/updates.py updates.lab {secret}")
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection((self.address, 53), timeout=5).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline, podman("exec", self.container, "tail", "/tmp/acme.log")
+                time.sleep(0.1)
+        return (
+            f"dns_rfc2136_server = {self.address}\ndns_rfc2136_name = updates.lab.\n"
+            f"dns_rfc2136_secret = {secret}\ndns_rfc2136_algorithm = HMAC-SHA256\n"
+        )
+
+    def answer_for(self, serial: str) -> None:
+        """An OCSP responder that knows one certificate, and says that it is good."""
+        number = f"{int(serial, 16):X}"
+        number = number if len(number) % 2 == 0 else f"0{number}"
+        ca = self.get(f"https://{self.address}:15000/intermediates/0")
+        key = self.get(f"https://{self.address}:15000/intermediate-keys/0")
+        self.put(
+            {"ocsp.pem": ca, "ocsp.key": key, "ocsp.index": f"V\t491231235959Z\t\t{number}\tunknown\t/CN=x\n"}
+        )
+        self.background(
+            "openssl ocsp -port 8888 -index /tmp/ocsp.index -CA /tmp/ocsp.pem -rsigner /tmp/ocsp.pem "
+            "-rkey /tmp/ocsp.key -ndays 1"
+        )
 
     names: dict[str, str] = {}  # noqa: RUF012 - filled by the fleet
 
@@ -147,7 +222,7 @@ class Acme:
             assert time.monotonic() < deadline, "pebble does not end"
             time.sleep(0.1)
 
-    def _run(self, command: str) -> None:
+    def background(self, command: str) -> None:
         podman("exec", "--detach", self.container, "sh", "-c", f"{command} >>/tmp/acme.log 2>&1")
 
     def _until(self, url: str, any_answer: bool = False) -> None:

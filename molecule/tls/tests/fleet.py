@@ -99,6 +99,10 @@ class Fleet:
         }
         return Run(done.returncode, done.stdout + done.stderr, found, time.monotonic() - began)
 
+    def audit(self) -> dict[str, Any]:
+        """Variables of an audit that asks nobody for passwords."""
+        return {"audit_logins": False, "audit_report_dir": str(self.work / "report")}
+
     def from_acme(self) -> dict[str, Any]:
         """Variables of a site whose CA is the lab's."""
         return {"acme_directory": self.acme.directory, "acme_root": self.acme.root}

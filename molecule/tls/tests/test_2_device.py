@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Iterator
+from datetime import datetime
+
 import pytest
 from acme import EAB_KEY, EAB_KID
-from fleet import DEBIAN, Fleet, until
+from fleet import DEBIAN, Fleet, Run, until
 
 ALL = ":".join(DEBIAN)
 # Each device its own challenge; the one behind lighttpd has its plain interface moved to loopback.
@@ -14,6 +18,9 @@ SITE = {
     "front": "{{ 'none' if inventory_hostname == 'tls13' else 'nginx' }}",
     "upstream": "{{ '127.0.0.1:8080' if inventory_hostname == 'tls11' else '' }}",
 }
+RENEW = "REQUESTS_CA_BUNDLE=/etc/sallyport/tls/acme-root.pem certbot renew -q --no-random-sleep-on-renew"
+HOUR, LIFE = 3600, 30
+NAME = "{{ inventory_hostname }}"
 HOOK = """#!/usr/bin/python3
 import json, os, sys, urllib.request
 name = f"_acme-challenge.{os.environ['CERTBOT_DOMAIN']}."
@@ -119,49 +126,17 @@ def test_killed_between_issue_and_deployment_the_next_run_finishes_without_askin
     fleet: Fleet, site: dict[str, object]
 ) -> None:
     before = fleet.served("tls11")
-    # certbot as its timer runs it, up to where it would have called the hook.
-    fleet.sh(
-        "tls11",
-        "REQUESTS_CA_BUNDLE=/etc/sallyport/tls/acme-root.pem certbot renew -q --force-renewal --no-directory-hooks "
-        "--deploy-hook true --no-random-sleep-on-renew; "
-        "sed -i 's|^renew_hook.*|renew_hook = /bin/sh /etc/sallyport/tls/deploy certbot|' /etc/letsencrypt/renewal/tls11.lab.conf",
-    )
-    assert fleet.served("tls11") == before
+    deploy = "/etc/sallyport/tls/deploy"
+    fleet.sh("tls11", f"mv {deploy} {deploy}.kept; echo 'pkill -KILL -x certbot' >{deploy}")
+    try:
+        killed = fleet.sh("tls11", f"{RENEW} --force-renewal || echo ended by $?", check=False)
+    finally:
+        fleet.sh("tls11", f"mv {deploy}.kept {deploy}")
+    assert "ended by 137" in killed and fleet.served("tls11") == before
     orders = fleet.acme.orders()
     run = fleet.play("tls11", **site)
     assert run.status == 0 and "waited" in run["tls11"]["msg"], run.output
     assert fleet.served("tls11") != before and fleet.acme.orders() == orders
-
-
-def test_a_renewal_drops_no_connection_and_needs_nobody(fleet: Fleet, site: dict[str, object]) -> None:
-    root = fleet.acme.issuer()
-    before = fleet.served("tls12")
-    clients = [fleet.connect("tls12", root) for _ in range(20)]
-    for client in clients:
-        client.sendall(b"GET / HTTP/1.1\r\nHost: tls12.lab\r\n")  # and not yet the rest
-    # Due, as its unit sees it: the timer's own command line.
-    fleet.sh(
-        "tls12",
-        "sed -i 's/^renew_before_expiry.*/renew_before_expiry = 100 days/' /etc/letsencrypt/renewal/tls12.lab.conf",
-    )
-    fleet.sh(
-        "tls12",
-        "printf '[Service]\\nExecStart=\\nExecStart=/usr/bin/certbot -q renew --no-random-sleep-on-renew\\n' "
-        ">/etc/systemd/system/certbot.service.d/test.conf; systemctl daemon-reload; systemctl start certbot.service",
-    )
-    try:
-        assert until(lambda: fleet.served("tls12") != before)
-        for client in clients:
-            client.sendall(b"Connection: close\r\n\r\n")
-            answer = b""
-            while block := client.recv(65536):
-                answer += block
-            assert b"Gateway" in answer
-    finally:
-        for client in clients:
-            client.close()
-        fleet.sh("tls12", "rm /etc/systemd/system/certbot.service.d/test.conf; systemctl daemon-reload")
-    assert fleet.sh("tls12", "cat /etc/sallyport/tls/status").startswith("ok ")
 
 
 def test_a_service_that_refuses_keeps_the_old_certificate_and_the_next_run_says_so(
@@ -170,11 +145,7 @@ def test_a_service_that_refuses_keeps_the_old_certificate_and_the_next_run_says_
     before = fleet.served("tls11")
     fleet.sh("tls11", "echo 'no such directive;' >/etc/nginx/conf.d/zz-broken.conf")
     try:
-        fleet.sh(
-            "tls11",
-            "REQUESTS_CA_BUNDLE=/etc/sallyport/tls/acme-root.pem certbot renew -q --force-renewal "
-            "--no-random-sleep-on-renew 2>&1 || :",
-        )
+        fleet.sh("tls11", f"{RENEW} --force-renewal 2>&1 || :")
         assert fleet.served("tls11") == before
         status = fleet.sh("tls11", "cat /etc/sallyport/tls/status")
         assert status.startswith("failed ") and "the old certificate is still served" in status
@@ -190,23 +161,31 @@ def test_a_service_that_refuses_keeps_the_old_certificate_and_the_next_run_says_
 
 
 def test_port_80_opens_for_the_challenge_only(fleet: Fleet, site: dict[str, object]) -> None:
-    run = fleet.play("tls11", **site, gate=True)
-    assert run["tls11"]["state"] == "refused" and "defaults: {gate: [80]}" in run["tls11"]["msg"]
-    closed = fleet.play("tls11", playbook="molecule/tls/firewall.yml", action="firewall")
+    """By ipset on the older device, by nft on the other."""
+    both = ("tls11", "tls12")
+    run = fleet.play("tls11:tls12", **site, gate=True)
+    for device in both:
+        assert run[device]["state"] == "refused" and "defaults: {gate: [80]}" in run[device]["msg"]
+    closed = fleet.play("tls11:tls12", playbook="molecule/tls/firewall.yml", action="firewall")
     assert closed.status == 0, closed.output
     try:
-        assert not fleet.plain("tls11") and fleet.plain("tls11", 443)
-        fleet.acme.dns("panel.lab", fleet.address("tls11"))
-        run = fleet.play("tls11", **site, gate=True, names=["tls11.lab", "panel.lab"])
+        for device in both:
+            assert not fleet.plain(device) and fleet.plain(device, 443)
+            fleet.acme.dns(f"gate.{device}.lab", fleet.address(device))
+        run = fleet.play("tls11:tls12", **site, gate=True, names=[f"{NAME}.lab", f"gate.{NAME}.lab"])
         assert run.status == 0, run.output
-        assert not fleet.plain("tls11"), "port 80 still answers after the challenge"
-        # What closes it is the kernel, whatever becomes of certbot.
-        fleet.sh("tls11", "/bin/sh /etc/sallyport/tls/deploy open")
-        assert fleet.plain("tls11")
-        listed = fleet.sh("tls11", "nft list set inet sallyport gate")
+        for device in both:
+            assert not fleet.plain(device), "port 80 still answers after the challenge"
+            # What closes it is the kernel, whatever becomes of certbot.
+            fleet.sh(device, "/bin/sh /etc/sallyport/tls/deploy open")
+            assert fleet.plain(device)
+        listed = fleet.sh("tls12", "nft list set inet sallyport gate")
         assert "80 timeout 10m expires " in listed or "80 expires " in listed, listed
+        left = int(fleet.sh("tls11", "ipset list sallyport-gate").rpartition("timeout ")[2])
+        assert 0 < left <= 600
     finally:
-        fleet.sh("tls11", "nft delete table inet sallyport 2>/dev/null || :")
+        fleet.sh("tls12", "nft delete table inet sallyport 2>/dev/null || :")
+        fleet.sh("tls11", "for one in iptables ip6tables; do $one -t mangle -F INPUT; done")
 
 
 def test_the_dry_run_asks_the_sites_own_directory(fleet: Fleet, site: dict[str, object]) -> None:
@@ -220,11 +199,8 @@ def test_a_ca_that_is_down_leaves_the_old_certificate_and_the_next_run_finishes(
     fleet: Fleet, site: dict[str, object]
 ) -> None:
     before = fleet.served("tls11")
-    fleet.acme.stop()
-    try:
+    with fleet.acme.down():
         run = fleet.play("tls11", **site, names=["tls11.lab", "late.lab"])
-    finally:
-        fleet.acme.start()
     assert run["tls11"]["failed"] and "the old certificate is still served" in run["tls11"]["msg"], run.output
     assert "can be reached" in run["tls11"]["msg"]
     assert fleet.served("tls11") == before
@@ -248,3 +224,107 @@ def test_dns_01_with_an_account_that_is_bound_to_a_contract(fleet: Fleet, site: 
         assert sorted(run["tls13"]["certificate"]["names"]) == ["*.tls13.lab", "tls13.lab"]
     finally:
         fleet.acme.start(bindings=False)
+
+
+def test_a_dns_plugin_proves_the_names_with_its_credentials(fleet: Fleet, site: dict[str, object]) -> None:
+    credentials = fleet.acme.take_updates()
+    values = {
+        **site,
+        "challenge": "dns",
+        "dns_plugin": "rfc2136",
+        "dns_propagation": 1,
+        "names": ["*.tls13.lab"],
+    }
+    run = fleet.play("tls13", "-vvv", "--diff", **values, dns_credentials=credentials)
+    assert run.status == 0 and run["tls13"]["certificate"]["names"] == ["*.tls13.lab"], run.output
+    assert credentials.splitlines()[2] not in run.output
+    mode = fleet.sh("tls13", "stat -c '%a %U' /etc/sallyport/tls/dns-credentials").split()
+    assert mode == ["600", "root"]
+
+
+def test_stapling_comes_where_the_ca_names_a_responder_and_only_there(
+    fleet: Fleet, site: dict[str, object]
+) -> None:
+    nginx = "cat /etc/nginx/conf.d/sallyport-tls.conf"
+    assert "ssl_stapling" not in fleet.sh("tls11", nginx)
+    fleet.acme.start(ocsp=True)
+    try:
+        fleet.acme.dns("stapled.lab", fleet.address("tls11"))
+        run = fleet.play("tls11", **site, names=["tls11.lab", "stapled.lab"])
+        assert run.status == 0 and "ssl_stapling on;" in fleet.sh("tls11", nginx), run.output
+        fleet.acme.answer_for(run["tls11"]["certificate"]["serial"])
+        ask = f"openssl s_client -connect {fleet.address('tls11')}:443 -servername tls11.lab -status </dev/null 2>&1"
+        assert until(
+            lambda: "OCSP Response Status: successful" in fleet.sh("vantage-lan", ask, check=False)
+        ), fleet.sh("tls11", "tail -n 5 /var/log/nginx/error.log")
+    finally:
+        fleet.acme.start()
+
+
+@pytest.fixture(scope="module")
+def short(fleet: Fleet, site: dict[str, object]) -> Iterator[Run]:
+    """A certificate that lives for an hour, and a unit that does not wait before it renews."""
+    fleet.acme.start(validity=HOUR)
+    fleet.acme.dns("short.lab", fleet.address("tls12"))
+    fleet.sh(
+        "tls12",
+        "printf '[Service]\\nExecStart=\\nExecStart=/usr/bin/certbot -q renew --no-random-sleep-on-renew\\n' "
+        ">/etc/systemd/system/certbot.service.d/test.conf; systemctl daemon-reload",
+    )
+    yield fleet.play("tls12", **site, names=["tls12.lab", "short.lab"])
+    fleet.sh("tls12", "rm /etc/systemd/system/certbot.service.d/test.conf; systemctl daemon-reload")
+    fleet.acme.start(validity=90 * 86400)
+
+
+def test_a_renewal_drops_no_connection_and_needs_nobody(fleet: Fleet, short: Run) -> None:
+    assert short.status == 0, short.output
+    first, last = (
+        datetime.fromisoformat(short["tls12"]["certificate"][key]) for key in ("not_before", "not_after")
+    )
+    assert (last - first).total_seconds() <= HOUR
+    root = fleet.acme.issuer()
+    before = fleet.served("tls12")
+    clients = [fleet.connect("tls12", root) for _ in range(20)]
+    for client in clients:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: tls12.lab\r\n")  # and not yet the rest
+    fleet.sh("tls12", "systemctl start certbot.service")
+    try:
+        assert until(lambda: fleet.served("tls12") != before)
+        for client in clients:
+            client.sendall(b"Connection: close\r\n\r\n")
+            answer = b""
+            while block := client.recv(65536):
+                answer += block
+            assert b"Gateway" in answer
+    finally:
+        for client in clients:
+            client.close()
+    assert fleet.sh("tls12", "cat /etc/sallyport/tls/status").startswith("ok ")
+
+
+def test_a_certificate_that_stops_renewing_is_noticed_and_one_that_expired_comes_back(
+    fleet: Fleet, short: Run, site: dict[str, object]
+) -> None:
+    assert short.status == 0, short.output
+    fleet.acme.start(validity=LIFE)
+    root = fleet.acme.issuer()
+    fleet.acme.dns("brief.lab", fleet.address("tls12"))
+    run = fleet.play("tls12", **site, names=["tls12.lab", "brief.lab"])
+    assert run.status == 0, run.output
+    with fleet.acme.down():
+        fleet.sh("tls12", "systemctl start certbot.service", check=False)
+
+        def expired() -> bool:
+            try:
+                fleet.get("tls12", root)
+            except ssl.SSLCertVerificationError as error:
+                return "expired" in str(error)
+            return False
+
+        assert until(expired, LIFE + 10)
+        variables = {"tls_mode": "device", "tls_names": ["tls12.lab"], **fleet.audit()}
+        audit = fleet.play("tls12", playbook="playbooks/audit.yml", action="tls_report", **variables)
+        assert audit["tls12"]["verdict"]["state"] == "failing", audit.output
+        assert audit.status != 0 and "the certificate expired on" in audit.output
+    fleet.sh("tls12", "systemctl start certbot.service")
+    assert "Gateway" in fleet.get("tls12", root)

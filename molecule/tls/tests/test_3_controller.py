@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -52,11 +56,8 @@ def test_a_ca_that_is_down_leaves_the_old_certificate_and_the_next_run_uses_the_
 ) -> None:
     before = {device: fleet.served(device) for device in ("tls13", "tlsvendor")}
     names = ["{{ inventory_hostname }}.lab", "{{ inventory_hostname }}.panel.lab"]
-    fleet.acme.stop()
-    try:
+    with fleet.acme.down():
         run = fleet.play("tls13:tlsvendor", **site, names=names)
-    finally:
-        fleet.acme.start()
     for device, fingerprint in before.items():
         assert run[device]["failed"] and "the old certificate is still served" in run[device]["msg"]
         assert fleet.served(device) == fingerprint
@@ -65,3 +66,25 @@ def test_a_ca_that_is_down_leaves_the_old_certificate_and_the_next_run_uses_the_
     assert run.status == 0, run.output
     assert fleet.sh("tls13", "cat /etc/sallyport/tls/privkey.pem") == waiting
     assert all(fleet.served(device) != fingerprint for device, fingerprint in before.items())
+
+
+def test_http_01_proves_a_name_that_leads_to_the_controller(
+    fleet: Fleet, site: dict[str, object], tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((fleet.acme.address, 9))
+        here = probe.getsockname()[0]
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    before = fleet.served("tlsvendor")
+    with http.server.ThreadingHTTPServer((here, 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        fleet.acme.start(http_port=server.server_port)
+        try:
+            fleet.acme.dns("panel.lab", here)
+            values = {**site, "challenge": "webroot", "webroot": str(tmp_path), "names": ["panel.lab"]}
+            run = fleet.play("tlsvendor", **values)
+        finally:
+            server.shutdown()
+            fleet.acme.start()
+    assert run.status == 0 and run["tlsvendor"]["certificate"]["names"] == ["panel.lab"], run.output
+    assert fleet.served("tlsvendor") != before

@@ -10,15 +10,14 @@ from acme import authority, certificate, pem
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from fleet import Fleet
+from fleet import DEVICES, Fleet
 
-CA, CA_KEY = authority("Fleet CA")
-CLIENTS, CLIENTS_KEY = authority("Clients CA")
+CA, CA_KEY = authority("Fleet CA")  # of servers and clients
 
 
 def client(name: str) -> tuple[str, str]:
     key = ec.generate_private_key(ec.SECP256R1())
-    return certificate(name, key, CLIENTS, CLIENTS_KEY), pem(key)
+    return certificate(name, key, CA, CA_KEY), pem(key)
 
 
 GOOD, LOST = client("panel-1"), client("panel-2")
@@ -26,14 +25,14 @@ GOOD, LOST = client("panel-1"), client("panel-2")
 
 def revoked(*pairs: tuple[str, str]) -> str:
     now = datetime.now(timezone.utc)
-    ca = x509.load_pem_x509_certificate(CLIENTS.encode())
+    ca = x509.load_pem_x509_certificate(CA.encode())
     builder = x509.CertificateRevocationListBuilder().issuer_name(ca.subject)
     builder = builder.last_update(now - timedelta(hours=1)).next_update(now + timedelta(days=7))
     for pair in pairs:
         serial = x509.load_pem_x509_certificate(pair[0].encode()).serial_number
         entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
         builder = builder.add_revoked_certificate(entry)
-    key = serialization.load_pem_private_key(CLIENTS_KEY.encode(), None)
+    key = serialization.load_pem_private_key(CA_KEY.encode(), None)
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()  # type: ignore[arg-type]
 
 
@@ -41,10 +40,15 @@ SITE = {
     "mode": "own",
     "ca_certificate": CA,
     "ca_key": CA_KEY,
-    "client_ca": CLIENTS,
+    "client_ca": CA,
+    "also_client": "{{ inventory_hostname == 'tls13' }}",
     "mosquitto_port": "{{ 8883 if inventory_hostname == 'tls12' else 0 }}",
+    "lighttpd_port": "{{ 8443 if inventory_hostname == 'tls13' else 0 }}",
     "upstream": "{{ '127.0.0.1:80' if inventory_hostname == 'tlsvendor' else '' }}",
 }
+
+
+COPIES = {"tls12": "/etc/mosquitto/certs/sallyport.key", "tls13": "/etc/lighttpd/sallyport/privkey.pem"}
 
 
 def mqtt(fleet: Fleet, pair: tuple[str, str] | None) -> bytes:
@@ -63,11 +67,12 @@ def answer(fleet: Fleet, device: str, port: int, pair: tuple[str, str] | None) -
     return "page" if "Gateway" in page else page.splitlines()[0]
 
 
-WEB = (("tls11", 443), ("tls12", 443), ("tlsvendor", 443))
+WEB = (("tls11", 443), ("tls12", 443), ("tls13", 443), ("tls13", 8443), ("tlsvendor", 443))
+ALL = ":".join(DEVICES)
 
 
 def test_a_client_with_a_certificate_gets_in_and_one_without_does_not(fleet: Fleet) -> None:
-    run = fleet.play("tls11:tls12:tlsvendor", **SITE, client_crl=revoked())
+    run = fleet.play(ALL, **SITE, client_crl=revoked())
     assert run.status == 0, run.output
     for device, port in WEB:
         assert answer(fleet, device, port, GOOD) == "page", (device, port)
@@ -77,12 +82,28 @@ def test_a_client_with_a_certificate_gets_in_and_one_without_does_not(fleet: Fle
     with pytest.raises((ssl.SSLError, ConnectionError)):
         assert mqtt(fleet, None) == b"", "the broker answered a client without a certificate"
         raise ConnectionError
-    again = fleet.play("tls11:tls12:tlsvendor", **SITE, client_crl=revoked())
-    assert all(not again[device]["failed"] for device in ("tls11", "tls12", "tlsvendor")), again.output
+
+
+def test_a_device_is_a_client_of_the_broker_where_that_is_wanted(fleet: Fleet) -> None:
+    def pair(device: str) -> tuple[str, str]:
+        folder = "/etc/sallyport/tls"
+        return fleet.sh(device, f"cat {folder}/fullchain.pem"), fleet.sh(device, f"cat {folder}/privkey.pem")
+
+    assert mqtt(fleet, pair("tls13")) == b"\x20\x02\x00\x00"
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        assert mqtt(fleet, pair("tls11")) == b"", "the broker took a server's certificate for a client's"
+        raise ConnectionError
+
+
+def test_a_lighttpd_that_would_then_serve_nothing_is_refused_by_its_version(fleet: Fleet) -> None:
+    before = fleet.served_with("tls11", CA, 443, GOOD)
+    run = fleet.play("tls11", **{**SITE, "lighttpd_port": 8443}, client_crl=revoked())
+    assert run["tls11"]["state"] == "refused" and "lighttpd is 1.4.59" in run["tls11"]["msg"], run.output
+    assert fleet.served_with("tls11", CA, 443, GOOD) == before
 
 
 def test_a_revoked_client_is_out_after_the_next_run(fleet: Fleet) -> None:
-    run = fleet.play("tls11:tls12:tlsvendor", **SITE, client_crl=revoked(LOST))
+    run = fleet.play(ALL, **SITE, client_crl=revoked(LOST))
     assert run.status == 0, run.output
     for device, port in WEB:
         assert answer(fleet, device, port, GOOD) == "page", (device, port)
@@ -94,13 +115,10 @@ def test_a_revoked_client_is_out_after_the_next_run(fleet: Fleet) -> None:
 
 
 def test_no_two_devices_have_the_same_key(fleet: Fleet) -> None:
-    keys = [
-        fleet.sh(device, "cat /etc/sallyport/tls/privkey.pem") for device in ("tls11", "tls12", "tlsvendor")
-    ]
-    assert len(set(keys)) == 3
-    for path in ("tls12:/etc/mosquitto/certs/sallyport.key",):
-        device, _, file = path.partition(":")
-        assert fleet.sh(device, f"stat -c %a {file}").strip() == "600"
+    keys = [fleet.sh(device, "cat /etc/sallyport/tls/privkey.pem") for device in DEVICES]
+    assert len(set(keys)) == len(DEVICES)
+    for device, path in COPIES.items():
+        assert fleet.sh(device, f"stat -c %a {path}").strip() == "600"
 
 
 def test_a_renewed_certificate_reaches_the_broker_without_ending_a_session(fleet: Fleet) -> None:
@@ -115,10 +133,38 @@ def test_a_renewed_certificate_reaches_the_broker_without_ending_a_session(fleet
         assert broker.recv(2) == b"\xd0\x00", "the session ended with the renewal"
 
 
-def test_the_way_back_brings_the_plain_interface_again(fleet: Fleet) -> None:
-    assert not fleet.plain("tlsvendor")
-    run = fleet.play("tlsvendor:tls12", playbook="playbooks/rollback.yml", action="rollback", to="factory")
+def test_a_service_that_is_no_longer_wanted_gives_its_certificate_back_and_gets_it_again(
+    fleet: Fleet,
+) -> None:
+    run = fleet.play(
+        "tls12:tls13", **{**SITE, "mosquitto_port": 0, "lighttpd_port": 0}, client_crl=revoked(LOST)
+    )
     assert run.status == 0, run.output
-    assert fleet.plain("tlsvendor") and not fleet.plain("tlsvendor", 443)
-    assert fleet.plain("tls12") and not fleet.plain("tls12", 443)
+    assert not fleet.plain("tls12", 8883) and not fleet.plain("tls13", 8443)
+    for device, path in COPIES.items():
+        assert answer(fleet, device, 443, GOOD) == "page"
+        assert fleet.sh(device, f"ls {path} 2>/dev/null || :") == "", "its copy of the key is still there"
+    run = fleet.play("tls12:tls13", playbook="playbooks/rollback.yml", action="rollback", to="previous")
+    assert run.status == 0, run.output
+    assert mqtt(fleet, GOOD) == b"\x20\x02\x00\x00" and answer(fleet, "tls13", 8443, GOOD) == "page"
+
+
+def test_the_way_back_brings_the_plain_interface_again_and_leaves_no_key(fleet: Fleet) -> None:
+    assert not fleet.plain("tlsvendor")
+    run = fleet.play(
+        "tlsvendor:tls12:tls13", playbook="playbooks/rollback.yml", action="rollback", to="factory"
+    )
+    assert run.status == 0, run.output
+    for device, port in (
+        ("tlsvendor", 443),
+        ("tls12", 443),
+        ("tls13", 443),
+        ("tls12", 8883),
+        ("tls13", 8443),
+    ):
+        assert not fleet.plain(device, port), (device, port)
+    for device in ("tlsvendor", "tls12", "tls13"):
+        assert fleet.plain(device)
+        kept = f"find /etc/sallyport/tls {COPIES.get(device, '')} -type f 2>/dev/null || :"
+        assert fleet.sh(device, kept) == ""
     assert "Managed by Sallyport" not in fleet.sh("tls12", "cat /etc/nginx/conf.d/* 2>/dev/null || :")

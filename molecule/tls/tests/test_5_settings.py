@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from acme import authority
@@ -13,10 +13,17 @@ from fleet import DEVICES, TOOLS, Fleet
 CA, CA_KEY = authority("Fleet CA")
 SITE = {
     "mode": "own",
+    "names": ["{{ inventory_hostname }}.lab", "{{ ansible_host }}"],  # scanners come by address
     "ca_certificate": CA,
     "ca_key": CA_KEY,
     "upstream": "{{ '127.0.0.1:80' if inventory_hostname == 'tlsvendor' else '' }}",
+    "mosquitto_port": "{{ 8883 if inventory_hostname == 'tls12' else 0 }}",
+    "lighttpd_port": "{{ 8443 if inventory_hostname in ['tls11', 'tls13'] else 0 }}",
 }
+# mosquitto 2.0 has no setting for curves: with what OpenSSL offers by itself come two that Mozilla does not list. Neither is
+# weak; anything else that its listener does not have from the profile fails.
+MQTT = 8883
+LISTENERS = [*((device, 443) for device in DEVICES), ("tls12", MQTT), ("tls11", 8443), ("tls13", 8443)]
 SSLYZE = TOOLS / "../scanners/bin/sslyze"
 # Of the lab, not of the settings: nobody trusts its CA, no name leads there, no CA revokes.
 LABS = {
@@ -27,6 +34,9 @@ LABS = {
     "overall_grade",
     "DNS_CAArecord",
 }
+# testssl calls it HIGH that the server does not choose the cipher. Mozilla's intermediate profile wants it so
+# (server_preferred_order is false): all its suites are good, and a phone without AES instructions knows best to take ChaCha20.
+ACCEPTED = {"cipher_order"}
 
 
 @pytest.fixture(scope="module", params=["intermediate", "modern"])
@@ -39,15 +49,18 @@ def profile(fleet: Fleet, request: pytest.FixtureRequest) -> str:
 def test_sslyze_finds_mozillas_profile_on_every_device(fleet: Fleet, profile: str) -> None:
     roots = fleet.work / "roots.pem"
     roots.write_text(CA, encoding="utf-8")
-
-    def scan(device: str) -> tuple[str, subprocess.CompletedProcess[str]]:
-        command = [str(SSLYZE), f"--mozilla_config={profile}", "--certinfo_ca_file", str(roots)]
-        command.append(f"{fleet.address(device)}:443")
-        return device, subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-    with ThreadPoolExecutor(2) as pool:
-        for device, done in pool.map(scan, DEVICES):
-            assert done.returncode == 0, f"{device}\n{done.stdout[-3000:]}"
+    command = [str(SSLYZE), f"--mozilla_config={profile}", "--certinfo_ca_file", str(roots)]
+    command += [f"{fleet.address(device)}:{port}" for device, port in LISTENERS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    said = done.stdout.partition("COMPLIANCE AGAINST TLS CONFIGURATION")[2]
+    found = dict(re.findall(r"^    (\S+): ((?:OK|FAILED|ERROR)\b.*(?:\n        .*)*)", said, re.M))
+    for device, port in LISTENERS:
+        verdict = found[f"{fleet.address(device)}:{port}"]
+        if port == MQTT:
+            assert re.fullmatch(r"FAILED - Not compliant\.\n +\* tls_curves: .*", verdict), said
+            assert set(re.findall(r"'(\w+)'", verdict)) == {"X448", "secp521r1"}, verdict
+        else:
+            assert verdict.startswith("OK - Compliant"), f"{device}:{port}\n{done.stdout[-9000:]}"
 
 
 def test_testssl_finds_nothing_above_low(fleet: Fleet, profile: str) -> None:
@@ -62,5 +75,5 @@ def test_testssl_finds_nothing_above_low(fleet: Fleet, profile: str) -> None:
     # WARN is what it could not find out; without a single rated finding it would have found out nothing.
     rated = [one for one in findings if one["severity"] in ("MEDIUM", "HIGH", "CRITICAL")]
     assert {one["id"] for one in rated} & LABS, done.stdout
-    left = [one for one in rated if one["id"].split(" ")[0] not in LABS]
+    left = [one for one in rated if one["id"].split(" ")[0] not in LABS | ACCEPTED]
     assert left == [], left
