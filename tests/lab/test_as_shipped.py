@@ -134,18 +134,21 @@ def test_the_lab_of_a_test_run_that_was_killed_gives_way_and_that_of_a_living_on
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = (Lab(lab.fleet, letters + lab.prefix[:12], print) for letters in ("yz", "zz"))
-    run = tmp_path / "run"
-    run.touch()
+    killed, living = tmp_path / "killed", tmp_path / "living"
     try:
-        monkeypatch.setenv("SALLYPORT_RUN", str(run))
-        one.up(["vendor"])
-        other.up(["vendor"])
-        assert not one.networks() and not one.containers()
-        with run.open() as held:
+        with living.open("w") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
+            monkeypatch.setenv("SALLYPORT_RUN", str(killed))
+            # Held until it is up: whoever starts a lab meanwhile would clear it away half-made.
+            with killed.open("w") as until_now:
+                fcntl.flock(until_now, fcntl.LOCK_EX)
+                one.up(["vendor"])
+            monkeypatch.setenv("SALLYPORT_RUN", str(living))
+            other.up(["vendor"])
+            assert not one.networks() and not one.containers()
             one.up(["vendor"])
             assert set(other.containers().values()) == {"running"}
-        assert set(one.containers().values()) == {"running"}
+            assert set(one.containers().values()) == {"running"}
     finally:
         one.down()
         other.down()
