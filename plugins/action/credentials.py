@@ -12,7 +12,10 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access import driver
-from ansible_collections.sallyport.iot.plugins.plugin_utils.access.openssh import KEYS_DIR
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access.second_factor import (
+    KEYS_DIR,
+    PRINCIPALS_DIR,
+)
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import (
     hashing,
     hygiene,
@@ -24,6 +27,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import (
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.handover import (
     HandoverError,
     Keeper,
+    concluded,
     keeper,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.judge import Verdict
@@ -110,7 +114,8 @@ class ActionModule(ActionBase):
             found.accounts,
             found.modes,
             login=str(device.get("login_user")),
-            with_keys={a["name"] for a in device.get("accounts") or [] if a.get("authorized_keys")},
+            with_keys=_with_keys(device, found),
+            any_may_have_keys=_unnamed_keys(device),
             keep_shells=arguments["keep_shells"],
             no_shell=next(iter(found.reply.all("no_shell")), ""),
             has_shadow=bool(found.texts[shadow.SHADOW]),
@@ -153,12 +158,13 @@ class ActionModule(ActionBase):
         outcome = self._commit(found, new, tidying, locks, arguments, task_vars, exchange)
         result.update(driver.with_fresh_facts(self, outcome, device, ()))
         result["exchanges"] = exchange.count
+        problem = ""
         if vault is not None:
             if result.get("state") == "confirmed":
-                vault.commit()
-                result["kept_in"] = vault.where
+                problem = concluded(vault, taken=True)
+                result["kept_in"] = problem or vault.where
             elif result.get("state") in ("refused", "reverted"):
-                vault.discard()
+                concluded(vault, taken=False)
         if not result.get("failed"):
             result["accounts"] = [
                 _report(verdict, new[verdict.account].action if verdict.account in new else "")
@@ -175,6 +181,8 @@ class ActionModule(ActionBase):
                 else (account, verdict)
                 for account, verdict in zip(found.accounts, verdicts, strict=True)
             )
+        if problem:
+            result.update(failed=True, msg=f"{host}: {problem}. {result['msg']}")
         return result
 
     def _verdicts(
@@ -345,12 +353,35 @@ class ActionModule(ActionBase):
             )
             for path, text in locks.files.items()
         ]
-        verify = [reading.still_becomes()] if locks.files and locks.state == "set" else []
+        verify = (
+            [reading.still_becomes(found.pam.get(lockout.PROGRAMS[1], ""))]
+            if locks.files and locks.state == "set"
+            else []
+        )
         change = driver.transaction(
             "credentials", files, arguments, note=_note(new, tidying, locks), commands={"verify": verify}
         )
         with quiet(self):
             return driver.run(self, task_vars, change, exchange)
+
+
+def _with_keys(device: Mapping[str, Any], found: reading.Found) -> set[str]:
+    """Accounts for which a file names keys or principals, on the device or, in check mode, by the tasks before this one."""
+    names = {a["name"] for a in device.get("accounts") or [] if a.get("authorized_keys")}
+    names.update(found.reply.all("principal"))
+    folder = f"{PRINCIPALS_DIR}/"
+    return names | {path[len(folder) :] for path in device.get("files") or {} if path.startswith(folder)}
+
+
+def _unnamed_keys(device: Mapping[str, Any]) -> str:
+    """The setting of sshd by which accounts get in that no file names: a program, or a CA whose principals are the names."""
+    config = (device.get("ssh") or {}).get("config") or {}
+    said = {name: " ".join(map(str, values)) for name, values in config.items()}
+    if said.get("authorizedkeyscommand", "none") not in ("", "none"):
+        return "AuthorizedKeysCommand"
+    trusts = said.get("trustedusercakeys", "none") not in ("", "none")
+    named = said.get("authorizedprincipalsfile", "none") not in ("", "none")
+    return "TrustedUserCAKeys" if trusts and not named else ""
 
 
 def shadow_pam(pam: Mapping[str, str]) -> bool:

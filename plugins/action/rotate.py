@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.sallyport.iot.plugins.plugin_utils.access import driver
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access import admission, driver
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.host_keys import blob, fingerprint
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import (
     hashing,
@@ -25,6 +25,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import (
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.handover import (
     HandoverError,
     Keeper,
+    concluded,
     keeper,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.quiet import quiet
@@ -87,6 +88,7 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
     _supports_diff = True
     _requires_connection = True
+    _added = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
@@ -105,8 +107,9 @@ class ActionModule(ActionBase):
             HandoverError,
             OSError,
         ) as error:
-            message = f"{host}: rotate was refused, nothing was changed: {error}"
-            result.update(failed=True, changed=False, state="refused", msg=message)
+            so_far = "the new key was added, nothing was taken away" if self._added else "nothing was changed"
+            message = f"{host}: rotate was refused, {so_far}: {error}"
+            result.update(failed=True, changed=self._added, state="refused", msg=message)
         result["seconds"] = round(time.monotonic() - started, 1)
         return result
 
@@ -127,6 +130,10 @@ class ActionModule(ActionBase):
         wanted = rotation.plan(
             device, account, rotation.key_files(found.reply), new_key, arguments["keep_keys"]
         )
+        if not wanted.replace:
+            raise Refused(
+                f"no file is left for the new key: {', '.join(wanted.gone)} has to be taken away first"
+            )
         kept_by = keeper(self, host, arguments["vault_directory"], arguments["command"])
         scheme = reading.scheme_for(device, found.reply.all("verified"))
         new = self._passwords(found, scheme, kept_by, device, exchange)
@@ -147,18 +154,22 @@ class ActionModule(ActionBase):
                 f"{_count(len(new), 'password')} and {_count(len(wanted.removed), 'key')} would be replaced"
             )
             return {**result, "state": "would_change", "exchanges": exchange.count, "msg": message}
+        if kept_by is not None:
+            # Before anything changes: who cannot keep them says so now.
+            kept_by.prepare({name: password for name, (_, password) in new.items() if password})
         if wanted.add:
             outcome = self._commit("rotate_key", wanted.add, arguments, task_vars, exchange)
             if outcome.get("failed"):
+                if kept_by is not None:
+                    kept_by.discard()
                 return {**outcome, "exchanges": exchange.count}
+            self._added = True
         secret = [
             File(name, content=content, mode="keep", secret=True, replaces=found.replaces(name))
             for name, content in rotation.new_passwords(
                 found.accounts, found.texts, fields, int(time.time() // 86400)
             ).items()
         ]
-        if kept_by is not None:
-            kept_by.prepare({name: password for name, (_, password) in new.items() if password})
         files = [*wanted.replace, *secret]
         exchange.become_password = self._become_password(device, new)
         # Should the controller die here, what was prepared stays where it is, for whoever looks.
@@ -170,14 +181,16 @@ class ActionModule(ActionBase):
             exchange,
             # A leaked password or key must not return with a generation.
             forgets=[one.dest for one in files],
-            settle=[rotation.end_sessions(device)],
+            forgets_like=rotation.forms(device),
+            settle=[rotation.end_sessions(device), *rotation.afterwards(wanted)],
         )
+        problem = ""
         if kept_by is not None:
             if outcome.get("state") == "confirmed" or outcome.get("changed"):
-                kept_by.commit()
-                result["kept_in"] = kept_by.where
+                problem = concluded(kept_by, taken=True)
+                result["kept_in"] = problem or kept_by.where
             elif outcome.get("state") in ("refused", "reverted"):
-                kept_by.discard()
+                concluded(kept_by, taken=False)
         exchange.forget_connection()
         if outcome.get("failed"):
             return {**outcome, "exchanges": exchange.count}
@@ -197,6 +210,8 @@ class ActionModule(ActionBase):
             result["msg"] += (
                 f"; ansible_become_password: the new one of {self._needed(device)} ({result['kept_in']})"
             )
+        if problem:
+            result.update(failed=True, msg=f"{host}: {problem}. {result['msg']}")
         return result
 
     def _key(self, name: str) -> tuple[Path, str]:
@@ -207,6 +222,11 @@ class ActionModule(ActionBase):
                 "-e rotate_key=keys/fleet-2"
             )
         path = Path(name).expanduser().absolute()
+        odd = sorted({one for one in str(path) if one in "%$\"'\\" or not one.isprintable()})
+        if odd:
+            raise Refused(
+                f"rotate_key is {name!r}: ssh itself would read {' '.join(odd)!r} in it otherwise. Name another file"
+            )
         public = path.with_name(f"{path.name}.pub")
         current = (
             self._connection.get_option("private_key_file") if self._connection.transport == "ssh" else ""
@@ -296,6 +316,7 @@ class ActionModule(ActionBase):
         task_vars: dict[str, Any],
         exchange: Exchange,
         forgets: Sequence[str] = (),
+        forgets_like: Sequence[str] = (),
         settle: Sequence[str] = (),
     ) -> dict[str, Any]:
         change = driver.transaction(
@@ -305,6 +326,7 @@ class ActionModule(ActionBase):
             {**arguments, "keep": 1000},
             note="new keys and passwords",
             forgets=forgets,
+            forgets_like=forgets_like,
             commands={"settle": settle},
         )
         with quiet(self):
@@ -319,12 +341,21 @@ def _what_stays(device: Mapping[str, Any], enrolled: Sequence[str]) -> Iterator[
             f"whoever was root has read the secrets of one-time codes of {names}: name them in ssh_enrol_again, or give "
             "them another totp_secret, and run harden.yml"
         )
+    for port, process, unit, pid in admission.other_daemons(device):
+        if process == "sshd":
+            yield (
+                f"a second sshd on port {port} ({unit or 'no unit'}, process {pid}) has settings of its own: its keys were "
+                "not replaced. Stop it, or take them away"
+            )
+    trusted = " ".join(((device.get("ssh") or {}).get("config") or {}).get("trustedusercakeys") or [])
+    if trusted not in ("", "none"):
+        yield f"certificates of the user CA in {trusted} still let in: revoke those that leaked (ssh_revoked_keys)"
     if rotation.asks_a_program(device):
         yield "AuthorizedKeysCommand is set: the keys that this program names still let in"
 
 
 def _offer(path: Path) -> str:
-    return f"-o IdentityFile={shlex.quote(str(path))}"
+    return f"-i {shlex.quote(str(path))}"
 
 
 def _login(device: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -108,8 +108,9 @@ class ActionModule(ActionBase):
     def _hand_over(self, result: dict[str, Any]) -> None:
         """Files with second factors count once their device has confirmed."""
         if result.get("state") == "confirmed":
-            for one in self._enrolments:
-                one.commit()
+            problems = [problem for one in self._enrolments if (problem := one.concluded())]
+            if problems:
+                result.update(failed=True, msg="; ".join([*problems, str(result.get("msg", ""))]))
             if self._enrolments:
                 result["enrolled"] = [{"user": one.user, "file": str(one.path)} for one in self._enrolments]
         elif result.get("state") in ("refused", "reverted", "unchanged"):
@@ -262,6 +263,8 @@ class ActionModule(ActionBase):
             # With new keys in play only those that the device has now may answer, and none that it shares.
             host_keys=plan.stays if plan.renewals else (),
             note="ssh role",
+            # A secret that was replaced has leaked, or its telephone is lost.
+            forgets_like=[one.dest for one in files if one.dest.startswith(f"{second_factor.SECRETS_DIR}/")],
             commands={
                 "check": plan.check,
                 "activate": plan.activate,

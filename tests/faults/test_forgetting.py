@@ -118,6 +118,23 @@ def test_a_rotation_that_is_taken_back_at_boot_has_forgotten_nothing(
         assert not problems, f"{shell}: {problems}"
 
 
+def _of_a_form(setting: trial.Setting) -> list[str]:
+    with trial.fresh(setting, "forms") as chamber:
+        chamber.commit(trial.CHANGE)
+        before = _kept(chamber)
+        chamber.commit(replace(ROTATION, forgets=(), forgets_like=("/etc/on*",)))
+        after = _kept(chamber)
+        problems = [] if "old one" in before and "old one" not in after else [f"kept:\n{after}"]
+        return problems if LEAKED[0] in after else [*problems, f"more than asked for is gone:\n{after}"]
+
+
+def test_files_of_a_form_are_forgotten_though_no_change_names_them(
+    both_shells: Callable[..., dict[str, Any]],
+) -> None:
+    for shell, problems in both_shells(_of_a_form).items():
+        assert not problems, f"{shell}: {problems}"
+
+
 def test_a_change_that_forgets_nothing_carries_nothing_for_it() -> None:
     changed = list(enumerate(ROTATION.files, 1))
     text = payload.manifest(replace(ROTATION, forgets=()), "ff", changed, ["/etc"])

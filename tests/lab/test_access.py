@@ -522,6 +522,41 @@ def test_guessing_at_the_console_locks_the_account_for_a_while_and_nothing_else(
     fleet.shell(device, "userdel -r person; userdel -r other")
 
 
+@pytest.mark.parametrize("only", ["pam_wheel", "mode"])
+def test_where_su_is_for_some_people_only_the_lock_out_is_set_all_the_same(
+    hardened: Hardened, only: str
+) -> None:
+    fleet = hardened.fleet
+    fleet.shell("debian11", "cp -p /etc/pam.d/su /root/su.kept")
+    if only == "pam_wheel":
+        fleet.shell(
+            "debian11", "sed -i '/pam_rootok/a auth required pam_wheel.so use_uid group=sudo' /etc/pam.d/su"
+        )
+    else:
+        fleet.shell("debian11", "chown root:sudo /bin/su; chmod 4750 /bin/su")
+    attempts = {"pam_wheel": 4, "mode": 3}[only]
+    try:
+        run = fleet.play(
+            "--tags", "credentials", "--limit", "debian11", "-e", f"credentials_lockout_attempts={attempts}"
+        )
+        result = run.of("credentials")["debian11"]
+        assert (result["state"], result["lockout"]["state"]) == ("confirmed", "set"), result["msg"]
+        assert f"deny={attempts} " in fleet.shell("debian11", "cat /etc/pam.d/sallyport-auth")
+        # The rules that would take nobody in are still refused.
+        broken = "sed -i '1i auth required pam_deny.so' /etc/pam.d/common-auth"
+        fleet.shell("debian11", f"cp -p /etc/pam.d/common-auth /root/common.kept; {broken}")
+        run = fleet.play("--tags", "credentials", "--limit", "debian11")
+        assert run.of("credentials")["debian11"]["state"] in ("reverted", "unchanged"), run.output[-2000:]
+        assert fleet.operator_gets_in("debian11")
+    finally:
+        fleet.shell(
+            "debian11",
+            "chown root:root /bin/su; chmod 4755 /bin/su; mv /root/su.kept /etc/pam.d/su; "
+            "[ ! -e /root/common.kept ] || mv /root/common.kept /etc/pam.d/common-auth",
+        )
+        fleet.play("--tags", "credentials", "--limit", "debian11")
+
+
 def test_a_device_without_pam_says_that_guesses_are_not_counted_and_what_helps(hardened: Hardened) -> None:
     found = {host: result["lockout"] for host, result in hardened.done.of("credentials").items()}
     assert {host: one["state"] for host, one in found.items()} == {
@@ -1090,3 +1125,28 @@ def test_a_rotation_to_the_key_in_use_is_refused(hardened: Hardened, rotated: Ro
         "-e", f"ansible_ssh_private_key_file={rotated.key}", playbook=ROTATE,
     )  # fmt: skip
     assert run.status == 2 and "logs in already" in run.of("rotate")["debian12"]["msg"]
+
+
+@pytest.mark.parametrize("event", ["prepare", "commit"])
+def test_passwords_that_nobody_keeps_stop_a_rotation_before_it_begins_or_are_told_after_it(
+    hardened: Hardened, rotated: Rotated, event: str
+) -> None:
+    fleet = hardened.fleet
+    key, heard = fleet.work / f"kept-by-nobody-{event}", fleet.work / f"heard-{event}"
+    settings = fleet.work / f"kept-by-nobody-{event}.json"
+    keeper = f'text=$(cat); echo "$text" >>{heard}; case $text in *\'"{event}"\'*) exit 3 ;; esac'
+    settings.write_text(json.dumps({"credentials_command": ["sh", "-c", keeper], "rotate_key": str(key)}))
+    fleet.shell("debian12", "echo admin:Nobody-Guesses-This-9 | chpasswd")
+    before = fleet.snapshot("debian12")
+    run = fleet.play(
+        "--limit", "debian12", "-e", f"ansible_ssh_private_key_file={rotated.key}", "-e", f"@{settings}", playbook=ROTATE,
+    )  # fmt: skip
+    result = run.of("rotate")["debian12"]
+    assert run.status == 2 and f"status 3 at {event}" in result["msg"]
+    if event == "prepare":
+        assert result["state"] == "refused" and not result["changed"]
+        assert fleet.snapshot("debian12") == before
+    else:
+        assert result["changed"] and "the device has its new passwords" in result["msg"]
+        assert str(key) in result["msg"] and fleet.operator_gets_in("debian12", key)
+        assert "admin" in heard.read_text()

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access.second_factor import KEYS_DIR
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device import hook, inquiry
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.commit import CommitError
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.commit import run as commit
@@ -65,19 +66,28 @@ def with_fresh_facts(
             if isinstance(entry.get("content"), str)
             and not entry.get("secret")  # facts are shown to everybody
         }
-        user = device.get("login_user")
+        user = str(device.get("login_user"))
         files = {**(device.get("files") or {}), **texts}
         if hook.INITTAB in files and device.get("init") == "busybox":
             # With the first change the boot hook comes in front.
             line = hook.line(str(action._task.args.get("state_dir") or DEFAULT_STATE_DIR)).decode()
             files[hook.INITTAB] = line + files[hook.INITTAB].replace(line, "")
+        counts = {
+            str(dest)[len(KEYS_DIR) + 1 :]: sum(
+                line.strip() != "" and not line.startswith("#") for line in text.splitlines()
+            )
+            for dest, text in texts.items()
+            if str(dest).startswith(f"{KEYS_DIR}/")
+        }
+        counts[user] = max(keys, counts.get(user, 0))
         predicted = {
             **device,
             "files": files,
             "accounts": [
-                {**one, "authorized_keys": max(keys, int(one.get("authorized_keys") or 0))}
-                if one["name"] == user
-                else one
+                {
+                    **one,
+                    "authorized_keys": max(counts.get(one["name"], 0), int(one.get("authorized_keys") or 0)),
+                }
                 for one in device.get("accounts") or []
             ],
         }
@@ -128,13 +138,14 @@ def transaction(
     host_keys: Iterable[str] = (),
     note: str = "",
     forgets: Iterable[str] = (),
+    forgets_like: Iterable[str] = (),
     commands: Mapping[str, Iterable[str]] | None = None,
 ) -> Transaction:
     """A transaction from parts.
 
     Args:
         settings: values of ``SETTINGS``.
-        forgets: paths whose former content no generation may keep.
+        forgets, forgets_like: paths whose former content no generation may keep, and forms of such paths.
         commands: check, activate, verify, revert, settle and live.
     """
     lists = {key: tuple(values) for key, values in (commands or {}).items()}
@@ -154,6 +165,7 @@ def transaction(
         state_dir=str(settings["state_dir"]),
         note=note,
         forgets=tuple(forgets),
+        forgets_like=tuple(forgets_like),
     )
 
 

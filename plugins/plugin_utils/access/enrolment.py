@@ -77,9 +77,16 @@ class Enrolment:
                 "set ssh_enrolment_directory to a directory of this controller that you can write"
             ) from error
 
-    def commit(self) -> None:
-        """The device has confirmed."""
-        os.replace(self._pending, self.path)
+    def concluded(self) -> str:
+        """The device has confirmed. What went wrong here, in words: there nothing can be taken back any more."""
+        try:
+            os.replace(self._pending, self.path)
+        except OSError as error:
+            return (
+                f"{self.host} has the new second factor of {self.user}, but {self.path} could not be written "
+                f"({error.strerror}): it is in {self._pending}"
+            )
+        return ""
 
     def discard(self) -> None:
         """The device is as it was."""

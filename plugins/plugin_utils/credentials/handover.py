@@ -33,6 +33,8 @@ class Keeper(Protocol):
 
     where: str
     """In words, for the result."""
+    until_then: str
+    """In words, where they are between ``prepare`` and ``commit``."""
 
     def prepare(self, passwords: Mapping[str, str]) -> None:
         """Keep them for now: account -> password. No device has them yet."""
@@ -42,6 +44,22 @@ class Keeper(Protocol):
 
     def discard(self) -> None:
         """The device is as it was: what was prepared does not count."""
+
+
+def concluded(kept_by: Keeper, taken: bool) -> str:
+    """The last word to a keeper. What went wrong with it, in words: nothing can be taken back from the device by then.
+
+    Args:
+        taken: the device has the new passwords; else it is as it was.
+    """
+    if not taken:
+        kept_by.discard()
+        return ""
+    try:
+        kept_by.commit()
+    except (HandoverError, OSError) as error:
+        return f"the device has its new passwords, but {error}; they are {kept_by.until_then}"
+    return ""
 
 
 def keeper(action: Any, host: str, directory: str, command: Sequence[str]) -> Keeper | None:
@@ -84,6 +102,7 @@ class Command:
         self._host = host
         self._seconds = seconds
         self.where = f"handed to {words[0]}"
+        self.until_then = f"what {words[0]} was given with the event prepare"
 
     def prepare(self, passwords: Mapping[str, str]) -> None:
         self._tell({"event": "prepare", "passwords": dict(passwords)})
@@ -133,6 +152,7 @@ class VaultFile:
         self.path = directory / f"{host}.yml"
         self.where = str(self.path)
         self._pending = directory / f"{host}.yml.new"
+        self.until_then = f"in {self._pending}: move it to {self.path}"
         self._encrypt = encrypt
         self._decrypt = decrypt
 
@@ -159,7 +179,10 @@ class VaultFile:
 
     def commit(self) -> None:
         """The device has confirmed: what was prepared counts."""
-        os.replace(self._pending, self.path)
+        try:
+            os.replace(self._pending, self.path)
+        except OSError as error:
+            raise HandoverError(f"{self.path} could not be written: {error.strerror}") from error
 
     def discard(self) -> None:
         """The device is as it was: what was prepared does not count."""

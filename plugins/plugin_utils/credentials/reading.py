@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access.second_factor import PRINCIPALS_DIR
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import hashing, shadow
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.quiet import quiet
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.shadow import Account
@@ -45,6 +46,9 @@ done
 for file in /lib/security /lib64/security /usr/lib/security /lib/*/security /usr/lib/*/security; do
   if [ -e "$file/pam_faillock.so" ]; then say faillock "$file/pam_faillock.so"; fi
 done
+for file in PRINCIPALS/*; do
+  if [ -f "$file" ]; then say principal "${file##*/}"; fi
+done
 for file in /usr/sbin/nologin /sbin/nologin /bin/false; do
   if [ -x "$file" ]; then say no_shell "$file"; fi
 done
@@ -56,14 +60,15 @@ for file in /proc/device-tree/serial-number /sys/class/dmi/id/product_serial /sy
   line=
   if [ -r "$file" ]; then IFS= read -r line <"$file" 2>/dev/null || :; say serial "$line"; fi
 done
-""".replace("SECRET_FILES", " ".join(SECRET_FILES))
+""".replace("SECRET_FILES", " ".join(SECRET_FILES)).replace("PRINCIPALS", PRINCIPALS_DIR)
 
 # A login program verifies a scheme or it does not; asking its documentation is guessing. So one account that
 # exists in a mount namespace alone gets a hash of each scheme, and somebody who is not root becomes it through
 # the device's own su: the same libraries, or the same BusyBox, as its login. Nothing outside sees any of it.
 # A busy device needs seconds for it; who has not agreed after ten has refused.
+# Where su is for some people only, a copy that everybody may run, with rules of our own, tries the same libraries.
 _BECOMES = r"""
-becomes() {
+becomes() { # HASH PASSWORD [RULES [anybody]]: RULES stand in place of /etc/pam.d/su
   unshare -m /bin/sh -eu -c '
     mount --make-rprivate / 2>/dev/null || :
     mount -t tmpfs -o mode=0711 tmpfs /tmp
@@ -73,15 +78,23 @@ becomes() {
     chmod 600 /tmp/s
     mount --bind /tmp/p /etc/passwd
     mount --bind /tmp/s /etc/shadow
-    printf "%s\n" "$2" | su -s /bin/sh nobody -c "su sallyport-trial -c true"
-  ' sh "$1" "$2" >/dev/null 2>&1
+    su=su
+    if [ -n "$3" ]; then printf "%s" "$3" >/tmp/u; mount --bind /tmp/u /etc/pam.d/su; fi
+    if [ -n "$4" ]; then cp "$(command -v su)" /tmp/su; chmod 4755 /tmp/su; su=/tmp/su; fi
+    printf "%s\n" "$2" | su -s /bin/sh nobody -c "$su sallyport-trial -c true"
+  ' sh "$1" "$2" "${3:-}" "${4:-}" >/dev/null 2>&1
 }
+"""
+_RULES = """auth sufficient pam_rootok.so
+@include {}
+account required pam_permit.so
+session required pam_permit.so
 """
 _TRIAL = r"""
 trial() {
-  if becomes "$2" "$3" 3>&-; then say verified "$1"; fi
+  if becomes "$2" "$3" 3>&- || becomes "$2" "$3" RULES anybody 3>&-; then say verified "$1"; fi
 }
-"""
+""".replace("RULES", shlex.quote(_RULES.format("common-auth")))
 _WAIT = r"""
 count=0
 while [ "$count" -lt 100 ]; do
@@ -180,17 +193,25 @@ def trial(device: Mapping[str, Any]) -> str:
     return _BECOMES + _TRIAL + "\n".join(parts) + _WAIT
 
 
-def still_becomes() -> str:
+def still_becomes(before: str) -> str:
     """sh that fails where login and su no longer let in who has the right password; for ``verify``.
+
+    Where su refused before as well, because it is for some people only, the new rules for passwords are tried by themselves.
+
+    Args:
+        before: /etc/pam.d/su as it was.
 
     Raises:
         NoLibrary: the controller can make no hashes.
     """
     password = hashing.generate_password()
     words = f"{shlex.quote(hashing.hash_password(password))} {shlex.quote(password)}"
+    rules = shlex.quote(_RULES.format("sallyport-auth"))
     return (
         "unshare -m true 2>/dev/null || exit 0\n"
-        f"{_BECOMES}becomes {words} || {{ echo 'su refuses the right password' >&2; exit 1; }}"
+        f"{_BECOMES}if becomes {words}; then exit 0; fi\n"
+        f"if ! becomes {words} {shlex.quote(before)} && becomes {words} {rules} anybody; then exit 0; fi\n"
+        "echo 'su refuses the right password' >&2\nexit 1"
     )
 
 

@@ -9,6 +9,7 @@ Only then the second takes the old keys and passwords away, confirmed in the sam
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,13 +17,15 @@ from typing import Any
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access import shell
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.dropbear import keys_file
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.host_keys import blob, fingerprint, parts
-from ansible_collections.sallyport.iot.plugins.plugin_utils.access.second_factor import SECRETS_DIR
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access.second_factor import KEYS_DIR, SECRETS_DIR
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import shadow
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.shadow import Account
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import File
 
 OPENWRT = "/etc/dropbear/authorized_keys"
+LONGEST = 1 << 20
+"""Bytes of a file of keys that is read."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,11 @@ class KeyFile:
     text: str
     real: str = ""
     """Where it is once links are followed, where that is another place."""
+    private: bool = False
+    """Below the home of somebody else than root, who may put a link in its place at any moment: root must write nothing
+    there."""
+    goes: str = ""
+    """What is taken away unread in its place: the file, too long to be read, or a link of theirs instead of its folder."""
 
 
 @dataclass
@@ -44,11 +52,15 @@ class Plan:
         add: files of the first change.
         replace: files of the second.
         removed: keys that stop working: account, file, fingerprint and comment.
+        by_user: user, path and text of files that their users write by themselves at the end.
+        gone: what is taken away at the end by its name alone, for no copy of it can be made.
     """
 
     add: list[File] = field(default_factory=list)
     replace: list[File] = field(default_factory=list)
     removed: list[dict[str, str]] = field(default_factory=list)
+    by_user: list[tuple[str, str, str]] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
 
 
 def patterns(device: Mapping[str, Any]) -> list[str]:
@@ -100,6 +112,18 @@ def expand(pattern: str, user: str, home: str, uid: int) -> str:
     return re.sub("%[huU%]", lambda found: values[found[0]], pattern)
 
 
+def forms(device: Mapping[str, Any]) -> list[str]:
+    """Where keys may ever have stood, ``*`` for anything: of people too who were taken out since, and whose files are gone."""
+    found = []
+    for pattern in everywhere(device):
+        form = re.sub("%[huU%]", lambda token: "%" if token[0] == "%%" else "*", pattern)
+        folder, _, name = form.rpartition("/")
+        # One that is nothing but wildcards would forget more than keys.
+        if "*" not in name or "*" not in folder:
+            found.append(form)
+    return list(dict.fromkeys([*found, f"{KEYS_DIR}/*", OPENWRT]))
+
+
 def reading(device: Mapping[str, Any]) -> str:
     """sh that shows every file of keys on the device; goes into ``reading.read`` as ``more``."""
     words = []
@@ -108,16 +132,34 @@ def reading(device: Mapping[str, Any]) -> str:
         # Quoted piece by piece, so that only the variables are expanded.
         text = "'" + pattern.replace("'", "'\\''") + "'"
         words.append(re.sub("%[huU%]", lambda found: quoted[found[0]], text))
-    number = "uid" if any("$uid" in word for word in words) else "_"
     return f"""
+# By ls, since to read a file of holes would take hours.
+# shellcheck disable=SC2012 # find is not on every device
+of() {{ ls -ld "$1" | {{ read -r _ _ owner _ size _; printf '%s %s' "$owner" "$size"; }}; }}
 shown=' '
-while IFS=: read -r user _ {number} _ _ home _; do
+while IFS=: read -r user _ uid _ _ home _; do
   for file in {" ".join(words)}; do
     case "$shown" in *" $file "*) continue ;; esac
-    {{ [ -f "$file" ] && [ -r "$file" ]; }} || continue
+    private='' goes='' folder=${{file%/*}} real=$file
+    case $uid:$file in 0:*) ;; *:"${{home%/}}"/*) private=yes ;; esac
+    if [ -f "$file" ] && [ -r "$file" ]; then
+      real=$(readlink -f "$file" 2>/dev/null) || real=$file
+      size=$(of "$real")
+      [ "${{size#* }}" -le {LONGEST} ] || goes=$file
+    elif [ -n "$private" ] && [ -L "$file" ]; then
+      goes=$file # it leads nowhere yet
+    else
+      continue
+    fi
+    if [ -n "$private" ] && [ -L "$folder" ]; then
+      case $(of "$folder") in 'root '* | '0 '*) ;; *) goes=$folder ;; esac
+    fi
     shown="$shown$file "
     say keyfile "$user $file"
-    say keyplace "$(readlink -f "$file" 2>/dev/null || printf '%s' "$file")"
+    say keyplace "$real"
+    say keyprivate "$private"
+    say keygoes "$goes"
+    [ -z "$goes" ] || continue
     blob "keys $file" <"$file"
   done
 done </etc/passwd
@@ -130,9 +172,10 @@ done
 def key_files(reply: Reply) -> list[KeyFile]:
     """What ``reading`` showed."""
     result = []
-    for line, real in zip(reply.all("keyfile"), reply.all("keyplace"), strict=True):
+    places, private, going = (reply.all(what) for what in ("keyplace", "keyprivate", "keygoes"))
+    for line, real, theirs, goes in zip(reply.all("keyfile"), places, private, going, strict=True):
         user, _, path = line.partition(" ")
-        result.append(KeyFile(path, user, reply.get(f"keys {path}"), real))
+        result.append(KeyFile(path, user, reply.get(f"keys {path}"), real, bool(theirs), goes))
     return result
 
 
@@ -158,9 +201,17 @@ def plan(
     """
     user, home = str(account["name"]), str(account["home"])
     stays = ({blob(key) for key in kept} | {blob(new_key)}) - {""}
-    there = {one.path: one for one in found}
-    own = [path for path in dict.fromkeys(_own_files(device, account)) if path]
-    result = Plan()
+    listed = list(found)
+    result = Plan(gone=list(dict.fromkeys(one.goes for one in listed if one.goes)))
+    unread = {one.path for one in listed if one.goes}
+    there = {one.path: one for one in listed if not one.goes}
+    own = [path for path in dict.fromkeys(_own_files(device, account)) if path and path not in unread]
+    inside = [
+        path for path in own if int(account.get("uid") or 0) and path.startswith(f"{home.rstrip('/')}/")
+    ]
+    if len(inside) < len(own):
+        own = [path for path in own if path not in inside]
+        result.by_user += [(user, path, f"{new_key}\n") for path in inside]
     for path in own:
         before = there[path].text if path in there else ""
         mode, owner = ("keep", "root") if path in there else _as_made(path, home, user)
@@ -168,12 +219,14 @@ def plan(
             *(key for key in keys_in(before) if blob(key) in stays and blob(key) != blob(new_key)),
             new_key,
         ]
+        follow = path not in inside
         if blob(new_key) not in {blob(key) for key in keys_in(before)}:
             joint = before if not before or before.endswith("\n") else f"{before}\n"
-            result.add.append(File(path, content=_bytes(f"{joint}{new_key}\n"), mode=mode, owner=owner))
+            text = _bytes(f"{joint}{new_key}\n")
+            result.add.append(File(path, content=text, mode=mode, owner=owner, follow=follow))
         after = "".join(f"{key}\n" for key in wanted)
         # By the second change the file is there.
-        result.replace.append(File(path, content=_bytes(after), mode="keep"))
+        result.replace.append(File(path, content=_bytes(after), mode="keep", follow=follow))
     # A user may have made a link of the folder: the same file must not be written twice, least of all taken away where
     # the new key has just been put.
     handled = {there[path].real for path in own if path in there}
@@ -190,11 +243,17 @@ def plan(
         wanted = [key for key in keys_in(one.text) if blob(key) in stays]
         if wanted == keys_in(one.text):
             continue
-        if wanted:
-            after = "".join(f"{key}\n" for key in wanted)
+        after = "".join(f"{key}\n" for key in wanted)
+        if wanted and not one.private:
             result.replace.append(File(path, content=_bytes(after), mode="keep"))
-        else:
-            result.replace.append(File(path, kind="absent"))
+            continue
+        result.replace.append(File(path, kind="absent"))
+        if wanted and path not in inside:
+            result.by_user.append((one.user, path, after))
+    for one in listed:
+        if one.goes:
+            entry = {"account": one.user, "file": one.path, "key": "", "comment": f"unread, with {one.goes}"}
+            result.removed.append(entry)
     return result
 
 
@@ -347,3 +406,20 @@ def end_sessions(device: Mapping[str, Any]) -> str:
     """sh that ends every session on the device but the one that it runs in."""
     sockets = {("tcp", int(one["port"])) for one in device.get("listening") or [] if one["protocol"] == "tcp"}
     return f"{shell.HOLDERS}\n{_END_SESSIONS.replace('PORTS', shell.ports(sockets))}"
+
+
+_BY_USER = """umask 077
+[ -d "${0%/*}" ] || mkdir "${0%/*}"
+rm -f "$0"
+set -C
+printf "%s" "$1" >"$0"
+"""
+
+
+def afterwards(wanted: Plan) -> list[str]:
+    """sh for the end: what goes by its name alone goes, and users write their own files, with their rights and not root's."""
+    result = [f"rm -f -- {shlex.quote(path)}" for path in wanted.gone]
+    for user, path, text in wanted.by_user:
+        program = f"/bin/sh -eu -c {shlex.quote(_BY_USER)} {shlex.quote(path)} {shlex.quote(text)}"
+        result.append(f"su -s /bin/sh {shlex.quote(user)} -c {shlex.quote(program)}")
+    return result

@@ -173,7 +173,7 @@ files() {
     for index, item in enumerate(transaction.files):
         if index % together == 0:
             parts.append(b"numbers=''; set --\n")
-        follow = b"follow" if item.kind == "file" else b"stay"
+        follow = b"follow" if item.kind == "file" and item.follow else b"stay"
         show_it = b"%d" % (SHOWN_BYTES if index in shown else 0)
         parts.append(
             b'look %d %s %s %s; [ -z "$path" ] || set -- "$@" "$path"\n'
@@ -429,7 +429,7 @@ def manifest(
     lines.extend(
         b"rmdir " + quote(path) + b" 2>/dev/null || :" for path in (*transaction.leaves, *transaction.leaves)
     )
-    if transaction.forgets:
+    if transaction.forgets or transaction.forgets_like:
         lines += 2 * [_forgetting(transaction)]
     # In the transaction's own folder, where nobody else can put a link in the way of chmod.
     lines.append(b"}\ndress() { :")
@@ -455,12 +455,14 @@ def _forgetting(transaction: Transaction) -> bytes:
     This change's own copies, which are about to become a generation, count too. Nothing here needs space, and one that
     resists must not keep the others.
     """
-    cases = b" | ".join(quote(path) for path in transaction.forgets)
+    gone = b" | ".join(quote(path) for path in transaction.forgets)
+    forms = b" | ".join(b"*".join(map(quote, form.split("*"))) for form in transaction.forgets_like)
     return (
-        b'for kept in "$STATE"/generation/* "$TX"; do\n'
-        b'(. "$kept/manifest"; entry() { case $3 in '
-        + cases
-        + b') rm -f "$kept/old/$1" "$kept/old/$1.absent" ;; esac; }; entries) || :\ndone'
+        b'for kept in "$STATE"/generation/* "$TX"; do\n(. "$kept/manifest"; entry() { case $3 in '
+        + (gone + b') rm -f "$kept/old/$1" "$kept/old/$1.absent" ;; ' if gone else b"")
+        # That there was nothing may be remembered.
+        + (forms + b') rm -f "$kept/old/$1" ;; ' if forms else b"")
+        + b"esac; }; entries) || :\ndone"
     )
 
 

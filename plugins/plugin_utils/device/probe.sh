@@ -368,7 +368,8 @@ accounts() {
         /*) ;;
         *) _file=$_home/$_file ;;
       esac
-      if [ -f "$_file" ] && [ -r "$_file" ]; then
+      # Whose file it is may have made it endless, of holes.
+      if [ -f "$_file" ] && [ -r "$_file" ] && [ -z "$(find -L "$_file" -size +2000 2>/dev/null)" ]; then
         while read -r _word _rest || [ -n "$_word" ]; do
           case $_word in '' | '#'*) ;; *) _count=$((_count + 1)) ;; esac
         done <"$_file"

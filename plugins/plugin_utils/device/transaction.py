@@ -49,6 +49,8 @@ class File:
     """sh that writes the content to ``"$1"`` on the device, and a public part to ``"$1.pub"`` if there is one."""
     source: str = ""
     """For ``keep``: the path below the state directory that is copied."""
+    follow: bool = True
+    """A link at ``dest`` stands for the file that it names, and stays. Else the file takes the link's place."""
 
     @property
     def folder(self) -> str:
@@ -85,6 +87,8 @@ class Transaction:
     """Names whose generations this transaction takes back."""
     forgets: tuple[str, ...] = ()
     """Paths whose former content no generation may keep once this is confirmed: going back leaves them as they are."""
+    forgets_like: tuple[str, ...] = ()
+    """The same for paths of a form; ``*`` stands for anything."""
     activate_from: tuple[str, ...] = ()
     revert_from: tuple[str, ...] = ()
     """Lists of commands below the state directory, used in place of ``activate`` and ``revert``."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.sallyport.iot.plugins.action import credentials
 from ansible_collections.sallyport.iot.plugins.action.credentials import DUE, Change, _texts
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import (
     handover,
@@ -88,6 +89,7 @@ def test_text_that_no_scheme_has_made_is_no_password(field: str) -> None:
         (account("person", 1000), {}, {}),
         (account("svc", 998), {"login": "svc"}, {}),
         (account("svc", 998), {"with_keys": ["svc"]}, {}),
+        (account("svc", 998), {"any_may_have_keys": "AuthorizedKeysCommand"}, {}),
         (account("svc", 998), {"keep_shells": ["svc"]}, {}),
         (account("svc", 998, field="$6$a$b"), {}, {}),
         (account("svc", 998), {"no_shell": ""}, {}),
@@ -229,6 +231,37 @@ def test_a_command_that_fails_stops_the_change_and_says_nothing_of_what_it_print
         Command(["/nonexistent"], "gw1").prepare({})
     with pytest.raises(HandoverError, match="not both"):
         handover.keeper(None, "gw1", "/somewhere", ["command"])
+
+
+def test_a_last_word_that_is_not_taken_says_where_the_passwords_are(tmp_path: Path) -> None:
+    vault = handover.VaultFile(tmp_path / "kept", "gw1", lambda text: text, lambda text: text)
+    vault.prepare({"root": "Secret1"})
+    vault.path.mkdir()
+    problem = handover.concluded(vault, taken=True)
+    assert "the device has its new passwords" in problem and f"{vault.path}.new" in problem
+    assert "Secret1" not in problem and "Secret1" in Path(f"{vault.path}.new").read_text()
+    fails = Command(["sh", "-c", "case $(cat) in *'\"prepare\"'*) ;; *) exit 3 ;; esac"], "gw1")
+    fails.prepare({"root": "Secret1"})
+    assert "status 3 at commit" in handover.concluded(fails, taken=True)
+    assert handover.concluded(fails, taken=False) == ""
+
+
+def test_who_logs_in_by_certificate_or_by_a_program_keeps_the_shell() -> None:
+    found = reading.Found([], {}, {}, {}, {}, Reply((("principal", "svc"),), 0))
+    device = {
+        "accounts": [{"name": "git", "authorized_keys": 1}, {"name": "daemon", "authorized_keys": 0}],
+        # By the ssh role, in check mode.
+        "files": {"/etc/ssh/sallyport/principals/deploy": "deploy\n", "/etc/inittab": ""},
+    }
+    assert credentials._with_keys(device, found) == {"svc", "git", "deploy"}
+
+    def setting(**config: list[str]) -> str:
+        return credentials._unnamed_keys({"ssh": {"config": config}})
+
+    assert setting(authorizedkeyscommand=["/usr/bin/keys", "%u"]) == "AuthorizedKeysCommand"
+    assert setting(trustedusercakeys=["/etc/ca"], authorizedprincipalsfile=["none"]) == "TrustedUserCAKeys"
+    assert setting(trustedusercakeys=["/etc/ca"], authorizedprincipalsfile=["/etc/p/%u"]) == ""
+    assert setting(authorizedkeyscommand=["none"], trustedusercakeys=["none"]) == setting() == ""
 
 
 def test_the_same_password_under_two_salts_is_found_and_remembered(tmp_path: Path) -> None:

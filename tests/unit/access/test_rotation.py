@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -87,6 +89,81 @@ def test_a_link_to_the_folder_of_the_new_key_takes_nothing_away_from_it() -> Non
     assert [one["account"] for one in plan.removed] == ["dave", "root"]
 
 
+def test_root_writes_nothing_below_the_home_of_a_user_who_could_put_a_link_there() -> None:
+    bob = {"name": "bob", "home": "/home/bob", "uid": 1000}
+    place, own, other = (
+        "/etc/ssh/authorized_keys.d/bob",
+        "/home/bob/.ssh/authorized_keys",
+        "/home/eve/.ssh/authorized_keys",
+    )
+    found = [
+        KeyFile(place, "bob", f"{OLD}\n", place),
+        KeyFile(own, "bob", f"{OLD}\n{NEW}\n", own, private=True),
+        KeyFile(other, "eve", f'command="x" {FRIEND}\n{OLD}\n', other, private=True),
+    ]
+    plan = rotation.plan(HARDENED, bob, found, NEW, [FRIEND])
+    assert texts(plan.add) == {place: f"{OLD}\n{NEW}\n"}
+    assert texts(plan.replace) == {place: f"{NEW}\n", own: "absent", other: "absent"}
+    assert plan.by_user == [("bob", own, f"{NEW}\n"), ("eve", other, f'command="x" {FRIEND}\n')]
+    # Where sshd looks nowhere else the file stays in its place, and no link is followed to another.
+    alone = rotation.plan(openssh(".ssh/authorized_keys"), bob, [KeyFile(own, "bob", OLD, own)], NEW, [])
+    assert [one.follow for one in (*alone.add, *alone.replace)] == [False, False] and not alone.by_user
+    # Root's own link stays: it leads to the medium that lasts.
+    root = rotation.plan(
+        HARDENED, ROOT, [KeyFile("/root/.ssh/authorized_keys", "root", OLD, "/data/k")], NEW, []
+    )
+    assert all(one.follow for one in (*root.add, *root.replace)) and not root.by_user
+
+
+@pytest.mark.parametrize("command", SHELLS, ids=lambda words: words[0])
+def test_users_write_their_own_files_whatever_these_are_called(command: list[str], tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("becomes a user")
+    home = tmp_path / 'it\'s $(home) of "n"'
+    home.mkdir()
+    for folder in (home, *list(home.parents)[:3]):
+        folder.chmod(0o755)
+    os.chown(home, 65534, 65534)
+    path = home / ".ssh/authorized_keys"
+    text = f"environment=\"A='x'\" {NEW}\n"
+    (snippet,) = rotation.afterwards(rotation.Plan(by_user=[("nobody", str(path), text)]))
+    for _ in range(2):
+        subprocess.run([*command, "-eu", "-c", snippet], check=True, capture_output=True)
+    assert path.read_text() == text and (path.stat().st_mode & 0o777, path.stat().st_uid) == (0o600, 65534)
+    # Where root alone may write, a link of theirs leads to nothing.
+    path.unlink()
+    path.parent.rmdir()
+    (tmp_path / "roots").mkdir(mode=0o755)
+    path.parent.symlink_to(tmp_path / "roots")
+    done = subprocess.run([*command, "-eu", "-c", snippet], check=False, capture_output=True)
+    assert done.returncode != 0 and list((tmp_path / "roots").iterdir()) == []
+
+
+def test_what_cannot_be_read_goes_by_its_name_and_takes_no_new_key() -> None:
+    huge, folder = "/root/.ssh/authorized_keys", "/home/eve/.ssh"
+    found = [
+        KeyFile(huge, "root", "", huge, goes=huge),
+        KeyFile(f"{folder}/authorized_keys", "eve", "", "/etc/cron.d/authorized_keys", goes=folder),
+    ]
+    plan = rotation.plan(HARDENED, ROOT, found, NEW, [])
+    assert texts(plan.add) == texts(plan.replace) == {OWN: f"{NEW}\n"}
+    assert plan.gone == [huge, folder] and [one["file"] for one in plan.removed] == [
+        one.path for one in found
+    ]
+    assert rotation.afterwards(rotation.Plan(gone=["/home/e 'x/.ssh"])) == [
+        "rm -f -- '/home/e '\"'\"'x/.ssh'"
+    ]
+
+
+def test_generations_forget_keys_of_people_whose_files_are_gone_and_nothing_but_keys() -> None:
+    device = openssh(
+        "/etc/ssh/authorized_keys.d/%u", "%h/.ssh/authorized_keys", "%h/%u", "/srv/100%%/%U/keys"
+    )
+    found = rotation.forms(device)
+    assert "/etc/ssh/authorized_keys.d/*" in found and "*/.ssh/authorized_keys" in found
+    assert "/srv/100%/*/keys" in found and rotation.OPENWRT in found and "*/*" not in found
+
+
 def test_keys_that_only_some_users_or_numbers_have_are_found_and_no_new_one_is_put_there() -> None:
     device = openssh("/etc/ssh/authorized_keys.d/%u", "/srv/keys/%U")
     device["files"] = {
@@ -108,6 +185,20 @@ def test_what_a_rotation_does_not_replace_is_named() -> None:
     assert "one-time codes of alice, bob" in codes and "ssh_enrol_again" in codes
     assert "AuthorizedKeysCommand" in program
     assert list(rotate._what_stays(HARDENED, [])) == []
+    second = {"port": 2222, "process": "sshd", "unit": "admin.service", "pid": 7, "protocol": "tcp"}
+    ssh = {"server": "openssh", "unit": "ssh.service", "config": {"trustedusercakeys": ["/etc/ca"]}}
+    other, certificates = rotate._what_stays({"ssh": ssh, "listening": [second]}, [])
+    assert "port 2222 (admin.service" in other and "/etc/ca" in certificates
+
+
+@pytest.mark.parametrize("name", ["keys/%d", "keys/$HOME", 'a"b', "a'b", "a\\b", "a\nb"])
+def test_a_file_of_the_new_key_that_ssh_would_read_otherwise_is_refused(name: str) -> None:
+    with pytest.raises(rotate.Refused, match="would read"):
+        rotate.ActionModule._key(None, name)  # type: ignore[arg-type]
+
+
+def test_a_space_in_the_name_of_the_new_key_is_one() -> None:
+    assert shlex.split(rotate._offer(Path("/my keys/a"))) == ["-i", "/my keys/a"]
 
 
 def test_a_key_that_a_broken_off_run_installed_already_is_not_added_twice() -> None:
@@ -145,9 +236,28 @@ def test_the_files_of_keys_are_found_for_every_account(command: list[str], tmp_p
     program = rotation.reading(device)
     program = program.replace("/etc/passwd", str(passwd))
     helpers = "say() { printf '%s\\n' \"$*\"; }\nblob() { printf 'blob %s\\n' \"$1\"; cat; }\n"
+    for name in ("huge", "alink", "astray"):
+        (tmp_path / name / ".ssh").mkdir(parents=True)
+        passwd.write_text(f"{passwd.read_text()}{name}:x:9:9::{tmp_path}/{name}:/bin/sh\n")
+    with (tmp_path / "huge/.ssh/authorized_keys").open("wb") as holes:
+        holes.truncate(1 << 40)
+    (tmp_path / "alink/.ssh/authorized_keys").symlink_to(tmp_path / "number1")
+    (tmp_path / "astray/.ssh/authorized_keys").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/.ssh").symlink_to(home / ".ssh")
+    passwd.write_text(f"{passwd.read_text()}folder:x:9:9::{tmp_path}/folder:/bin/sh\n")
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "folder/.ssh", 1234, 1234, follow_symlinks=False)
     done = subprocess.run(
         [*command, "-eu", "-c", helpers + program], capture_output=True, text=True, check=True
     )
+    huge = f"{tmp_path}/huge/.ssh/authorized_keys"
+    assert f"keyfile huge {huge}\nkeyplace {huge}\nkeyprivate yes\nkeygoes {huge}\nkeyfile" in done.stdout
+    if os.geteuid() == 0:
+        link = done.stdout.partition(f"keyfile alink {tmp_path}/alink/.ssh/authorized_keys\n")[2].splitlines()
+        assert link[1:3] == ["keyprivate yes", "keygoes "]
+        for goes in (f"{tmp_path}/astray/.ssh/authorized_keys", f"{tmp_path}/folder/.ssh"):
+            assert f"keygoes {goes}\n" in done.stdout
     assert f"keyfile a {tmp_path}/keys/a\n" in done.stdout and FRIEND in done.stdout
     assert done.stdout.count(f"keyfile a {home}/.ssh/authorized_keys\n") == 1 and done.stdout.count(OLD) == 2
     assert f"keyfile a {tmp_path}/number1\n" in done.stdout
@@ -254,9 +364,10 @@ def test_every_snippet_is_clean_for_shellcheck() -> None:
     device = {**HARDENED, "listening": [{"protocol": "tcp", "port": 22}]}
     for snippet in (
         rotation.end_sessions(device),
+        *rotation.afterwards(rotation.Plan(by_user=[("a", "/home/a/k", "text")], gone=["/x"])),
         rotation.reading(device),
         reading.trial(device),
-        reading.still_becomes(),
+        reading.still_becomes("auth sufficient pam_rootok.so\n"),
     ):
         text = f"#!/bin/sh\nset -eu\nsay() {{ :; }}\nblob() {{ :; }}\n{snippet}\n"
         done = subprocess.run(

@@ -66,7 +66,7 @@ def test_an_enrolment_is_for_the_operator_alone_and_counts_with_the_confirmation
     one = enrolment.Enrolment(tmp_path / "new", "box", "alice")
     one.prepare()
     assert not one.path.exists()
-    one.commit()
+    assert one.concluded() == ""
     assert one.path.stat().st_mode & 0o777 == 0o600 and one.path.parent.stat().st_mode & 0o777 == 0o700
     text = one.path.read_text(encoding="utf-8")
     assert (
@@ -75,6 +75,14 @@ def test_an_enrolment_is_for_the_operator_alone_and_counts_with_the_confirmation
     assert all(code in text for code in one.emergency) and len(set(one.emergency)) == 5
     assert one.device_file().splitlines()[0] == one.secret
     assert re.fullmatch(r"\w+\n(\" [A-Z_0-9 ]+\n){4}(\d{8}\n){5}", one.device_file())
+
+
+def test_an_enrolment_whose_file_cannot_be_finished_says_where_it_is(tmp_path: Path) -> None:
+    one = enrolment.Enrolment(tmp_path, "box", "alice")
+    one.prepare()
+    one.path.mkdir()
+    problem = one.concluded()
+    assert "box has the new second factor of alice" in problem and f"{one.path}.new" in problem
 
 
 def test_an_enrolment_that_did_not_happen_leaves_nothing(tmp_path: Path) -> None:
