@@ -137,6 +137,8 @@ class ActionModule(ActionBase):
         kept_by = keeper(self, host, arguments["vault_directory"], arguments["command"])
         scheme = reading.scheme_for(device, found.reply.all("verified"))
         new = self._passwords(found, scheme, kept_by, device, exchange)
+        # Lines that are no keys are taken away too.
+        keys = sum(bool(one["key"]) for one in wanted.removed)
         fields = {name: field for name, (field, _) in new.items()}
         result: dict[str, Any] = {
             "changed": True,
@@ -150,9 +152,7 @@ class ActionModule(ActionBase):
             "diff": _diff(new, wanted, new_key),
         }
         if self._task.check_mode:
-            message = (
-                f"{_count(len(new), 'password')} and {_count(len(wanted.removed), 'key')} would be replaced"
-            )
+            message = f"{_count(len(new), 'password')} and {_count(keys, 'key')} would be replaced"
             return {**result, "state": "would_change", "exchanges": exchange.count, "msg": message}
         if kept_by is not None:
             # Before anything changes: who cannot keep them says so now.
@@ -201,7 +201,7 @@ class ActionModule(ActionBase):
         result["changed"] = bool(outcome.get("changed") or wanted.add)
         result["exchanges"] = exchange.count
         result["msg"] = (
-            f"{_count(len(new), 'password')} and {_count(len(wanted.removed), 'key')} replaced, sessions ended. From now on: "
+            f"{_count(len(new), 'password')} and {_count(keys, 'key')} replaced, sessions ended. From now on: "
             f"ansible_ssh_private_key_file: {path}, and {path}.pub in ssh_authorized_keys in place of the old key"
         )
         for remark in _what_stays(device, found.reply.all("enrolled")):

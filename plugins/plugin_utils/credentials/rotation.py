@@ -155,7 +155,8 @@ while IFS=: read -r user _ uid _ _ home _; do
       case $(of "$folder") in 'root '* | '0 '*) ;; *) goes=$folder ;; esac
     fi
     shown="$shown$file "
-    say keyfile "$user $file"
+    say keyfile "$file"
+    say keyuser "$user"
     say keyplace "$real"
     say keyprivate "$private"
     say keygoes "$goes"
@@ -172,9 +173,8 @@ done
 def key_files(reply: Reply) -> list[KeyFile]:
     """What ``reading`` showed."""
     result = []
-    places, private, going = (reply.all(what) for what in ("keyplace", "keyprivate", "keygoes"))
-    for line, real, theirs, goes in zip(reply.all("keyfile"), places, private, going, strict=True):
-        user, _, path = line.partition(" ")
+    said = (reply.all(f"key{what}") for what in ("file", "user", "place", "private", "goes"))
+    for path, user, real, theirs, goes in zip(*said, strict=True):
         result.append(KeyFile(path, user, reply.get(f"keys {path}"), real, bool(theirs), goes))
     return result
 

@@ -228,7 +228,7 @@ def test_the_files_of_keys_are_found_for_every_account(command: list[str], tmp_p
     passwd = tmp_path / "passwd"
     passwd.write_text(
         f"root:x:0:0::/nonexistent:/bin/sh\na:x:1:1::{home}:/bin/sh\nb:x:2:2::{home}/:/bin/sh\n"
-        f"c:x:3:3::{tmp_path}/linked:/bin/sh\n"
+        f"c c:x:3:3::{tmp_path}/linked:/bin/sh\n"
     )
     device = openssh(f"{tmp_path}/keys/%u", ".ssh/authorized_keys")
     device["files"] = {"/etc/ssh/sshd_config": f'Match User a\nAuthorizedKeysFile "{tmp_path}/number%U"\n'}
@@ -252,18 +252,24 @@ def test_the_files_of_keys_are_found_for_every_account(command: list[str], tmp_p
         [*command, "-eu", "-c", helpers + program], capture_output=True, text=True, check=True
     )
     huge = f"{tmp_path}/huge/.ssh/authorized_keys"
-    assert f"keyfile huge {huge}\nkeyplace {huge}\nkeyprivate yes\nkeygoes {huge}\nkeyfile" in done.stdout
+    assert (
+        f"keyfile {huge}\nkeyuser huge\nkeyplace {huge}\nkeyprivate yes\nkeygoes {huge}\nkeyfile"
+        in done.stdout
+    )
     if os.geteuid() == 0:
-        link = done.stdout.partition(f"keyfile alink {tmp_path}/alink/.ssh/authorized_keys\n")[2].splitlines()
-        assert link[1:3] == ["keyprivate yes", "keygoes "]
+        link = done.stdout.partition(f"keyfile {tmp_path}/alink/.ssh/authorized_keys\n")[2].splitlines()
+        assert link[2:4] == ["keyprivate yes", "keygoes "]
         for goes in (f"{tmp_path}/astray/.ssh/authorized_keys", f"{tmp_path}/folder/.ssh"):
             assert f"keygoes {goes}\n" in done.stdout
-    assert f"keyfile a {tmp_path}/keys/a\n" in done.stdout and FRIEND in done.stdout
-    assert done.stdout.count(f"keyfile a {home}/.ssh/authorized_keys\n") == 1 and done.stdout.count(OLD) == 2
-    assert f"keyfile a {tmp_path}/number1\n" in done.stdout
+    assert f"keyfile {tmp_path}/keys/a\nkeyuser a\n" in done.stdout and FRIEND in done.stdout
+    assert (
+        done.stdout.count(f"keyfile {home}/.ssh/authorized_keys\nkeyuser a\n") == 1
+        and done.stdout.count(OLD) == 2
+    )
+    assert f"keyfile {tmp_path}/number1\nkeyuser a\n" in done.stdout
     # A link is read as sshd reads it, and said to be one.
     assert (
-        f"keyfile c {tmp_path}/linked/.ssh/authorized_keys\nkeyplace {home}/.ssh/authorized_keys\n"
+        f"keyfile {tmp_path}/linked/.ssh/authorized_keys\nkeyuser c c\nkeyplace {home}/.ssh/authorized_keys\n"
         in done.stdout
     )
 
