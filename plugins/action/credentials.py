@@ -84,10 +84,15 @@ class ActionModule(ActionBase):
                 "keep_shells": {"type": "list", "elements": "str", "default": []},
                 "lockout_attempts": {"type": "int", "default": 5},
                 "lockout_seconds": {"type": "int", "default": 600},
+                "only_if_shared": {"type": "bool", "default": False},
                 **driver.SETTINGS,
             }
         )
         host = str(task_vars.get("inventory_hostname"))
+        if arguments["only_if_shared"] and not Record(_directory(arguments), host, "").is_new_to(
+            _others(task_vars, host)
+        ):
+            return {**result, "skipped": True, "changed": False, "msg": "no other device has shown the same"}
         try:
             result.update(self._run(host, driver.device_of(self, task_vars, result), arguments, task_vars))
         except (
@@ -200,16 +205,12 @@ class ActionModule(ActionBase):
             {**device, "macs": found.reply.all("mac"), "serials": found.reply.all("serial")}
         )
         fleet = reading.fleet_passwords(task_vars, host)
-        directory = arguments["record_directory"]
-        record = Record(
-            Path(directory).expanduser() if directory else default_directory(),
-            host,
-            repr((pairs, words, fleet)),
-        )
+        record = Record(_directory(arguments), host, repr((pairs, words, fleet)))
         verdicts = judge.judge_all(found.accounts, pairs, words, known=record.known, fleet=fleet)
         record.save(zip(found.accounts, verdicts, strict=True))
-        others = [name for name in task_vars.get("ansible_play_hosts_all") or [] if name != host]
-        shared = record.shared_with(found.accounts, others)
+        shared = record.shared_with(found.accounts, _others(task_vars, host))
+        if shared:
+            record.save(zip(found.accounts, verdicts, strict=True))
         return record, [_with_shared(verdict, shared.get(verdict.account, [])) for verdict in verdicts]
 
     def _asks_for(self) -> str:
@@ -363,6 +364,15 @@ class ActionModule(ActionBase):
         )
         with quiet(self):
             return driver.run(self, task_vars, change, exchange)
+
+
+def _directory(arguments: Mapping[str, Any]) -> Path:
+    directory = arguments["record_directory"]
+    return Path(directory).expanduser() if directory else default_directory()
+
+
+def _others(task_vars: Mapping[str, Any], host: str) -> list[str]:
+    return [name for name in task_vars.get("ansible_play_hosts_all") or [] if name != host]
 
 
 def _with_keys(device: Mapping[str, Any], found: reading.Found) -> set[str]:

@@ -180,7 +180,8 @@ class ActionModule(ActionBase):
             task_vars,
             exchange,
             # A leaked password or key must not return with a generation.
-            forgets=[one.dest for one in files],
+            # Whether this change writes them or not: they may have been locked, and kept, by an earlier one.
+            forgets=sorted({*(one.dest for one in files), *rotation.ACCOUNT_FILES}),
             forgets_like=rotation.forms(device),
             settle=[rotation.end_sessions(device), *rotation.afterwards(wanted)],
         )

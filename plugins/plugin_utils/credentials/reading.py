@@ -69,20 +69,23 @@ done
 # Where su is for some people only, a copy that everybody may run, with rules of our own, tries the same libraries.
 _BECOMES = r"""
 becomes() { # HASH PASSWORD [RULES [anybody]]: RULES stand in place of /etc/pam.d/su
-  unshare -m /bin/sh -eu -c '
+  # Not as arguments: everybody could read those, and so could the next probe.
+  FIELD=$1 PASSWORD=$2 RULES=${3:-} ANYBODY=${4:-} unshare -m /bin/sh -eu -c '
+    field=$FIELD password=$PASSWORD
+    unset FIELD PASSWORD
     mount --make-rprivate / 2>/dev/null || :
     mount -t tmpfs -o mode=0711 tmpfs /tmp
     umask 022
     { cat /etc/passwd; echo "sallyport-trial:x:64999:64999::/:/bin/sh"; } >/tmp/p
-    { cat /etc/shadow; printf "sallyport-trial:%s:19000:0:99999:7:::\n" "$1"; } >/tmp/s
+    { cat /etc/shadow; printf "sallyport-trial:%s:19000:0:99999:7:::\n" "$field"; } >/tmp/s
     chmod 600 /tmp/s
     mount --bind /tmp/p /etc/passwd
     mount --bind /tmp/s /etc/shadow
     su=su
-    if [ -n "$3" ]; then printf "%s" "$3" >/tmp/u; mount --bind /tmp/u /etc/pam.d/su; fi
-    if [ -n "$4" ]; then cp "$(command -v su)" /tmp/su; chmod 4755 /tmp/su; su=/tmp/su; fi
-    printf "%s\n" "$2" | su -s /bin/sh nobody -c "$su sallyport-trial -c true"
-  ' sh "$1" "$2" "${3:-}" "${4:-}" >/dev/null 2>&1
+    if [ -n "$RULES" ]; then printf "%s" "$RULES" >/tmp/u; mount --bind /tmp/u /etc/pam.d/su; fi
+    if [ -n "$ANYBODY" ]; then cp "$(command -v su)" /tmp/su; chmod 4755 /tmp/su; su=/tmp/su; fi
+    printf "%s\n" "$password" | su -s /bin/sh nobody -c "$su sallyport-trial -c true"
+  ' >/dev/null 2>&1
 }
 """
 _RULES = """auth sufficient pam_rootok.so

@@ -47,6 +47,9 @@ class Record:
     context: str
     _key: bytes = field(default=b"", repr=False)
     _verdicts: dict[str, Any] = field(default_factory=dict, repr=False)
+    _shared: set[str] = field(default_factory=set, repr=False)
+    """Marks that another device had too. They stay: the one that is judged last replaces its password, and the others
+    must hear of it all the same."""
 
     def __post_init__(self) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -54,6 +57,7 @@ class Record:
         # Passwords that the inventory knows are part of it: nobody may try them out on what is kept.
         self.context = digest(self._key, "context", self.context)
         stored = _load(self._path(self.host))
+        self._shared = set(stored.get("shared", []))
         if stored.get("context") == self.context:
             self._verdicts = stored.get("verdicts", {})
 
@@ -92,6 +96,7 @@ class Record:
                     "context": self.context,
                     "verdicts": verdicts,
                     "marks": marks,
+                    "shared": sorted(self._shared),
                 }
             ),
         )
@@ -108,12 +113,31 @@ class Record:
             if _kept(account)
         }
         result: dict[str, list[str]] = {}
-        for other in sorted(set(others) - {self.host}):
-            for theirs, marks in _load(self._path(other)).get("marks", {}).items():
-                for name, (whole, salt) in mine.items():
-                    if whole == marks[0] or (salt and salt == marks[1]):
-                        result.setdefault(name, []).append(f"{other}:{theirs}")
+        for other, theirs, marks in self._elsewhere(others):
+            for name, own in mine.items():
+                both = {mark for mark in own if mark} & marks
+                if both:
+                    result.setdefault(name, []).append(f"{other}:{theirs}" if theirs else other)
+                    self._shared |= both
         return result
+
+    def is_new_to(self, others: Iterable[str]) -> bool:
+        """Whether a device that was judged after this one has shown that they share a hash or a salt."""
+        stored = _load(self._path(self.host))
+        mine = {mark for marks in stored.get("marks", {}).values() for mark in marks if mark} - self._shared
+        return any(mine & marks for _, _, marks in self._elsewhere(others))
+
+    def _elsewhere(self, others: Iterable[str]) -> Iterator[tuple[str, str, set[str]]]:
+        """(device, account, marks) of all other devices; "" for the account of marks that are there no more."""
+        for other in sorted(set(others) - {self.host}):
+            stored = _load(self._path(other))
+            for theirs, marks in stored.get("marks", {}).items():
+                yield other, theirs, set(marks)
+            gone = set(stored.get("shared", [])) - {
+                one for marks in stored.get("marks", {}).values() for one in marks
+            }
+            if gone:
+                yield other, "", gone
 
     def _digest(self, account: Account) -> str:
         return digest(self._key, "hash", account.field)

@@ -19,10 +19,12 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.access.dropbear impo
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.host_keys import blob, fingerprint, parts
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.second_factor import KEYS_DIR, SECRETS_DIR
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import shadow
+from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.reading import SECRET_FILES
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.shadow import Account
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction import File
 
+ACCOUNT_FILES = (shadow.PASSWD, shadow.SHADOW, f"{shadow.PASSWD}-", *SECRET_FILES[1:])
 OPENWRT = "/etc/dropbear/authorized_keys"
 LONGEST = 1 << 20
 """Bytes of a file of keys that is read."""
@@ -304,12 +306,12 @@ def new_passwords(
 # a daemon: a session listens too, for what its client forwards and for windows, and so may whatever runs in it.
 _END_SESSIONS = r"""
 walk=$$ ours=' '
-about() { # PID: sets name, parent, leader and tty
-  name='' parent=0 leader=0 tty=0
+about() { # PID: sets name, state, parent, session, leader and tty
+  name='' state=Z parent=0 session=0 leader=0 tty=0
   { read -r name <"/proc/$1/comm" && read -r line <"/proc/$1/stat"; } 2>/dev/null || return 0
   # The name in the line may hold anything; what follows the last ") " is numbers.
   set -- "$1" ${line##*) }
-  parent=$3 tty=$6
+  state=$2 parent=$3 session=$5 tty=$6
   if [ "$5" = "$1" ]; then leader=1; fi
 }
 while [ "${walk:-0}" -gt 1 ]; do
@@ -357,46 +359,70 @@ daemon() { # PID, after about: one that takes logins, and no session of one
     case "$held" in *" $one "*) return 1 ;; esac
   done
 }
-gone=' ' daemons=' ' managers=' '
+daemons=' ' managers=' ' scopes=' ' sessions=' '
 listening=" $(holders PORTS | tr '\n' ' ') "
-for each in /proc/[0-9]*; do
-  pid=${each#/proc/}
-  case "$ours" in *" $pid "*) continue ;; esac
-  about "$pid"
-  ends=''
-  case "$name" in
-    sshd | sshd-session | sshd-auth | dropbear | login | telnetd | in.telnetd)
-      if daemon "$pid"; then daemons="$daemons$pid "; continue; fi
-      ends=yes ;;
-    sh | ash | bash | dash | ksh | mksh | zsh) if [ "$leader" = 1 ] && [ "$tty" != 0 ]; then ends=yes; fi ;;
-  esac
-  if [ -z "$ends" ] && [ -n "$logind" ] && scope=$(scope_of "$pid") && [ "${scope:-$mine}" != "$mine" ]; then
-    case "$scope" in
-      user@*)
-        # The manager of a user's services starts anew below; what it started ends now.
-        if grep -q 'user@.*/init\.scope' "/proc/$pid/cgroup" 2>/dev/null; then continue; fi
-        case "$managers" in *" $scope "*) ;; *) managers="$managers$scope " ;; esac ;;
-    esac
-    ends=yes
-  fi
-  if [ -n "$ends" ]; then gone="$gone$pid "; fi
-done
-before=''
-while [ "$before" != "$gone" ]; do
-  before=$gone
+collect() { # sets gone to all that has to go and is there
+  gone=' '
   for each in /proc/[0-9]*; do
     pid=${each#/proc/}
-    case "$gone$ours$daemons" in *" $pid "*) continue ;; esac
+    case "$ours$daemons" in *" $pid "*) continue ;; esac
     about "$pid"
-    case "$gone" in *" $parent "*) gone="$gone$pid " ;; esac
+    [ "$state" != Z ] || continue
+    ends=''
+    case "$name" in
+      sshd | sshd-session | sshd-auth | dropbear | login | telnetd | in.telnetd)
+        if daemon "$pid"; then daemons="$daemons$pid "; continue; fi
+        ends=yes ;;
+      sh | ash | bash | dash | ksh | mksh | zsh) if [ "$leader" = 1 ] && [ "$tty" != 0 ]; then ends=yes; fi ;;
+    esac
+    # Whose parents are gone is still in their session.
+    case "$sessions" in *" $session "*) ends=yes ;; esac
+    if [ -z "$ends" ] && [ -n "$logind" ] && scope=$(scope_of "$pid") && [ "${scope:-$mine}" != "$mine" ]; then
+      case "$scope" in
+        user@*)
+          # The manager of a user's services starts anew below; what it started ends now.
+          if grep -q 'user@.*/init\.scope' "/proc/$pid/cgroup" 2>/dev/null; then continue; fi
+          case "$managers" in *" $scope "*) ;; *) managers="$managers$scope " ;; esac ;;
+        *) case "$scopes" in *" $scope "*) ;; *) scopes="$scopes$scope " ;; esac ;;
+      esac
+      ends=yes
+    fi
+    if [ -n "$ends" ]; then
+      gone="$gone$pid "
+      if [ "$leader" = 1 ]; then sessions="$sessions$pid "; fi
+    fi
   done
-done
+  before=''
+  while [ "$before" != "$gone" ]; do
+    before=$gone
+    for each in /proc/[0-9]*; do
+      pid=${each#/proc/}
+      case "$gone$ours$daemons" in *" $pid "*) continue ;; esac
+      about "$pid"
+      [ "$state" != Z ] || continue
+      case "$gone" in *" $parent "*) gone="$gone$pid " ;; esac
+    done
+  done
+}
+collect
 if [ "$gone" != ' ' ]; then
   kill $gone 2>/dev/null || :
   # A moment to say goodbye, for those who would; nothing depends on how long it is.
   sleep 0.2 2>/dev/null || sleep 1
   kill -9 $gone 2>/dev/null || :
 fi
+# Who makes new processes faster than they are counted: systemd repeats it until a scope is empty.
+for scope in $scopes; do systemctl kill --signal=KILL "$scope" >/dev/null 2>&1 || :; done
+tries=0
+while collect && [ "$gone" != ' ' ]; do
+  tries=$((tries + 1))
+  if [ "$tries" -gt 20 ]; then
+    echo "sessions have not ended, processes:$gone" >&2
+    exit 1
+  fi
+  kill -STOP $gone 2>/dev/null || :
+  kill -9 $gone 2>/dev/null || :
+done
 # What a user's own files start, lingering services for instance, comes back with the manager.
 if [ "$managers" != ' ' ]; then systemctl --no-block try-restart $managers >/dev/null 2>&1 || :; fi
 """

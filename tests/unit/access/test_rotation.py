@@ -297,6 +297,9 @@ class Process:
     sockets: tuple[int, ...] = ()
     group: str = "/system.slice/any.service"
     uid: int = 0
+    session: int = 0
+    """Its own where this is 0."""
+    state: str = "S"
 
 
 SESSION = "/user.slice/user-1000.slice/session-9.scope"
@@ -319,9 +322,10 @@ DEVICE = [
     Process(211, "nc", 1, "nc -l -p 4445", (13,), SESSION),
     Process(212, "sshd", 1, "sshd: x [listener]", (14,), SESSION, uid=1000),
     Process(220, "systemd", 1, "/lib/systemd/systemd --user", (), f"{MANAGER}/init.scope", uid=1000),
+    Process(213, "bash", 200, state="Z"),
     Process(221, "python3", 220, "python3", (15,), f"{MANAGER}/app.slice/run-u1.service", uid=1000),
 ]
-DAEMONS = {100, 101, 102, 103, 104, 220}
+STAY = {100, 101, 102, 103, 104, 213, 220}
 
 
 def made_up(root: Path, processes: list[Process]) -> None:
@@ -333,18 +337,25 @@ def made_up(root: Path, processes: list[Process]) -> None:
         table.append(f"   0: 00000000:{socket:04X} 00000000:0000 {state} 0:0 00:0 0 0 0 {socket} 1 0")
     (root / "proc/net/tcp").write_text("\n".join(table) + "\n")
     for one in processes:
-        folder = root / "proc" / str(one.pid)
-        (folder / "fd").mkdir(parents=True)
-        (folder / "comm").write_text(f"{one.name}\n")
-        (folder / "stat").write_text(f"{one.pid} ({one.name}) S {one.parent} {one.pid} {one.pid} 0 -1 0\n")
-        (folder / "status").write_text(f"Name:\t{one.name}\nUid:\t{one.uid}\t{one.uid}\t0\t0\n")
-        (folder / "cgroup").write_text(f"0::{one.group}\n")
-        (folder / "cmdline").write_text(one.words.replace(" ", "\0") + "\0")
-        if one.words.startswith("sshd"):
-            # A title is one string.
-            (folder / "cmdline").write_text(f"{one.words}\0")
-        for number, socket in enumerate(one.sockets):
-            (folder / "fd" / str(number)).symlink_to(f"socket:[{socket}]")
+        made_up_process(root / "proc", one)
+
+
+def made_up_process(root: Path, one: Process) -> Path:
+    folder = root / str(one.pid)
+    (folder / "fd").mkdir(parents=True)
+    (folder / "comm").write_text(f"{one.name}\n")
+    (folder / "stat").write_text(
+        f"{one.pid} ({one.name}) {one.state} {one.parent} {one.pid} {one.session or one.pid} 0 -1 0\n"
+    )
+    (folder / "status").write_text(f"Name:\t{one.name}\nUid:\t{one.uid}\t{one.uid}\t0\t0\n")
+    (folder / "cgroup").write_text(f"0::{one.group}\n")
+    (folder / "cmdline").write_text(one.words.replace(" ", "\0") + "\0")
+    if one.words.startswith("sshd"):
+        # A title is one string.
+        (folder / "cmdline").write_text(f"{one.words}\0")
+    for number, socket in enumerate(one.sockets):
+        (folder / "fd" / str(number)).symlink_to(f"socket:[{socket}]")
+    return folder
 
 
 @pytest.mark.parametrize("command", SHELLS, ids=lambda words: words[0])
@@ -353,15 +364,33 @@ def test_sessions_end_though_they_listen_and_daemons_stay(command: list[str], tm
     device = {"listening": [{"protocol": "tcp", "port": port} for port in range(1, 90)]}
     program = rotation.end_sessions(device).replace("/proc", f"{tmp_path}/proc")
     program = program.replace("/run/systemd/seats", f"{tmp_path}/seats")
-    helpers = 'kill() { echo "kill $*"; }\nsleep() { :; }\nsystemctl() { echo "systemctl $*" >&3; }\n'
+    # The one that is killed by its number has had a child meanwhile, which has its session and no parent.
+    made_later = made_up_process(tmp_path / "later", Process(300, "python3", 1, session=211))
+    helpers = (
+        f'kill() {{ echo "kill $*"; case $1 in -9) shift; for pid; do rm -rf "{tmp_path}/proc/$pid"; done; '
+        f"[ ! -d {made_later} ] || mv {made_later} {tmp_path}/proc/ ;; esac; }}\n"
+        'sleep() { :; }\nsystemctl() { echo "systemctl $*" >&3; }\n'
+    )
     done = subprocess.run(
         [*command, "-eu", "-c", f"exec 3>&1\n{helpers}{program}"], capture_output=True, text=True, check=True
     )
-    first, last, *more = done.stdout.splitlines()
+    first, last, scope, *more = done.stdout.splitlines()
     ended = {int(word) for word in first.split()[1:]}
-    assert ended == {one.pid for one in DEVICE} - DAEMONS
+    assert ended == {one.pid for one in DEVICE} - STAY
     assert last.split() == ["kill", "-9", *first.split()[1:]]
-    assert more == ["systemctl --no-block try-restart user@1000.service"]
+    assert scope == "systemctl kill --signal=KILL session-9.scope"
+    assert more == ["kill -STOP 300", "kill -9 300", "systemctl --no-block try-restart user@1000.service"]
+
+
+@pytest.mark.parametrize("command", SHELLS, ids=lambda words: words[0])
+def test_a_session_that_does_not_end_is_told(command: list[str], tmp_path: Path) -> None:
+    made_up(tmp_path, DEVICE)
+    program = rotation.end_sessions({"listening": []}).replace("/proc", f"{tmp_path}/proc")
+    helpers = "kill() { :; }\nsleep() { :; }\nsystemctl() { :; }\n"
+    done = subprocess.run(
+        [*command, "-eu", "-c", f"{helpers}{program}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and "sessions have not ended" in done.stderr and " 200 " in done.stderr
 
 
 def test_every_snippet_is_clean_for_shellcheck() -> None:
