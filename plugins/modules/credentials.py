@@ -73,6 +73,12 @@ options:
       asks for its password.
     type: int
     default: 600
+  only_if_shared:
+    description:
+    - Do nothing, and ask the device nothing, unless another device of this play has shown since that it has the same
+      hash or salt. For a second task, after all have been judged once.
+    type: bool
+    default: false
 extends_documentation_fragment: [sallyport.iot.committed]
 attributes:
   check_mode:

@@ -85,6 +85,19 @@ def kind_of(encoded: str) -> str:
         return ""
 
 
+def is_whole(encoded: str) -> bool:
+    """Whether a public key's base64 holds all its parts and nothing behind them: a line may have been cut."""
+    try:
+        raw = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    at, count = 0, 0
+    while at + 4 <= len(raw):
+        at += 4 + int(struct.unpack_from(">I", raw, at)[0])
+        count += 1
+    return at == len(raw) and count > 1
+
+
 def parse(line: str) -> Certificate:
     """The content of ``id_ed25519-cert.pub``.
 

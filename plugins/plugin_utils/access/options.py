@@ -58,6 +58,54 @@ class SshOptions:
         return bool(self.users or self.groups)
 
 
+_KEY_OPTIONS = frozenset(
+    [
+        "agent-forwarding",
+        "cert-authority",
+        "command",
+        "environment",
+        "expiry-time",
+        "from",
+        "no-agent-forwarding",
+        "no-port-forwarding",
+        "no-pty",
+        "no-touch-required",
+        "no-user-rc",
+        "no-x11-forwarding",
+        "permitlisten",
+        "permitopen",
+        "port-forwarding",
+        "principals",
+        "pty",
+        "restrict",
+        "tunnel",
+        "user-rc",
+        "verify-required",
+        "x11-forwarding",
+    ]
+)
+"""sshd(8), AUTHORIZED_KEYS FILE FORMAT; a line with another option lets nobody in."""
+
+
+def _wrong_with(key: str) -> str:
+    """Why a line of ssh_authorized_keys would let nobody in, or not for long; "" where it would."""
+    if "\n" in key or not key.isprintable() or not host_keys.fingerprint(key):
+        return "it is no key"
+    encoded = host_keys.blob(key)
+    *before, kind = key[: key.rindex(encoded)].split() or [""]
+    if certificates.kind_of(encoded) != kind:
+        return f"the key in it is of the type {certificates.kind_of(encoded) or 'none'}"
+    if not certificates.is_whole(encoded):
+        return "the key in it was cut"
+    bare = re.sub(r'"(\\.|[^"\\])*"', "", " ".join(before))
+    names = {part.partition("=")[0].strip().lower() for part in bare.split(",")} - {""}
+    if names - _KEY_OPTIONS:
+        return f"{sorted(names - _KEY_OPTIONS)[0]!r} in front of the key is no option of sshd"
+    if "expiry-time" in names:
+        return "expiry-time would lock this inventory out on that day; leave it out, and take the key away when it is time"
+    return ""
+
+
 def parse(values: Mapping[str, Any]) -> SshOptions:
     """The options of the action plugin, without their ``ssh_`` in front.
 
@@ -80,10 +128,11 @@ def parse(values: Mapping[str, Any]) -> SshOptions:
         if name in got:
             got[name] = _texts(f"ssh_{name}", got[name])
     for index, key in enumerate(got.get("authorized_keys", ())):
-        if "\n" in key or not key.isprintable() or not host_keys.fingerprint(key):
+        problem = _wrong_with(key)
+        if problem:
             raise OptionError(
                 f"ssh_authorized_keys[{index}]: expected one line of an OpenSSH public key "
-                f"(such as the content of id_ed25519.pub), found {key[:40]!r}"
+                f"(such as the content of id_ed25519.pub), found {key[:40]!r}: {problem}"
             )
     for index, user in enumerate(got.get("allow_users", ())):
         if not _USER.fullmatch(user):

@@ -205,6 +205,26 @@ def test_the_same_hash_or_salt_on_two_devices_is_seen_but_only_of_devices_that_a
     assert here.shared_with([account("*")], ["a"]) == {}
 
 
+def test_who_was_judged_first_hears_of_the_other_though_that_has_another_password_by_then(
+    tmp_path: Path,
+) -> None:
+    same, verdict = account(made("sha512")), judge.Verdict("root", 0, "unique", "sha512")
+    first, second = record(tmp_path, "a"), record(tmp_path, "b")
+    first.save([(same, verdict)])
+    assert first.shared_with([same], ["a", "b"]) == {} and not record(tmp_path, "a").is_new_to(["b"])
+    second.save([(same, verdict)])
+    assert second.shared_with([same], ["a", "b"]) == {"root": ["a:root"]}
+    # The second is given another password at once.
+    second.save([(account(hashing.hash_password("another")), verdict)])
+    assert record(tmp_path, "a").is_new_to(["b"]) and not record(tmp_path, "a").is_new_to([])
+    again = record(tmp_path, "a")
+    assert again.shared_with([same], ["b"]) == {"root": ["b"]}
+    again.save([(same, verdict)])
+    # Told once; and whoever comes later with that password hears of it too.
+    assert not record(tmp_path, "a").is_new_to(["b"])
+    assert record(tmp_path, "c").shared_with([same], ["a", "b"]) == {"root": ["a:root", "b"]}
+
+
 def vault(tmp_path: Path, host: str = "gw1") -> VaultFile:
     return VaultFile(tmp_path / "passwords", host, lambda text: text[::-1], lambda text: text[::-1])
 

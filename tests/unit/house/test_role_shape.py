@@ -50,7 +50,7 @@ def test_every_variable_carries_the_roles_name_and_is_described(role: str) -> No
 @pytest.mark.parametrize("role", ROLES)
 def test_every_variable_reaches_the_action_under_its_own_name(role: str) -> None:
     action = f"sallyport.iot.{role}"
-    (task,) = [task[action] for task in read(f"roles/{role}/tasks/main.yml") if action in task]
+    task = next(task[action] for task in read(f"roles/{role}/tasks/main.yml") if action in task)
     assert task == {name.removeprefix(f"{role}_"): f"{{{{ {name} }}}}" for name in options(role)}
 
 
@@ -66,7 +66,8 @@ def test_the_documented_options_of_the_action_are_those_of_the_role(role: str) -
         mine = documented.pop(name.removeprefix(f"{role}_"))
         assert mine["type"] == option["type"] and mine.get("choices") == option.get("choices")
         assert str(option["default"]).startswith("{{") or mine["default"] == option["default"]
-    assert documented == {}
+    # For a second task of the role itself.
+    assert documented.keys() <= {"only_if_shared"}
 
 
 def documentation(path: str) -> dict[str, Any]:
