@@ -85,6 +85,19 @@ def kind_of(encoded: str) -> str:
         return ""
 
 
+def is_whole(encoded: str) -> bool:
+    """Whether a public key's base64 holds all that its type asks for, and no more."""
+    kind = kind_of(encoded)
+    try:
+        reader = _Reader(base64.b64decode(encoded, validate=True))
+        reader.string()
+        for _ in range(_FIELDS[kind]):
+            reader.string()
+    except (KeyError, binascii.Error, ValueError, struct.error):
+        return False
+    return not reader.left()
+
+
 def parse(line: str) -> Certificate:
     """The content of ``id_ed25519-cert.pub``.
 

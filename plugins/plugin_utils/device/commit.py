@@ -619,15 +619,12 @@ class _Driver:
     def _known_hosts(self, folder: str) -> str:
         if not self.wanted.confirm.host_keys or self.exchange.transport != "ssh":
             return ""
-        connection = self.action._connection
-        address = connection.get_option("host") or self.action._play_context.remote_addr
-        port = connection.get_option("port")
-        name = f"[{address}]:{port}" if port and int(port) != 22 else str(address)
         path = os.path.join(folder, "known_hosts")
         with open(path, "w", encoding="utf-8") as handle:
             for key in self.wanted.confirm.host_keys:
                 words = key.split()
-                handle.write(f"{name} {words[0]} {words[1]}\n")
+                # For this one device, by whatever name ssh looks it up (HostKeyAlias, HostName and Port of its own files).
+                handle.write(f"* {words[0]} {words[1]}\n")
         return path
 
     # --- what is reported -----------------------------------------------------------------------------------
