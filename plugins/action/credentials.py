@@ -110,7 +110,7 @@ class ActionModule(ActionBase):
             found.accounts,
             found.modes,
             login=str(device.get("login_user")),
-            with_keys={a["name"] for a in device.get("accounts") or [] if a.get("authorized_keys")},
+            with_keys=reading.without_passwords(device, found),
             keep_shells=arguments["keep_shells"],
             no_shell=next(iter(found.reply.all("no_shell")), ""),
             has_shadow=bool(found.texts[shadow.SHADOW]),
@@ -271,7 +271,7 @@ class ActionModule(ActionBase):
         """account -> what happens to it."""
         wanted = arguments["action"]
         accounts = {account.name: account for account in found.accounts}
-        with_keys = {a["name"] for a in device.get("accounts") or [] if a.get("authorized_keys")}
+        with_keys = reading.without_passwords(device, found)
         scheme = ""
         result = {}
         for verdict in bad:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access.second_factor import KEYS_DIR
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device import hook, inquiry
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.commit import CommitError
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.commit import run as commit
@@ -75,14 +76,23 @@ def with_fresh_facts(
             **device,
             "files": files,
             "accounts": [
-                {**one, "authorized_keys": max(keys, int(one.get("authorized_keys") or 0))}
-                if one["name"] == user
-                else one
+                {
+                    **one,
+                    "authorized_keys": max(
+                        keys if one["name"] == user else 0,
+                        _keys_in(texts.get(f"{KEYS_DIR}/{one['name']}", "")),
+                        int(one.get("authorized_keys") or 0),
+                    ),
+                }
                 for one in device.get("accounts") or []
             ],
         }
         result["ansible_facts"] = {inquiry.FACT: predicted}
     return result
+
+
+def _keys_in(text: str) -> int:
+    return sum(1 for line in text.splitlines() if line.strip() and not line.startswith("#"))
 
 
 def fleet_host_keys(task_vars: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:

@@ -118,7 +118,7 @@ def _service(
         return
     why = f"is a service account with the shell {one.shell or '/bin/sh'}"
     if one.name in with_keys or hashing.scheme(one.field) not in ("locked", "empty"):
-        why += "; kept, because it has a password or keys: somebody logs in with it"
+        why += "; kept, because it has a password, keys or certificates: somebody logs in with it"
         result.remarks.append(Remark(one.name, why, ""))
     elif no_shell:
         result.shells[one.name] = no_shell

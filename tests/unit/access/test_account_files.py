@@ -270,3 +270,38 @@ def test_a_replaced_password_is_no_longer_due_and_one_that_must_change_is() -> N
         f"a:h2:{day}:0:99999:7:::\nb:h1:0:0:99999:7:::\nc:*:19000:0:99999:7:::\n"
         for day in (today, today - 1)
     }
+
+
+OURS = "/etc/ssh/sallyport/principals"
+MAIN = "/etc/ssh/sshd_config"
+
+
+@pytest.mark.parametrize(
+    ("config", "files", "expected"),
+    [
+        ({}, {}, {"keyed"}),
+        ({"trustedusercakeys": ["none"], "authorizedkeyscommand": ["none"]}, {}, {"keyed"}),
+        ({"trustedusercakeys": ["/ca"], "authorizedprincipalsfile": [f"{OURS}/%u"]}, {}, {"keyed", "signed"}),
+        # The name itself is the principal, or somebody else's list says whose it is.
+        ({"trustedusercakeys": ["/ca"], "authorizedprincipalsfile": ["none"]}, {}, {"keyed", "signed", "svc"}),
+        ({"trustedusercakeys": ["/ca"]}, {}, {"keyed", "signed", "svc"}),
+        ({"trustedusercakeys": ["/ca"], "authorizedprincipalsfile": ["/etc/who/%u"]}, {}, {"keyed", "signed", "svc"}),
+        ({"authorizedkeyscommand": ["/usr/bin/keys %u"]}, {}, {"keyed", "signed", "svc"}),
+        ({"authorizedkeyscommand": ["none"]}, {MAIN: "Match User git\n AuthorizedKeysCommand /bin/keys\n"},
+         {"keyed", "signed", "svc"}),
+        # As a prediction leaves it: sshd itself still says what was before.
+        ({"trustedusercakeys": ["none"], "authorizedprincipalsfile": ["none"]},
+         {f"{MAIN}.d/00-sallyport.conf": f"TrustedUserCAKeys /ca\nAuthorizedPrincipalsFile {OURS}/%u\n", f"{OURS}/svc": "svc\n"},
+         {"keyed", "signed", "svc"}),
+    ],
+)  # fmt: skip
+def test_who_comes_by_certificate_or_by_a_programs_answer_logs_in_too(
+    config: dict[str, list[str]], files: dict[str, str], expected: set[str]
+) -> None:
+    device = {
+        "accounts": [{"name": "keyed", "authorized_keys": 1}, {"name": "svc", "authorized_keys": 0}],
+        "ssh": {"config": config}, "files": files,
+    }  # fmt: skip
+    named = [account(name, 990) for name in sorted(expected | {"svc"})]
+    found = reading.Found(named, {}, {}, {}, {}, Reply((("principals", "signed"),), 0))
+    assert reading.without_passwords(device, found) == expected

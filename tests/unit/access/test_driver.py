@@ -33,3 +33,26 @@ def test_the_boot_hooks_line_comes_in_front_of_inittab_once_and_only_with_busybo
     assert seen(gateway, [])["/etc/inittab"] == f"{HOOK}old\n"
     assert seen({**gateway, "files": {"/etc/inittab": f"{HOOK}old\n"}}, [])["/etc/inittab"] == f"{HOOK}old\n"
     assert seen({**gateway, "init": "systemd"}, [])["/etc/inittab"] == "old\n"
+
+
+def test_keys_that_people_would_get_count_for_the_next_role() -> None:
+    device = {
+        "login_user": "root", "files": {},
+        "accounts": [{"name": name, "authorized_keys": 0} for name in ("root", "alice", "bob", "carol")],
+    }  # fmt: skip
+    entries = [
+        {
+            "dest": "/etc/ssh/authorized_keys.d/alice",
+            "content": "# ours\nssh-ed25519 AAAA a\nssh-ed25519 AAAB b\n",
+        },
+        {"dest": "/etc/ssh/authorized_keys.d/bob", "content": "# ours\n"},
+        {"dest": "/etc/ssh/authorized_keys.d/carol", "state": "absent"},
+    ]
+    result = driver.with_fresh_facts(ACTION, {"state": "would_change"}, device, entries, 1)
+    accounts = result["ansible_facts"][inquiry.FACT]["accounts"]
+    assert {one["name"]: one["authorized_keys"] for one in accounts} == {
+        "root": 1,
+        "alice": 2,
+        "bob": 0,
+        "carol": 0,
+    }
