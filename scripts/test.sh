@@ -116,6 +116,12 @@ for log in "$logs"/pytest-*.log; do
     sed -n '/short test summary info/,$p' "$log" | tail -n 30
     tail -n 1 "$log"
 done
+# What got in and what did not is a figure of its own: molecule prints it within a task, pytest at its end.
+for log in "$logs"/*.log; do
+    [ -f "$log" ] || continue
+    name=${log##*/}
+    sed -n "s/^.*\(logins tried: [^\"]*\).*/test: ${name%.log}: \1/p" "$log" | tail -n 1
+done
 failed=$(sed -n 's/ FAILED$//p' "$logs/verdicts" | tr '\n' ' ')
 seconds=$(($(date +%s) - started))
 if [ -n "$failed" ] || [ ! -s "$logs/verdicts" ]; then

@@ -31,7 +31,8 @@ def pytest_configure() -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if LOGINS:
         terminalreporter.section("logins tried")
-        terminalreporter.write_line(", ".join(f"{count} {what}" for what, count in sorted(LOGINS.items())))
+        total = ", ".join(f"{count} {what}" for what, count in sorted(LOGINS.items()))
+        terminalreporter.write_line(f"logins tried: {total}")
 
 
 @pytest.fixture(scope="session")

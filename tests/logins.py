@@ -70,14 +70,22 @@ class Doors:
 
     # What is done
 
-    def play(self, limit: str, variables: dict[str, Any], *arguments: str, **environment: str) -> Run:
-        """The ssh role on the devices of ``limit`` (names, by comma)."""
+    def play(
+        self,
+        limit: str,
+        variables: dict[str, Any],
+        *arguments: str,
+        playbook: Path = PLAYBOOK,
+        **environment: str,
+    ) -> Run:
+        """The ssh role, or another playbook, on the devices of ``limit`` (names, by comma)."""
         self.runs += 1
         results = self.work / f"results-{self.runs}.jsonl"
         extra = self.work / f"variables-{self.runs}.json"
         extra.write_text(json.dumps(variables), encoding="utf-8")
+        tags = ["--tags", "ssh"] if playbook == PLAYBOOK else []
         done = subprocess.run(
-            [str(TOOLS / "ansible-playbook"), "-i", "inventories/lab", str(PLAYBOOK), "--tags", "ssh",
+            [str(TOOLS / "ansible-playbook"), "-i", "inventories/lab", str(playbook), *tags,
              "--limit", limit, "-e", f"@{extra}", *arguments],
             cwd=CHECKOUT, capture_output=True, text=True, timeout=300, check=False,
             env={
@@ -145,6 +153,16 @@ class Doors:
 
     def address(self, device: str, network: str = "lan", family: int = 0) -> str:
         return addresses(network, self.lab.slot(), self.lab.fleet.devices[device].number)[family]
+
+    def controller(self, device: str) -> str:
+        """This machine's address, as a device sees it."""
+        known = f"HostKeyAlias={self.address(device)}"
+        said = self.ssh(
+            device, "root", "-o", known, key=self.operator, command='echo "$SSH_CLIENT"',
+            known_hosts=str(self.lab.state / "known_hosts"),
+        )  # fmt: skip
+        assert said.got_in, said.text
+        return said.text.split()[0]
 
     def within(self, place: str) -> list[str]:
         """The words before a command that run it in a place's network."""

@@ -14,7 +14,6 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access import driver
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.second_factor import (
     KEYS_DIR,
-    PRINCIPALS_DIR,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import (
     hashing,
@@ -119,8 +118,7 @@ class ActionModule(ActionBase):
             found.accounts,
             found.modes,
             login=str(device.get("login_user")),
-            with_keys=_with_keys(device, found),
-            any_may_have_keys=_unnamed_keys(device),
+            with_keys=reading.without_passwords(device, found),
             keep_shells=arguments["keep_shells"],
             no_shell=next(iter(found.reply.all("no_shell")), ""),
             has_shadow=bool(found.texts[shadow.SHADOW]),
@@ -280,7 +278,7 @@ class ActionModule(ActionBase):
         """account -> what happens to it."""
         wanted = arguments["action"]
         accounts = {account.name: account for account in found.accounts}
-        with_keys = {a["name"] for a in device.get("accounts") or [] if a.get("authorized_keys")}
+        with_keys = reading.without_passwords(device, found)
         scheme = ""
         result = {}
         for verdict in bad:
@@ -373,25 +371,6 @@ def _directory(arguments: Mapping[str, Any]) -> Path:
 
 def _others(task_vars: Mapping[str, Any], host: str) -> list[str]:
     return [name for name in task_vars.get("ansible_play_hosts_all") or [] if name != host]
-
-
-def _with_keys(device: Mapping[str, Any], found: reading.Found) -> set[str]:
-    """Accounts for which a file names keys or principals, on the device or, in check mode, by the tasks before this one."""
-    names = {a["name"] for a in device.get("accounts") or [] if a.get("authorized_keys")}
-    names.update(found.reply.all("principal"))
-    folder = f"{PRINCIPALS_DIR}/"
-    return names | {path[len(folder) :] for path in device.get("files") or {} if path.startswith(folder)}
-
-
-def _unnamed_keys(device: Mapping[str, Any]) -> str:
-    """The setting of sshd by which accounts get in that no file names: a program, or a CA whose principals are the names."""
-    config = (device.get("ssh") or {}).get("config") or {}
-    said = {name: " ".join(map(str, values)) for name, values in config.items()}
-    if said.get("authorizedkeyscommand", "none") not in ("", "none"):
-        return "AuthorizedKeysCommand"
-    trusts = said.get("trustedusercakeys", "none") not in ("", "none")
-    named = said.get("authorizedprincipalsfile", "none") not in ("", "none")
-    return "TrustedUserCAKeys" if trusts and not named else ""
 
 
 def shadow_pam(pam: Mapping[str, str]) -> bool:

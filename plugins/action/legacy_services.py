@@ -21,7 +21,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
 
 class ActionModule(ActionBase):
     """Finds them in what probe saw, and takes them away through commit; a device without any costs one exchange where
-    systemd has to be asked what its units run, and none elsewhere.
+    systemd has to be asked what its units run, or cron has a file of root's, and none elsewhere.
     """
 
     TRANSFERS_FILES = False
@@ -72,7 +72,7 @@ class ActionModule(ActionBase):
             with quiet(self):
                 outcome = driver.run(self, task_vars, change, exchange)
             shown = [entry for entry in plan.files if not entry.get("secret")]
-            result.update(driver.with_fresh_facts(self, outcome, device, shown))
+            result.update(driver.with_fresh_facts(self, outcome, legacy.shown(device), shown))
             result["exchanges"] = exchange.count
         else:
             message = "no legacy service was found"
@@ -83,6 +83,7 @@ class ActionModule(ActionBase):
             if not finding.reason
             for reason in finding.unhandled
         ]
+        unhandled += legacy.unread(device)
         if unhandled and not result.get("failed"):
             # Said after what could be done was done: half the services gone is better than none.
             result["failed"] = True

@@ -145,11 +145,17 @@ class ActionModule(ActionBase):
             # A daemon that runs with these lists has just proved that this controller speaks them.
             if exchange.transport == "ssh" and not algorithms.running_with(ssh.get("config") or {}, chosen):
                 algorithms.check_controller(chosen, algorithms.controller_speaks(self._ssh()))
-            plan = openssh.plan(device, wanted, chosen, shared, BANNER, admitted, answers)
+            password = exchange.transport == "ssh" and bool(self._connection.get_option("password"))
+            plan = openssh.plan(device, wanted, chosen, shared, BANNER, admitted, answers, password)
             if admitted is not None and admitted.with_factor("totp"):
                 self._enrol(
                     plan, device, wanted, admitted, exchange, str(task_vars.get("inventory_hostname"))
                 )
+                # One that is replaced was seen by somebody, or lost: no way back may bring it again.
+                had = {f"{second_factor.SECRETS_DIR}/{name}" for name in admitted.answers.enrolled}
+                plan.forgets = [
+                    entry["dest"] for entry in plan.files if entry["dest"] in had and "content" in entry
+                ]
             return plan
         if ssh["server"] == "dropbear":
             return dropbear.plan(device, wanted, shared, self._keys_before(device, exchange))
@@ -263,8 +269,7 @@ class ActionModule(ActionBase):
             # With new keys in play only those that the device has now may answer, and none that it shares.
             host_keys=plan.stays if plan.renewals else (),
             note="ssh role",
-            # A secret that was replaced has leaked, or its telephone is lost.
-            forgets_like=[one.dest for one in files if one.dest.startswith(f"{second_factor.SECRETS_DIR}/")],
+            forgets=plan.forgets,
             commands={
                 "check": plan.check,
                 "activate": plan.activate,

@@ -714,17 +714,26 @@ END
 systemctl unmask inetd.service; rm -f /etc/systemd/system/inetd.service; systemctl daemon-reload; systemctl start inetd
 mkdir -p /etc/systemd/system/serial-getty@ttyS0.service.d
 printf '[Service]\\nExecStart=\\nExecStart=-/sbin/agetty --autologin root %%I\\n' >/etc/systemd/system/serial-getty@ttyS0.service.d/auto.conf
+printf '[Service]\\nExecStart=/usr/sbin/gdbserver -m http.server 2345\\n' >/etc/systemd/system/care.service
+printf '[Timer]\\nOnCalendar=yearly\\n[Install]\\nWantedBy=timers.target\\n' >/etc/systemd/system/care.timer
+systemctl daemon-reload; systemctl enable --now care.timer
+mkdir -p /lib/systemd/system/getty@.service.d
+printf '[Service]\\nExecStart=\\nExecStart=-/sbin/agetty --autologin root %%I\\n' >/lib/systemd/system/getty@.service.d/vendor.conf
+systemctl daemon-reload
 cp /usr/bin/python3 /usr/local/bin/mystery; (setsid mystery -m http.server 4444 >/dev/null 2>&1 &)
 (setsid /usr/sbin/cwmpd -m http.server 7547 >/dev/null 2>&1 &); (setsid /usr/sbin/adbd -m http.server 5555 >/dev/null 2>&1 &)
 """,
     "vendor": """
+mkdir -p /var/spool/cron/crontabs; ln -sf /bin/busybox /usr/sbin/crond
+printf '# of the vendor\\n7 * * * * pidof adbd || /usr/sbin/adbd -R -p 5555\\n' >/var/spool/cron/crontabs/root
 for name in adbd gdbserver; do cp /usr/sbin/dropbear /usr/sbin/$name; done
 printf 'ttyS9::respawn:-/bin/sh\\n::respawn:/usr/sbin/adbd -F -E -R -p 5555\\n' >>/etc/inittab
-printf 'telnetd -p 2323 -l /bin/login\\n/usr/sbin/gdbserver -R -p 2345\\n' >>/etc/init.d/rcS
+printf 'telnetd -p 2323 -l /bin/login\\n/usr/sbin/gdbserver -R -p 2345\\nwhile :; do nc -l -p 4446 -e /bin/sh; done &\\n' >>/etc/init.d/rcS
+(setsid sh -c 'while :; do nc -l -p 4446 -e /bin/sh; done' </dev/null >/dev/null 2>&1 &)
 kill -HUP 1; telnetd -p 2323 -l /bin/login; /usr/sbin/gdbserver -R -p 2345
 """,
 }
-ZOO_PORTS = {"debian11": {79, 9, 4444, 5555, 7547, 8099, 9100}, "vendor": {2323, 2345, 5555}}
+ZOO_PORTS = {"debian11": {79, 9, 4444, 5555, 7547, 8099, 9100}, "vendor": {2323, 2345, 4446, 5555}}
 
 
 def listening(fleet: Access, device: str) -> set[int]:
@@ -756,7 +765,7 @@ def test_every_family_however_it_is_started_goes_stays_away_and_comes_back_only_
     assert run.status == 0, result["msg"]
     found = {one["service"]: one["kept_because"] for one in result["services"]}
     gone = {
-        "debian11": {"finger", "inetd trivia", "jetdirect", "adb", "tr069", "console"},
+        "debian11": {"finger", "inetd trivia", "jetdirect", "adb", "tr069", "console", "debug server"},
         "vendor": {"telnet", "adb", "debug server", "console"},
     }[device]
     assert set(found) == gone
@@ -770,7 +779,15 @@ def test_every_family_however_it_is_started_goes_stays_away_and_comes_back_only_
         stranger = outside["8099/tcp"]
         assert stranger["unit"] == "stranger.service" and stranger["package"].startswith("python3"), stranger
         assert "autologin" not in fleet.shell(
-            device, "systemctl show -P ExecStart serial-getty@ttyS0.service"
+            device, "systemctl show -P ExecStart serial-getty@ttyS0.service getty@tty1.service"
+        )
+        assert "autologin" in fleet.shell(device, "cat /lib/systemd/system/getty@.service.d/vendor.conf")
+        assert fleet.shell(device, "systemctl is-active care.timer; systemctl is-enabled care.timer care.service").split() == [
+            "inactive", "masked", "masked"
+        ]  # fmt: skip
+    else:
+        assert "# switched off by sallyport: 7 * * * *" in fleet.shell(
+            device, "cat /var/spool/cron/crontabs/root"
         )
     fleet.lab.power_cut(device)
     assert fleet.operator_gets_in(device)
@@ -779,6 +796,13 @@ def test_every_family_however_it_is_started_goes_stays_away_and_comes_back_only_
     assert back.status == 0, back.output[-3000:]
     wait_for(fleet, device, ZOO_PORTS[device] - stays - {5555 if device == "debian11" else 0})
     assert fleet.snapshot(device).splitlines()[0] == before.splitlines()[0]
+    if device == "debian11":
+        assert fleet.shell(device, "systemctl is-active care.timer care.service").split() == [
+            "active",
+            "inactive",
+        ]
+    else:
+        assert "\n7 * * * * pidof adbd" in fleet.shell(device, "cat /var/spool/cron/crontabs/root")
     again = fleet.play("--tags", "legacy_services", "--limit", device, "-e", allow)
     assert again.status == 0, again.output[-3000:]
 
@@ -828,6 +852,7 @@ class Rotated:
     vault: Path
     sessions: dict[str, str]
     forwarding: str
+    lingering: str
     before: dict[str, str]
 
 
@@ -863,12 +888,27 @@ def rotated(hardened: Hardened) -> Rotated:
     untouched = before == {device: fleet.snapshot(device) for device in DEVICES} and not key.exists()
     running = {device: open_session_with_key(fleet, device) for device in DEVICES}
     forwarding = open_forwarding_session(fleet, "debian12", friend[0])
+    lingering = fleet.shell("debian12", LINGERING).strip()
+    assert fleet.shell("debian12", f"cat /proc/{lingering}/comm").strip() == "sleep", lingering
     fields = {device: fleet.shell(device, "grep ^admin: /etc/shadow") for device in DEVICES}
     done = fleet.play("-vvvv", *arguments, playbook=ROTATE, ANSIBLE_DEBUG="1")
     answers = {device: talk(process, "still here") for device, process in running.items()}
     # The daemon of that session lives on: else there is nothing to kill.
     fleet.shell("debian12", "kill $(cat /run/forwarding.pid)")
-    return Rotated(predicted, untouched, done, key, vault, answers, talk(forwarding, "still here"), fields)
+    said = talk(forwarding, "still here")
+    return Rotated(predicted, untouched, done, key, vault, answers, said, lingering, fields)
+
+
+# Somebody's process that belongs to no session, and would outlive them all. Prints its number.
+LINGERING = """
+loginctl enable-linger admin
+place=/run/user/$(id -u admin)
+tries=100
+until [ -S "$place/systemd/private" ]; do tries=$((tries - 1)); [ "$tries" -gt 0 ] || exit 1; sleep 0.2; done
+export XDG_RUNTIME_DIR="$place"
+as="setpriv --reuid admin --regid admin --init-groups"
+$as systemd-run --quiet --user --unit=intruder sleep 3600 && $as systemctl --user show -P MainPID intruder
+"""
 
 
 def open_session_with_key(fleet: Access, device: str) -> subprocess.Popen[str]:
@@ -934,6 +974,16 @@ def test_after_a_rotation_the_new_key_works_alone_and_old_sessions_are_over(
     assert rotated.sessions[device] == "" and rotated.forwarding == ""
     after = fleet.shell(device, "grep ^admin: /etc/shadow")
     assert after != rotated.before[device] and abs(int(after.split(":")[2]) - time.time() // 86400) <= 1
+
+
+def test_what_lingers_for_a_user_without_a_session_ends_with_a_rotation_and_the_users_manager_starts_anew(
+    hardened: Hardened, rotated: Rotated
+) -> None:
+    fleet = hardened.fleet
+    assert "sleep" not in fleet.shell("debian12", f"cat /proc/{rotated.lingering}/comm 2>&1")
+    assert fleet.shell("debian12", "pgrep -u admin sleep") == ""
+    assert fleet.shell("debian12", "systemctl is-active user@$(id -u admin).service").strip() == "active"
+    fleet.shell("debian12", "loginctl disable-linger admin")
 
 
 def test_new_passwords_of_a_rotation_are_kept_unique_and_of_the_strongest_scheme_that_login_reads(

@@ -67,6 +67,92 @@ def test_what_our_restart_would_bring_alive_is_found_before_and_named(
     assert after == before
 
 
+def test_what_an_earlier_run_said_hides_nothing_of_what_comes_alive_once_it_is_gone(trapped: Doors) -> None:
+    """A list of people of ours replaces the device's own; the run that drops ours has to see the device's own."""
+    trapped.account(DEVICE, "alice")
+    people = {"ssh_users": [{"name": "alice", "keys": [trapped.public("alice")]}]}
+    trapped.apply(DEVICE, people)
+    trapped.sh(DEVICE, f"echo 'AllowUsers alice' >{FILE}; systemctl restart ssh")
+    assert trapped.operator_gets_in(DEVICE)
+    run = trapped.play(DEVICE, {})
+    assert run.status == 2 and run.of[DEVICE]["state"] == "refused", run.output[-2500:]
+    assert "AllowUsers does not name it. Correct them on the device" in run.of[DEVICE]["msg"]
+    assert trapped.operator_gets_in(DEVICE) and trapped.ssh(DEVICE, "alice", key=trapped.key("alice")).got_in
+    trapped.sh(DEVICE, f"rm {FILE}")
+    assert trapped.apply(DEVICE, {}).of[DEVICE]["state"] == "confirmed"
+
+
+def test_a_drop_in_of_ours_goes_when_the_main_file_comes_to_speak_first(trapped: Doors) -> None:
+    trapped.account(DEVICE, "alice")
+    trapped.apply(DEVICE, {"ssh_users": [{"name": "alice", "keys": [trapped.public("alice")]}]})
+    trapped.sh(
+        DEVICE,
+        "cp -p /etc/ssh/sshd_config /etc/ssh/sshd_config.d/00-sallyport.conf /root; "
+        "sed -i '1iMaxAuthTries 99' /etc/ssh/sshd_config",
+    )
+    done = trapped.apply(DEVICE, {}).of[DEVICE]
+    removed = {"dest": "/etc/ssh/sshd_config.d/00-sallyport.conf", "change": "removed"}
+    assert removed in done["files"], done["files"]
+    effective = trapped.sh(DEVICE, "sshd -T")
+    assert "maxauthtries 4" in effective and "allowusers" not in effective
+    assert not trapped.apply(DEVICE, {}).of[DEVICE]["changed"]
+    trapped.sh(
+        DEVICE,
+        "mv /root/sshd_config /etc/ssh; mv /root/00-sallyport.conf /etc/ssh/sshd_config.d; systemctl restart ssh",
+    )
+
+
+def test_a_controller_that_is_let_in_by_its_name_is_known_by_it(trapped: Doors) -> None:
+    trapped.apply(DEVICE, {"ssh_login_grace_time": 22})
+    trapped.sh(
+        DEVICE, f"cp /etc/hosts /root/hosts; printf 'UseDNS yes\\nAllowUsers root@*.example.org\\n' >{FILE}"
+    )
+    run = trapped.play(DEVICE, {"ssh_login_grace_time": 23})
+    assert run.of[DEVICE]["state"] == "refused" and "AllowUsers does not name it" in run.of[DEVICE]["msg"]
+    trapped.sh(DEVICE, f"echo '{trapped.controller(DEVICE)} ops.example.org' >>/etc/hosts")
+    assert trapped.apply(DEVICE, {"ssh_login_grace_time": 23}).of[DEVICE]["state"] == "confirmed"
+    assert trapped.operator_gets_in(DEVICE)
+    trapped.sh(DEVICE, f"cat /root/hosts >/etc/hosts; rm {FILE}; systemctl restart ssh")
+
+
+def test_a_newer_release_that_would_refuse_the_connection_itself_is_asked_that_too(trapped: Doors) -> None:
+    trapped.apply("debian13", {})
+    trapped.sh("debian13", f"echo 'RefuseConnection yes' >{FILE}")
+    run = trapped.play("debian13", {"ssh_login_grace_time": 21})
+    assert run.of["debian13"]["state"] == "refused", run.output[-2500:]
+    assert "RefuseConnection ends its connection" in run.of["debian13"]["msg"]
+    trapped.sh("debian13", f"rm {FILE}")
+    assert trapped.operator_gets_in("debian13")
+
+
+@pytest.mark.parametrize(
+    ("trap", "text"),
+    [
+        ("PermitRootLogin no", ": PermitRootLogin no. Correct it on the device"),
+        ("PubkeyAuthentication no", ": PubkeyAuthentication no. Correct it on the device"),
+        ("AuthorizedKeysFile none", ": no key in AuthorizedKeysFile none. Correct it on the device"),
+    ],
+)
+def test_what_ours_would_hide_and_the_way_back_would_load_is_found_before(
+    trapped: Doors, trap: str, text: str
+) -> None:
+    """On a device that no run has changed: with ours gone again, what somebody wrote meanwhile is what counts."""
+    operator = trapped.operator.with_suffix(".pub").read_text(encoding="utf-8").strip()
+    trapped.sh(
+        DEVICE,
+        f"mkdir -p -m 700 /root/.ssh; echo '{operator}' >/root/.ssh/authorized_keys; "
+        f"mv /etc/ssh/sshd_config.d/00-sallyport.conf /root; systemctl restart ssh; echo '{trap}' >{EARLY}",
+    )
+    before = trapped.sh(DEVICE, "systemctl show -P MainPID ssh; ls /etc/ssh/sshd_config.d")
+    run = trapped.play(DEVICE, {})
+    assert run.of[DEVICE]["state"] == "refused" and text in run.of[DEVICE]["msg"], run.output[-2500:]
+    assert trapped.sh(DEVICE, "systemctl show -P MainPID ssh; ls /etc/ssh/sshd_config.d") == before
+    assert trapped.operator_gets_in(DEVICE)
+    trapped.sh(
+        DEVICE, f"rm {EARLY}; mv /root/00-sallyport.conf /etc/ssh/sshd_config.d; systemctl restart ssh"
+    )
+
+
 def test_all_that_ours_overrides_at_once_does_no_harm(trapped: Doors) -> None:
     """No way in but root's, keys in a home that sshd does not trust, one place for newcomers, addresses by name."""
     address, six = trapped.address(DEVICE), trapped.address(DEVICE, family=1)
@@ -96,6 +182,11 @@ CLASSICS = [
     ("with UsePAM no sshd takes that for no login at all", "usermod -p '*' root", {}),
     ("this device's clock differs from the controller's by", "rm /usr/local/bin/date", {}),
     ("AllowGroups names no group of it", f"sed -i /AllowGroups/d {EARLY}", {}),
+    (
+        "would shut out the login of root as soon as sshd starts again",
+        f"sed -i /PermitRootLogin/d {EARLY}",
+        {},
+    ),
     ("it would not listen on", f"sed -i /Port/d {EARLY}", {}),
     ("it would not listen on", f"sed -i /ListenAddress/d {EARLY}", {}),
 ]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lab.fleet import CHECKOUT
 from tests.logins import OPENSSH, Doors, Run, Try, code
 
 ALL = ",".join(OPENSSH)
@@ -180,6 +181,13 @@ def test_a_lost_factor_is_made_anew_and_the_old_one_no_longer_counts(enrolled: E
     assert enrolled.alice("debian13", code(old, step=1)).refused
     tried = enrolled.alice("debian13", code(enrolled.secret("debian13")))
     assert tried.got_in, tried.text
+    # Nor does a way back bring it again; whoever has seen it may be waiting for that.
+    back = enrolled.doors.play("debian13", {"to": "previous"}, playbook=CHECKOUT / "playbooks/rollback.yml")
+    assert back.status == 0, back.output[-2500:]
+    held = enrolled.doors.sh("debian13", "cat /var/lib/sallyport-totp/alice")
+    assert enrolled.secret("debian13") in held and old not in held
+    assert enrolled.alice("debian13", code(old, step=1)).refused
+    assert not enrolled.doors.apply("debian13", enrolled.variables).of["debian13"].get("enrolled")
 
 
 @pytest.mark.parametrize(

@@ -86,16 +86,16 @@ def kind_of(encoded: str) -> str:
 
 
 def is_whole(encoded: str) -> bool:
-    """Whether a public key's base64 holds all its parts and nothing behind them: a line may have been cut."""
+    """Whether a public key's base64 holds all that its type asks for, and no more."""
+    kind = kind_of(encoded)
     try:
-        raw = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
+        reader = _Reader(base64.b64decode(encoded, validate=True))
+        reader.string()
+        for _ in range(_FIELDS[kind]):
+            reader.string()
+    except (KeyError, binascii.Error, ValueError, struct.error):
         return False
-    at, count = 0, 0
-    while at + 4 <= len(raw):
-        at += 4 + int(struct.unpack_from(">I", raw, at)[0])
-        count += 1
-    return at == len(raw) and count > 1
+    return not reader.left()
 
 
 def parse(line: str) -> Certificate:

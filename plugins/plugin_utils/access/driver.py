@@ -72,27 +72,27 @@ def with_fresh_facts(
             # With the first change the boot hook comes in front.
             line = hook.line(str(action._task.args.get("state_dir") or DEFAULT_STATE_DIR)).decode()
             files[hook.INITTAB] = line + files[hook.INITTAB].replace(line, "")
-        counts = {
-            str(dest)[len(KEYS_DIR) + 1 :]: sum(
-                line.strip() != "" and not line.startswith("#") for line in text.splitlines()
-            )
-            for dest, text in texts.items()
-            if str(dest).startswith(f"{KEYS_DIR}/")
-        }
-        counts[user] = max(keys, counts.get(user, 0))
         predicted = {
             **device,
             "files": files,
             "accounts": [
                 {
                     **one,
-                    "authorized_keys": max(counts.get(one["name"], 0), int(one.get("authorized_keys") or 0)),
+                    "authorized_keys": max(
+                        keys if one["name"] == user else 0,
+                        _keys_in(texts.get(f"{KEYS_DIR}/{one['name']}", "")),
+                        int(one.get("authorized_keys") or 0),
+                    ),
                 }
                 for one in device.get("accounts") or []
             ],
         }
         result["ansible_facts"] = {inquiry.FACT: predicted}
     return result
+
+
+def _keys_in(text: str) -> int:
+    return sum(1 for line in text.splitlines() if line.strip() and not line.startswith("#"))
 
 
 def fleet_host_keys(task_vars: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:

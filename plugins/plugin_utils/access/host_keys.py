@@ -61,6 +61,16 @@ def parts(line: str) -> tuple[str, str]:
     return (words[0], " ".join(words[1:])) if words and words[0].startswith("AAAA") else ("", "")
 
 
+def options_of(line: str) -> list[str]:
+    """Names of the options in front of a public key, in small letters."""
+    words = re.split(r"[ \t]+", line.strip(), maxsplit=1)
+    if _KEY_TYPE.fullmatch(words[0]):
+        return []
+    behind = _behind_first_word(line.strip())
+    front = line.strip()[: len(line.strip()) - len(behind)].strip()
+    return [one.partition("=")[0].strip().lower() for one in re.findall(r'(?:[^,"]|"(?:\\.|[^"])*")+', front)]
+
+
 def _behind_first_word(line: str) -> str:
     quoted = False
     for index, letter in enumerate(line):

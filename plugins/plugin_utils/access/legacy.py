@@ -2,8 +2,7 @@
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
 """Telnet and its kin: what on this device is one of them, what starts it, and what takes it away for good.
 
-A service is what listens and what would start at boot, not what a package is called: the same telnetd hides
-    in an
+A service is what listens and what would start at boot, not what a package is called: the same telnetd hides in an
 inetd line, a systemd socket, an inittab entry or a boot script, on any port. Each finding names all the
 places that start it; one that listens and whose start cannot be found or switched off is reported as not
 handled, never dropped.
@@ -291,6 +290,9 @@ def by_command(parts: Sequence[str]) -> Kind | None:
     kind = by_program([program])
     if kind is not None:
         return kind
+    inner = boot_files.unwrapped(boot_files.served(parts))
+    if inner:
+        return by_command(inner) or _serves(inner)
     if _INTERPRETER.fullmatch(program):
         script = next((word for word in arguments if not word.startswith("-")), "")
         program = posixpath.basename(script)
@@ -302,6 +304,14 @@ def by_command(parts: Sequence[str]) -> Kind | None:
             if word in ("-h", "-d", "-r", "--directory", "--root"):
                 return by_name(posixpath.basename(after.rstrip("/")))
     return None
+
+
+def _serves(inner: list[str]) -> Kind | None:
+    """What it is that gives this to whoever connects."""
+    if _is_shell(inner):
+        # The oldest back door of all.
+        return _BY_NAME["debug server"]
+    return _BY_NAME["telnet"] if posixpath.basename(inner[0]) == "login" else None
 
 
 def by_socket(socket: Socket) -> Kind | None:
@@ -318,11 +328,20 @@ def _entry_kind(entry: boot_files.Entry) -> Kind | None:
         named = next((kind for kind in KINDS if entry.name in kind.services), None)
         served = boot_files.words(entry.command)
         found = named or by_program([entry.name, *entry.programs]) or by_command(boot_files.unwrapped(served))
-        # A shell for whoever connects is the oldest back door of all.
         return found or (_BY_NAME["debug server"] if _is_shell(served) else None)
-    return next(
-        (kind for kind in map(by_command, boot_files.called(entry.command)) if kind is not None), None
-    )
+    return _by_line(entry.command)
+
+
+def _by_line(command: str) -> Kind | None:
+    """The family of what a line of shell runs."""
+    calls = boot_files.called(command)
+    kind = next((one for one in map(by_command, calls) if one is not None), None)
+    if kind is None and "|" in command and any(map(boot_files.listens, calls)):
+        # A netcat that runs nothing gets its shell by pipes.
+        shells = (parts for parts in calls if posixpath.basename(parts[0]) != "su")
+        if any(boot_files.asks_nobody(shlex.join(parts)) for parts in shells):
+            return _BY_NAME["debug server"]
+    return kind
 
 
 def _is_shell(served: list[str]) -> bool:
@@ -347,11 +366,36 @@ def _would_start(unit: Mapping[str, Any]) -> bool:
     return starts or str(unit.get("active")) in ("active", "activating", "reloading", "listening")
 
 
-def asking(device: Mapping[str, Any]) -> str:
-    """sh that tells what systemd runs for each unit that would start; "" where there is no systemd.
+# Root's own; the probe sends them only where they start something at boot, because their other lines may hold secrets.
+_CRONTABS = ("/var/spool/cron/crontabs/root", "/var/spool/cron/root", "/etc/crontabs/root")
 
-    A socket that starts one service for each caller is asked for by an instance of that service's template.
+
+def asking(device: Mapping[str, Any]) -> str:
+    """sh that tells what systemd runs for each unit that would start, and shows texts that no facts may hold; "" where there
+    is nothing to ask.
     """
+    return _asking_units(device) + _asking_texts(device)
+
+
+def _asking_texts(device: Mapping[str, Any]) -> str:
+    paths: list[str] = []
+    if {"crond", "crontab"} & set(device.get("tools") or {}):
+        paths += [path for path in _CRONTABS if path not in (device.get("files") or {})]
+    omitted: Mapping[str, str] = device.get("files_omitted") or {}
+    paths += [path for path, why in sorted(omitted.items()) if _readable(path, why) and path not in paths]
+    return "".join(
+        f'if [ -r {shlex.quote(path)} ]; then blob "aside "{shlex.quote(path)} <{shlex.quote(path)}; fi\n'
+        for path in paths
+    )
+
+
+def _readable(path: str, why: str) -> bool:
+    """Whether a file that facts cannot hold can be read all the same."""
+    return bool(boot_files.kind_of(path)) and "UTF-8" in why
+
+
+def _asking_units(device: Mapping[str, Any]) -> str:
+    """A socket that starts one service for each caller is asked for by an instance of that service's template."""
     names = [
         name
         for name, unit in (device.get("units") or {}).items()
@@ -366,14 +410,25 @@ def asking(device: Mapping[str, Any]) -> str:
     named = {name.replace("@.", f"@{_INSTANCE}.") for name in names}
     asked = " ".join(shlex.quote(name) for name in sorted(named))
     listed = " ".join(shlex.quote(f"{stem}.socket".replace("@.", f"@{_INSTANCE}.")) for stem in sockets)
-    more = f"$(systemctl show -p Triggers --value {listed} 2>/dev/null || :)" if sockets else ""
-    return f"systemctl show -p Id -p ExecStart -p Triggers {asked} {more} 2>/dev/null | blob unit_commands\n"
+    # Timers and watched paths that wait now; one that is loaded and off tells so.
+    more = f"$(systemctl show -p Triggers --value {listed} '*.timer' '*.path' 2>/dev/null || :)"
+    # Consoles are told of by their whole pattern: what a generator started is enabled nowhere. Drop-ins in /etc are known.
+    return (
+        f"told=$(systemctl show -p Id -p ExecStart -p Triggers -p DropInPaths -p ActiveState {asked} {more} '*getty*.service' '*.timer' '*.path' 2>/dev/null) || :\n"
+        "printf '%s\\n' \"$told\" | blob unit_commands\n"
+        "for each in $(printf '%s\\n' \"$told\" | sed -n 's/^DropInPaths=//p'); do\n"
+        '  case "$each" in\n    /etc/*) ;;\n    *getty*/*.conf) if [ -f "$each" ]; then blob "drop_in $each" <"$each"; fi ;;\n'
+        "  esac\ndone\n"
+    )
 
 
 def with_commands(device: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
-    """The device with what ``asking`` found out: ``unit_commands``, unit -> command lines, those of its service for a socket."""
+    """The device with what ``asking`` found out: ``unit_commands``, unit -> command lines, those of its service for a socket or a
+    timer; and ``aside``, path -> text, secret.
+    """
     commands: dict[str, list[str]] = {}
     triggers: dict[str, list[str]] = {}
+    states: dict[str, str] = {}
     for block in reply.get("unit_commands").split("\n\n"):
         lines = block.splitlines()
         name = next((line[len("Id=") :] for line in lines if line.startswith("Id=")), "")
@@ -388,6 +443,9 @@ def with_commands(device: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
             if line.startswith("Triggers=")
             for each in line[len("Triggers=") :].split()
         ]
+        states[name] = next(
+            (line[len("ActiveState=") :] for line in lines if line.startswith("ActiveState=")), ""
+        )
     for name in list(commands):
         # The template is what the probe names, and what is to be masked.
         template = name.replace(f"@{_INSTANCE}.", "@.")
@@ -396,7 +454,27 @@ def with_commands(device: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
         stem = name.rpartition(".")[0]
         services = triggers[name] or [f"{stem}@{_INSTANCE}.service", f"{stem}.service"]
         commands[name] = [command for one in services for command in commands.get(one, [])]
-    return {**device, "unit_commands": commands}
+    units = dict(device.get("units") or {})
+    for name in [one for one in commands if one.endswith((".timer", ".path"))]:
+        if states[name] != "active":
+            del commands[name]
+            continue
+        commands[name] = [command for one in triggers[name] for command in commands.get(one, [])]
+        for one in (name, *triggers[name]):
+            units.setdefault(one, {"active": states.get(one, "inactive"), "enabled": "static", "path": ""})
+    prefix = "drop_in "
+    drop_ins = {key[len(prefix) :]: text for key, text in reply.records if key.startswith(prefix)}
+    files = {**(device.get("files") or {}), **drop_ins}
+    prefix = "aside "
+    aside = {key[len(prefix) :]: text for key, text in reply.records if key.startswith(prefix)}
+    return {
+        **device, "unit_commands": commands, "unit_triggers": triggers, "units": units, "files": files, "aside": aside
+    }  # fmt: skip
+
+
+def shown(device: Mapping[str, Any]) -> dict[str, Any]:
+    """The device without what facts must not hold."""
+    return {key: value for key, value in device.items() if key != "aside"}
 
 
 def _by_commands(device: Mapping[str, Any], unit: str) -> Kind | None:
@@ -406,7 +484,9 @@ def _by_commands(device: Mapping[str, Any], unit: str) -> Kind | None:
         parts = boot_files.unwrapped(boot_files.words(command))
         kind = by_command(parts)
         if kind is None and parts and posixpath.basename(parts[0]) in ("sh", "ash", "bash", "dash"):
-            kind = next((one for one in map(by_command, boot_files.called(" ".join(parts[2:]))) if one), None)
+            kind = _by_line(" ".join(parts[2:]))
+        if kind is None and unit.endswith(".socket") and parts and _is_shell(parts):
+            kind = _BY_NAME["debug server"]
         if kind is not None:
             return kind
     return None
@@ -435,12 +515,13 @@ def find(device: Mapping[str, Any], allow: Mapping[str, str]) -> list[Finding]:
     def finding(kind: Kind) -> Finding:
         return found.setdefault(kind.name, Finding(kind.name, reason=allow.get(kind.name, "")))
 
-    files: Mapping[str, str] = device.get("files") or {}
+    files = _texts(device)
     inetd_ports: dict[Socket, Kind] = {}
     for path in sorted(files):
         for entry in boot_files.entries(path, files[path]):
             kind = _entry_kind(entry)
             if kind is None:
+                _unsure(entry, finding)
                 continue
             if entry.kind == "unit" and not boot_files.is_drop_in(path):
                 finding(kind).units.add(entry.name)
@@ -452,7 +533,7 @@ def find(device: Mapping[str, Any], allow: Mapping[str, str]) -> list[Finding]:
             if not boot_files.can_switch_off(entry):
                 finding(kind).unhandled.append(
                     f"{entry.path} line {entry.line} starts it within a construct that cannot lose one line: "
-                    f"{entry.command}"
+                    f"{entry.command.encode('utf-8', 'replace').decode()}"
                 )
     units: Mapping[str, Mapping[str, Any]] = device.get("units") or {}
     for name, unit in units.items():
@@ -465,8 +546,56 @@ def find(device: Mapping[str, Any], allow: Mapping[str, str]) -> list[Finding]:
             kind = _BY_NAME["console"]
         if kind is not None:
             finding(kind).units.add(name)
+    _gettys(device, finding)
+    _timers(device, finding)
     _listeners(device, finding, found.get, inetd_ports)
     return [found[kind.name] for kind in KINDS if kind.name in found]
+
+
+def _texts(device: Mapping[str, Any]) -> dict[str, str]:
+    """Every file that starts something, those that facts must not hold included."""
+    return {**(device.get("files") or {}), **(device.get("aside") or {})}
+
+
+def _unsure(entry: boot_files.Entry, finding: Any) -> None:
+    """Say of a console that asks for no name itself that somebody has to look at what does."""
+    program = boot_files.lets_decide(entry.command) if entry.kind in ("inittab", "unit") else ""
+    if program:
+        finding(_BY_NAME["console"]).unhandled.append(
+            f"{entry.path} line {entry.line} opens a terminal without asking for a name, by {program}: look whether that asks "
+            "for a password"
+        )
+
+
+def _timers(device: Mapping[str, Any], finding: Any) -> None:
+    """What a timer of systemd, or a path that it watches, starts sooner or later."""
+    for name in device.get("unit_commands") or {}:
+        if name.endswith((".timer", ".path")):
+            kind = _by_commands(device, name)
+            if kind is not None:
+                finding(kind).units |= {name, *device["unit_triggers"][name]}
+
+
+def unread(device: Mapping[str, Any]) -> list[str]:
+    """In words, the files that start things at boot and that could not be read: nobody can say what they start."""
+    omitted: Mapping[str, str] = device.get("files_omitted") or {}
+    return [
+        f"{path} {why}, so what it starts was not looked at; look at it by hand, or make it readable"
+        for path, why in sorted(omitted.items())
+        if boot_files.kind_of(path) and path not in (device.get("aside") or {})
+    ]
+
+
+def _gettys(device: Mapping[str, Any], finding: Any) -> None:
+    """Consoles that ask nobody, as systemd understands all of their files, and that no drop-in explains."""
+    commands: Mapping[str, Sequence[str]] = device.get("unit_commands") or {}
+    for name, listed in commands.items():
+        if "getty" not in name or f"@{_INSTANCE}." in name or not any(map(boot_files.asks_nobody, listed)):
+            continue
+        console = finding(_BY_NAME["console"])
+        known = {entry.name for entry in console.entries} | console.units
+        if not known & {name, re.sub(r"@.*\.", "@.", name)}:
+            console.units.add(name)
 
 
 def _listeners(
@@ -497,6 +626,8 @@ def _listeners(
                 kind = by_name(unit.rpartition(".")[0].partition("@")[0])
             if process in _OTHERS:
                 continue
+        if kind is None and process in boot_files.NETCATS and _piped(finding_of("debug server"), socket):
+            kind = _BY_NAME["debug server"]
         if kind is None:
             kind = by_socket(socket)
             if kind is not None:
@@ -514,6 +645,15 @@ def _listeners(
             text = f"{process or 'an unknown process'} listens on {socket[1]}/{socket[0]}, and nothing that starts it was found"
             if text not in entry.unhandled:
                 entry.unhandled.append(text)
+
+
+def _piped(known: Finding | None, socket: Socket) -> bool:
+    """Whether a netcat on this socket is the one that a line found before feeds to a shell."""
+    return known is not None and any(socket[1] in _numbers(entry.command) for entry in known.entries)
+
+
+def _numbers(command: str) -> set[int]:
+    return {int(text) for text in re.findall(r"(?<![\w.])\d{1,5}(?![\w.])", command)}
 
 
 def _is_unit_of(device: Mapping[str, Any], unit: str, kind: Kind) -> bool:
@@ -544,6 +684,9 @@ def _accounts(entry: Finding, socket: Socket, supervised: bool) -> bool:
     if supervised:
         return any(one.kind in ("inetd", "xinetd") for one in entry.entries) or bool(entry.units)
     lines = [one for one in entry.entries if one.kind not in ("inetd", "xinetd")]
+    if entry.kind == "debug server":
+        said_by = [_numbers(one.command) for one in lines]
+        return any(not said or socket[1] in said for said in said_by) or bool(entry.units and not lines)
     if entry.kind not in _PORT_BY_ARGUMENT:
         # Their ports stand in files of their own.
         return bool(lines or entry.units)
@@ -594,7 +737,7 @@ class Plan:
 
 def plan(device: Mapping[str, Any], findings: Iterable[Finding]) -> Plan:
     """Files and commands that take away every finding without a reason to stay."""
-    files: Mapping[str, str] = device.get("files") or {}
+    files = _texts(device)
     result = Plan()
     texts: dict[str, str] = {}
     units: set[str] = set()
@@ -628,7 +771,10 @@ def plan(device: Mapping[str, Any], findings: Iterable[Finding]) -> Plan:
                     restart.append(entry.command)
     units |= _idle_supervisors(device, {**files, **texts}, texts)
     for path in sorted(texts):
-        result.files.append({"dest": path, "content": texts[path], "mode": "", "was": files[path]})
+        there = boot_files.place_of(path)
+        mode = "" if there == path else "0644"
+        file = {"dest": there, "content": texts[path], "mode": mode, "was": files[path]}
+        result.files.append({**file, "secret": True} if path in (device.get("aside") or {}) else file)
         if boot_files.kind_of(path) == "rc":
             result.check.append(f'sh -n "$(staged {shlex.quote(path)})"')
     for unit in sorted(units):

@@ -165,6 +165,7 @@ def plan(
     banner: str,
     admitted: Admission | None = None,
     answers: Answers | None = None,
+    password: bool = False,
 ) -> Plan:
     """The whole change for one device.
 
@@ -173,6 +174,7 @@ def plan(
         banner: the comment at the top of the file.
         admitted: who may log in; None where nobody said it.
         answers: what the device said about second factors; None where it was not asked.
+        password: whether this controller has a password for its login.
 
     Raises:
         Refused: the operator would lose the way in, or this sshd cannot be served.
@@ -192,6 +194,11 @@ def plan(
         for path, text in (device.get("files") or {}).items()
         if path.startswith("/etc/ssh/sshd_config")
     }
+    for path, why in sorted((device.get("files_omitted") or {}).items()):
+        if path.startswith("/etc/ssh/sshd_config"):
+            raise Refused(
+                f"{path} {why}, so what it says to sshd cannot be respected; correct it on the device and run again"
+            )
     if sshd_config.MAIN not in files:
         raise Refused(
             f"{sshd_config.MAIN} could not be read on this device; is sshd configured from another file?"
@@ -238,6 +245,9 @@ def plan(
     )
     where = sshd_config.place(files, [keyword for keyword, _ in wanted])
     before = files.get(where.path, "")
+    if where.path == sshd_config.MAIN and sshd_config.DROP_IN in files:
+        # Of an earlier run, from before something came to stand before it; whom it named would go on getting in.
+        result.files.append({"dest": sshd_config.DROP_IN, "state": "absent"})
     result.files += [{"dest": path, "content": f"{line}\n", "mode": "0644"} for path, line in shown]
     result.files += admission.files(admitted, options, banner, before, user, answers)
     if answers is not None:
@@ -265,6 +275,7 @@ def plan(
         admission.logins(admitted),
         _for_anybody(wanted, has, files, options),
         [keyword.lower() for keyword in options.options],
+        password,
     )
     return result
 
@@ -333,16 +344,10 @@ def _commands(
     logins: Sequence[tuple[str, str, Mapping[str, Sequence[str]]]],
     anybody: Mapping[str, Sequence[str]],
     said: Sequence[str],
+    password: bool,
 ) -> None:
     ssh = device["ssh"]
     sshd = shlex.quote(str(ssh.get("binary") or "/usr/sbin/sshd"))
-    staged = f'"$(staged {shlex.quote(where.path)})"'
-    # By an Include, as it will be: a Match block at the end of a drop-in must not swallow the main file.
-    whole = (
-        f"cat {staged}"
-        if where.path == sshd_config.MAIN
-        else f"printf 'Include \"%s\"\\n' {staged}; cat {sshd_config.MAIN}"
-    )
     unit = str(ssh.get("unit") or "")
     if not unit:
         raise Refused(
@@ -353,8 +358,12 @@ def _commands(
 
     def asked(file: str) -> str:
         """sh that asks sshd what it will do for the operator, and for all who have settings of their own."""
-        parts = [_expect(_effective(sshd, device, user) + file, _for_login(wanted, user, device), user)]
-        parts.append(_lets_in(_effective(sshd, device, user), device, user, behind_socket, said))
+        login = _effective(sshd, device, user, name='"$client"')
+        parts = [
+            _client_name(login + file, device),
+            _expect(login + file, _for_login(wanted, user, device), user),
+        ]
+        parts.append(_lets_in(login, device, user, behind_socket, said))
         parts.append(_expect(_effective(sshd, device, _NOBODY, _NOWHERE) + file, anybody, ""))
         for name, address, expected in logins:
             parts.append(_expect(_effective(sshd, device, name, address) + file, expected, name))
@@ -362,10 +371,13 @@ def _commands(
 
     # sshd wants its directory even for a test, and systemd takes it away while the service is stopped.
     result.check.append(
-        f"[ -d /run/sshd ] || mkdir -m 0755 /run/sshd\n"
-        f"whole=$(mktemp)\ntrap 'rm -f \"$whole\"' EXIT\n"
-        f'{{ {whole}; }} >"$whole"\n{sshd} -t -f "$whole"\n' + asked(' -f "$whole"')
-        # What the files say for the operator's own login, before anything is touched.
+        "[ -d /run/sshd ] || mkdir -m 0755 /run/sshd\n"
+        # The way back loads the files as they are now. What stands there and was never loaded must not shut the
+        # operator out then, though ours hides it as long as it is there.
+        + _way_back(sshd, device, user, behind_socket, [*said, *_ours_before(device)], password)
+        + f"\n{whole(sshd, where.path)}\n"
+        # What the files will say for the operator's own login, before anything is touched.
+        + asked(' -f "$whole"')
     )
     if behind_socket:
         # The socket itself stays: its port and addresses are none of ours. With one sshd for all connections its
@@ -381,14 +393,129 @@ def _commands(
     result.verify.append(asked(""))
 
 
-def _effective(sshd: str, device: Mapping[str, Any], user: str, address: str = "") -> str:
+def whole(sshd: str, place: str) -> str:
+    """sh that tests the configuration as it will be, and leaves it in the file ``$whole``.
+
+    Our drop-in of an earlier run must not be in it: what it says, a list of people for instance, would hide what the
+    device's own files say once it is gone. So the directory is copied as links, with the staged file in its place, and
+    the main file reads that one; complaints name the files as they are called.
+    """
+    ours = sshd_config.DROP_IN.rpartition("/")[2]
+    staged = f'ln -s "$(staged {sshd_config.DROP_IN})" "$parts/{ours}"\n' if place != sshd_config.MAIN else ""
+    return (
+        'whole=$(mktemp) parts=$(mktemp -d)\ntrap \'rm -rf "$whole" "$parts"\' EXIT\n'
+        f"for each in {sshd_config.DROP_IN_DIR}/*.conf; do\n"
+        f'  if [ -f "$each" ] && [ "$each" != {sshd_config.DROP_IN} ]; then ln -s "$each" "$parts"; fi\ndone\n{staged}'
+        f"sed '/^[[:space:]]*[Ii][Nn][Cc][Ll][Uu][Dd][Ee]/s|\\([[:space:]=\"'\\'']\\)\\(/etc/ssh/\\)\\{{0,1\\}}sshd_config\\.d/|\\1'\"$parts\"'/|g' "
+        f'"$(staged {sshd_config.MAIN})" >"$whole"\n'
+        f'said=$({sshd} -t -f "$whole" 2>&1) || {{\n'
+        f'  printf \'%s\\n\' "$said" | sed "s|$parts|{sshd_config.DROP_IN_DIR}|g; s|$whole|{sshd_config.MAIN}|g" >&2\n'
+        "  exit 1\n}"
+    )
+
+
+def _effective(sshd: str, device: Mapping[str, Any], user: str, address: str = "", name: str = "") -> str:
+    """How sshd is asked for a login.
+
+    Args:
+        name: by what name sshd knows the client, as a word of sh; by its address where this is left out.
+    """
     connection = device.get("connection") or {}
-    address = address or str(connection.get("client") or "127.0.0.1").partition("%")[0]
-    spec = f"user={user},host={address},addr={address}"
+    address = address or _client(device)
+    spec = shlex.quote(f"user={user},addr={address},host=")
+    spec += name or shlex.quote(address)
     server, port = str(connection.get("server") or "").partition("%")[0], connection.get("server_port")
     if server and port:
-        spec += f",laddr={server},lport={port}"
-    return f"{sshd} -T -C {shlex.quote(spec)}"
+        spec += shlex.quote(f",laddr={server},lport={port}")
+    return f"{sshd} -T -C {spec}"
+
+
+def _client(device: Mapping[str, Any]) -> str:
+    """This controller's address, as the device sees it."""
+    return str((device.get("connection") or {}).get("client") or "127.0.0.1").partition("%")[0]
+
+
+def _client_name(command: str, device: Mapping[str, Any]) -> str:
+    """sh that sets ``$client``: by what name this sshd knows the controller.
+
+    It is the address, unless UseDNS says otherwise and the name that belongs to the address leads back to it, which
+    is what sshd asks too.
+    """
+    address = shlex.quote(_client(device))
+    return rf"""client={address}
+if {command} | grep -qx 'usedns yes'; then
+  name=$(getent hosts {address} | {{ read -r _ found _ && printf '%s' "$found" | tr '[:upper:]' '[:lower:]'; }}) || name=''
+  case " $(getent ahosts "${{name:-.}}" | tr '\n\t' '  ') " in *" {_client(device)} "*) client=$name ;; esac
+fi"""
+
+
+def _ours_before(device: Mapping[str, Any]) -> list[str]:
+    """What an earlier run of ours set, in small letters: that was loaded, and proved by a login."""
+    files = device.get("files") or {}
+    text = str(files.get(sshd_config.DROP_IN, ""))
+    main = str(files.get(sshd_config.MAIN, ""))
+    kept = sshd_config.without_block(main).splitlines()
+    text += "".join(f"{line}\n" for line in main.splitlines() if line not in kept)
+    return [one.keyword for one in sshd_config.parse(sshd_config.MAIN, text)]
+
+
+def _way_back(
+    sshd: str,
+    device: Mapping[str, Any],
+    user: str,
+    behind_socket: bool,
+    said: Sequence[str],
+    password: bool,
+) -> str:
+    """sh that fails where the operator's login would not work any more with sshd's files as they are now.
+
+    The login works at this moment, so what is in its way was written and not loaded.
+
+    Args:
+        password: whether the controller has one to come with.
+    """
+    account = login_account(device)
+    command = _effective(sshd, device, user, name='"$client"')
+    values = {"%h": str(account["home"]).rstrip("/"), "%u": user, "%U": str(account.get("uid") or 0)}
+    filled = "".join(f"; s|{token}|{value}|g" for token, value in values.items())
+    by_password = password and account.get("password") not in ("locked", "none")
+    return rf"""{_client_name(command, device)}
+effective=$({command})
+{_lets_in(command, device, user, behind_socket, said)}
+printf '%s
+' "$effective" | {{
+root=yes keys=no files='' held='' other='' asked=''
+while read -r key value; do
+  case "$key" in
+    permitrootlogin) root=$value ;;
+    pubkeyauthentication) keys=$value ;;
+    authorizedkeysfile) files=$(printf '%s
+' "$value" | sed {shlex.quote("s|%%|%|g" + filled)}) ;;
+    authorizedkeyscommand|trustedusercakeys) [ "$value" = none ] || held=yes ;;
+    gssapiauthentication|hostbasedauthentication|kerberosauthentication) [ "$value" != yes ] || other=yes ;;
+    passwordauthentication|kbdinteractiveauthentication|challengeresponseauthentication) [ "$value" != yes ] || asked=yes ;;
+  esac
+done
+for file in $files; do
+  case "$file" in /*) ;; *) file={shlex.quote(values["%h"])}/$file ;; esac
+  if [ -s "$file" ]; then held=yes; fi
+done
+bad=''
+[ "$keys" = yes ] || bad="$bad, PubkeyAuthentication $keys"
+[ -n "$held" ] || bad="$bad, no key in AuthorizedKeysFile $files"
+way=$other
+[ -n "$bad" ] || way=yes
+[ {shlex.quote(user)} = root ] || root=yes
+case "$root" in
+  no | forced-commands-only) way='' bad=", PermitRootLogin $root" ;;
+  *) [ "{"yes" if by_password else "no"} $asked $root" != 'yes yes yes' ] || way=yes ;;
+esac
+[ -n "$way" ] || {{
+  printf '%s
+' "what stands in sshd's files and was not loaded yet would shut out the login of {user} as soon as sshd starts again, which this change and the way back from it do: ${{bad#, }}. Correct it on the device and run again" >&2
+  exit 1
+}}
+}}"""
 
 
 def _for_login(
@@ -505,18 +632,22 @@ def _lets_in(
     # What our own settings name is only on its way when this is asked.
     ours = shlex.quote(admission.REVOKED)
     endings = {
+        "refuseconnection": '[ "$value" != yes ] || bad="$bad, RefuseConnection ends its connection"',
+        "maxstartups": 'case "$value" in 0:*) bad="$bad, MaxStartups $value lets nobody come" ;; esac',
+        "sshdsessionpath|sshdauthpath": '[ -x "$value" ] || bad="$bad, $key $value is not there"',
         "forcecommand": '[ "$value" = none ] || bad="$bad, ForceCommand $value ends every login"',
         "chrootdirectory": '[ "$value" = none ] || bad="$bad, ChrootDirectory $value takes its files away"',
         "maxsessions": '[ "$value" != 0 ] || bad="$bad, MaxSessions 0 gives it no session"',
         "revokedkeys": f'case "$value" in none|{ours}) ;; *) [ -r "$value" ] || bad="$bad, RevokedKeys $value is not '
         'there, so every key is refused" ;; esac',
     }
-    ends = "".join(f"    {key}) {test} ;;\n" for key, test in endings.items() if key not in said)
+    ends = "".join(
+        f"    {key}) {test} ;;\n" for key, test in endings.items() if not set(key.split("|")) & set(said)
+    )
     return rf"""
 groups=$(id -Gn {shlex.quote(user)} 2>/dev/null || :)
 fits() {{ case {shlex.quote(user)} in $1) true ;; *) false ;; esac; }}
 may='' not=''
-names=$(printf '%s\n' "$effective" | sed -n 's/^usedns //p')
 judge=$(mktemp)
 {{
   printf '%s\n' "$effective" | sed -n 's/^hostkey /HostKey /p'
@@ -525,7 +656,11 @@ judge=$(mktemp)
 printf '%s\n' "$effective" | while read -r key value; do
   case "$key" in allowusers) says='MaxSessions 2' ;; denyusers) says='MaxAuthTries 2' ;; *) continue ;; esac
   case "$value" in *@*) ;; *) continue ;; esac
-  if fits "${{value%@*}}"; then printf 'Match Address "%s"\n  %s\n' "${{value##*@}}" "$says"; fi
+  # A name that fits counts too, unless an address is excluded.
+  if fits "${{value%@*}}"; then
+    printf 'Match Address "%s"\n  %s\n' "${{value##*@}}" "$says"
+    case "$value" in *!*) ;; *) printf 'Match Host "%s"\n  %s\n' "${{value##*@}}" "$says" ;; esac
+  fi
 done >>"$judge"
 if grep -q '^Match' "$judge"; then
   if judged=$({command} -f "$judge"); then
@@ -551,7 +686,6 @@ while read -r key value; do
     allowusers)
       [ "$users" = yes ] || users=$may
       case "$value" in
-        *@*[g-zG-Z]*) if [ "$names" = yes ] && fits "${{value%@*}}"; then users=yes; fi ;;
         *@*) ;;
         *) if fits "$value"; then users=yes; fi ;;
       esac

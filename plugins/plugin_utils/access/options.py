@@ -58,54 +58,6 @@ class SshOptions:
         return bool(self.users or self.groups)
 
 
-_KEY_OPTIONS = frozenset(
-    [
-        "agent-forwarding",
-        "cert-authority",
-        "command",
-        "environment",
-        "expiry-time",
-        "from",
-        "no-agent-forwarding",
-        "no-port-forwarding",
-        "no-pty",
-        "no-touch-required",
-        "no-user-rc",
-        "no-x11-forwarding",
-        "permitlisten",
-        "permitopen",
-        "port-forwarding",
-        "principals",
-        "pty",
-        "restrict",
-        "tunnel",
-        "user-rc",
-        "verify-required",
-        "x11-forwarding",
-    ]
-)
-"""sshd(8), AUTHORIZED_KEYS FILE FORMAT; a line with another option lets nobody in."""
-
-
-def _wrong_with(key: str) -> str:
-    """Why a line of ssh_authorized_keys would let nobody in, or not for long; "" where it would."""
-    if "\n" in key or not key.isprintable() or not host_keys.fingerprint(key):
-        return "it is no key"
-    encoded = host_keys.blob(key)
-    *before, kind = key[: key.rindex(encoded)].split() or [""]
-    if certificates.kind_of(encoded) != kind:
-        return f"the key in it is of the type {certificates.kind_of(encoded) or 'none'}"
-    if not certificates.is_whole(encoded):
-        return "the key in it was cut"
-    bare = re.sub(r'"(\\.|[^"\\])*"', "", " ".join(before))
-    names = {part.partition("=")[0].strip().lower() for part in bare.split(",")} - {""}
-    if names - _KEY_OPTIONS:
-        return f"{sorted(names - _KEY_OPTIONS)[0]!r} in front of the key is no option of sshd"
-    if "expiry-time" in names:
-        return "expiry-time would lock this inventory out on that day; leave it out, and take the key away when it is time"
-    return ""
-
-
 def parse(values: Mapping[str, Any]) -> SshOptions:
     """The options of the action plugin, without their ``ssh_`` in front.
 
@@ -128,12 +80,7 @@ def parse(values: Mapping[str, Any]) -> SshOptions:
         if name in got:
             got[name] = _texts(f"ssh_{name}", got[name])
     for index, key in enumerate(got.get("authorized_keys", ())):
-        problem = _wrong_with(key)
-        if problem:
-            raise OptionError(
-                f"ssh_authorized_keys[{index}]: expected one line of an OpenSSH public key "
-                f"(such as the content of id_ed25519.pub), found {key[:40]!r}: {problem}"
-            )
+        _operators_key(f"ssh_authorized_keys[{index}]", key)
     for index, user in enumerate(got.get("allow_users", ())):
         if not _USER.fullmatch(user):
             raise OptionError(f"ssh_allow_users[{index}]: expected the name of an account, found {user!r}")
@@ -190,6 +137,43 @@ def parse(values: Mapping[str, Any]) -> SshOptions:
     return SshOptions(**got)
 
 
+_KEY_OPTIONS = frozenset(
+    ("from", "environment", "restrict", "pty", "user-rc", "port-forwarding", "agent-forwarding", "x11-forwarding", "permitopen",
+     "permitlisten", "tunnel", "no-pty", "no-user-rc", "no-port-forwarding", "no-agent-forwarding", "no-x11-forwarding",
+     "no-touch-required", "verify-required", "cert-authority", "principals")
+)  # fmt: skip
+
+
+def _operators_key(where: str, key: str) -> None:
+    """Refuse a line that would not let the operator in, or not for long."""
+    encoded = host_keys.blob(key)
+    stated = re.search(rf"(\S+)\s+{re.escape(encoded)}", key)
+    if (
+        "\n" in key
+        or not key.isprintable()
+        or not certificates.is_whole(encoded)
+        or not stated
+        or stated[1] != certificates.kind_of(encoded)
+    ):
+        raise OptionError(
+            f"{where}: expected one line of an OpenSSH public key "
+            f"(such as the content of id_ed25519.pub), found {key[:40]!r}"
+        )
+    for option in host_keys.options_of(key):
+        if option == "command":
+            raise OptionError(
+                f"{where}: this key runs one command only, and the login of Ansible needs a shell"
+            )
+        if option == "expiry-time":
+            raise OptionError(
+                f"{where}: this key ends at a time, and with it the operator's way in; give a key without expiry-time"
+            )
+        if option not in _KEY_OPTIONS:
+            raise OptionError(
+                f"{where}: sshd knows no option {option!r} in front of a key, found {key[:40]!r}"
+            )
+
+
 def _people(got: dict[str, Any]) -> None:
     """Who may log in, and the certificates; what contradicts itself is refused here."""
     if "users" in got:
@@ -201,7 +185,11 @@ def _people(got: dict[str, Any]) -> None:
     if "revoked_keys" in got:
         got["revoked_keys"] = certificates.parse_revocations("ssh_revoked_keys", got["revoked_keys"])
     for index, line in enumerate(got.get("host_certificates", ())):
-        if not certificates.parse(line).host:
+        try:
+            host = certificates.parse(line).host
+        except certificates.CertificateError as error:
+            raise OptionError(f"ssh_host_certificates[{index}]: {error}") from None
+        if not host:
             raise OptionError(
                 f"ssh_host_certificates[{index}]: expected a host certificate (ssh-keygen -h), found one for users"
             )

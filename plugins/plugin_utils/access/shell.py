@@ -46,8 +46,30 @@ stop_holders() {
     [ "$pid" -gt 1 ] || continue
     name=''
     read -r name <"/proc/$pid/comm" 2>/dev/null || continue
-    case "$only" in *" $name "*) kill "$pid" 2>/dev/null || : ;; esac
+    case "$only" in *" $name "*) stop_loop "$pid"; kill "$pid" 2>/dev/null || : ;; esac
   done
+}
+about() { # PID: sets name, parent and tty
+  name='' line='' parent=0 tty=0
+  { read -r name <"/proc/$1/comm" && read -r line <"/proc/$1/stat"; } 2>/dev/null || return 0
+  # The name may hold anything; what follows the last ") " is state, parent, group, session and terminal.
+  # shellcheck disable=SC2086
+  set -- ${line##*) }
+  parent=$2 tty=$5
+}
+stop_loop() { # PID: ends the shell that would start it again, unless somebody sits at it or it looks after others too
+  about "$1"
+  loop=$parent
+  [ "$loop" -gt 1 ] || return 0
+  about "$loop"
+  case "$name:$tty" in sh:0 | ash:0 | bash:0 | dash:0 | hush:0) ;; *) return 0 ;; esac
+  about "$parent"
+  case "$name" in sshd* | dropbear | login | su | sudo) return 0 ;; esac
+  for each in /proc/[0-9]*; do
+    about "${each#/proc/}"
+    if [ "$parent" = "$loop" ] && [ "$each" != "/proc/$1" ]; then return 0; fi
+  done
+  kill "$loop" 2>/dev/null || :
 }
 reload_named() {
   for each in /proc/[0-9]*/comm; do
@@ -83,8 +105,8 @@ def ports(sockets: Iterable[tuple[str, int]]) -> str:
 
 
 def stop_holders(names: Iterable[str], sockets: Iterable[tuple[str, int]]) -> str:
-    """Ends processes of these names that listen on these sockets. Their sessions of today, which do not
-    listen, live on.
+    """Ends processes of these names that listen on these sockets, and loops of shell that start them. Their sessions of
+    today, which do not listen, live on.
 
     Args:
         names: as the kernel knows them (``/proc/PID/comm``, at most 15 bytes).

@@ -29,6 +29,7 @@ class Plan:
         gone: public host keys (blobs) that the device no longer has afterwards.
         stays: public host keys that it keeps showing.
         notes: what an operator should know, in words.
+        forgets: files of which no generation may keep what stands in them now.
     """
 
     files: list[dict[str, Any]] = field(default_factory=list)
@@ -41,6 +42,7 @@ class Plan:
     gone: list[str] = field(default_factory=list)
     stays: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    forgets: list[str] = field(default_factory=list)
     new_daemon: bool = True
 
 

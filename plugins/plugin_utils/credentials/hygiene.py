@@ -64,15 +64,13 @@ def look(
     keep_shells: Collection[str],
     no_shell: str,
     has_shadow: bool,
-    any_may_have_keys: str = "",
 ) -> Tidying:
     """What is wrong with the account files, and what is to be done.
 
     Args:
         modes: file -> (symbolic mode, owner, group) of the files that hold hashes.
         login: the account with which Ansible logs in; nothing may happen to it.
-        with_keys: accounts that have keys, or principals for certificates: somebody logs in with them.
-        any_may_have_keys: what lets in accounts that no file on the device names, "" for nothing.
+        with_keys: accounts that have keys: somebody logs in with them.
         keep_shells: service accounts that need their shell.
         no_shell: a program on the device that lets nobody in; "" where there is none.
     """
@@ -95,7 +93,7 @@ def look(
                 )
             )
         if 0 < one.uid < FIRST_PERSON or one.name == "nobody":
-            _service(result, one, login, with_keys, keep_shells, no_shell, any_may_have_keys)
+            _service(result, one, login, with_keys, keep_shells, no_shell)
     for path, (mode, owner, group) in sorted(modes.items()):
         readers = group in ("root", "shadow")
         allowed = mode[7:10] == "---" and mode[5] == mode[6] == "-" and owner == "root"
@@ -114,17 +112,13 @@ def _service(
     with_keys: Collection[str],
     keep_shells: Collection[str],
     no_shell: str,
-    any_may_have_keys: str,
 ) -> None:
     # An empty field means /bin/sh.
     if posixpath.basename(one.shell or "sh") not in SHELLS or one.name == login or one.name in keep_shells:
         return
     why = f"is a service account with the shell {one.shell or '/bin/sh'}"
     if one.name in with_keys or hashing.scheme(one.field) not in ("locked", "empty"):
-        why += "; kept, because it has a password or keys: somebody logs in with it"
-        result.remarks.append(Remark(one.name, why, ""))
-    elif any_may_have_keys:
-        why += f"; kept, because {any_may_have_keys} may let it in: give it nologin if nobody logs in with it"
+        why += "; kept, because it has a password, keys or certificates: somebody logs in with it"
         result.remarks.append(Remark(one.name, why, ""))
     elif no_shell:
         result.shells[one.name] = no_shell

@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access import sshd_config
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.second_factor import PRINCIPALS_DIR
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import hashing, shadow
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.quiet import quiet
@@ -46,11 +47,11 @@ done
 for file in /lib/security /lib64/security /usr/lib/security /lib/*/security /usr/lib/*/security; do
   if [ -e "$file/pam_faillock.so" ]; then say faillock "$file/pam_faillock.so"; fi
 done
-for file in PRINCIPALS/*; do
-  if [ -f "$file" ]; then say principal "${file##*/}"; fi
-done
 for file in /usr/sbin/nologin /sbin/nologin /bin/false; do
   if [ -x "$file" ]; then say no_shell "$file"; fi
+done
+for file in PRINCIPALS/*; do
+  if [ -s "$file" ]; then say principals "${file##*/}"; fi
 done
 for file in /sys/class/net/*/address; do
   line=
@@ -172,6 +173,42 @@ def read(action: Any, exchange: Exchange, more: str = "") -> Found:
         pam={key: value for key, value in reply.records if key.startswith("/etc/pam.d/")},
         reply=reply,
     )
+
+
+def without_passwords(device: Mapping[str, Any], found: Found) -> set[str]:
+    """Accounts that somebody may log in to without their password: by a key, a certificate, or what a program answers.
+
+    Where it cannot be known of whom a CA or a program speaks, all of them.
+    """
+    names = {str(one["name"]) for one in device.get("accounts") or [] if one.get("authorized_keys")}
+    said = _sshd_says(device)
+    by_program = any(value != "none" for value in said("authorizedkeyscommand"))
+    by_name = any(value != "none" for value in said("authorizedprincipalscommand"))
+    if any(value != "none" for value in said("trustedusercakeys")):
+        lists = set(said("authorizedprincipalsfile")) - {f"{PRINCIPALS_DIR}/%u"}
+        by_name = by_name or bool(lists - {"none"}) or not said("authorizedprincipalsfile") or "none" in lists
+        prefix = f"{PRINCIPALS_DIR}/"
+        names |= set(found.reply.all("principals"))
+        names |= {path[len(prefix) :] for path in device.get("files") or {} if path.startswith(prefix)}
+    return names | {one.name for one in found.accounts} if by_program or by_name else names
+
+
+def _sshd_says(device: Mapping[str, Any]) -> Callable[[str], list[str]]:
+    """What sshd's settings say to a keyword, whoever it is for: its files, which a prediction has too, else what it answers."""
+    config: Mapping[str, Sequence[str]] = (device.get("ssh") or {}).get("config") or {}
+    files: Mapping[str, str] = device.get("files") or {}
+    listed = [
+        one
+        for path, text in files.items()
+        if path.startswith(sshd_config.MAIN)
+        for one in sshd_config.parse(path, text)
+    ]
+
+    def said(keyword: str) -> list[str]:
+        written = [one.arguments.strip('"') for one in listed if one.keyword == keyword]
+        return written or [*config.get(keyword, ())]
+
+    return said
 
 
 def trial(device: Mapping[str, Any]) -> str:

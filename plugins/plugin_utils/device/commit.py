@@ -33,7 +33,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device import (
     room,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import (
-    NEW_CONNECTION,
     Exchange,
     ExchangeError,
     Reply,
@@ -624,7 +623,8 @@ class _Driver:
         with open(path, "w", encoding="utf-8") as handle:
             for key in self.wanted.confirm.host_keys:
                 words = key.split()
-                handle.write(f"{NEW_CONNECTION} {words[0]} {words[1]}\n")
+                # For this one device, by whatever name ssh looks it up (HostKeyAlias, HostName and Port of its own files).
+                handle.write(f"* {words[0]} {words[1]}\n")
         return path
 
     # --- what is reported -----------------------------------------------------------------------------------

@@ -28,8 +28,6 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 
-NEW_CONNECTION = "sallyport-new-connection"
-"""The name by which a new connection looks its host keys up, whatever the site's ssh settings make of the address."""
 _HOST_KEY = ("Host key verification failed", "IDENTIFICATION HAS CHANGED", "Host Key checking is enabled")
 # What stands around the words that matter: Ansible's own introduction, and ssh's notes and drawings.
 _INTRODUCTION = re.compile(
@@ -222,8 +220,7 @@ class Exchange:
         """Within this block exchanges open a connection of their own, sharing nothing with an earlier one.
 
         Args:
-            known_hosts: a file of host keys that alone is to be believed, of the name ``NEW_CONNECTION``; else the
-                site's own settings.
+            known_hosts: a file of host keys that alone is to be believed, else the site's own settings.
             timeout: seconds for the connection to open; 0 for the site's own.
         """
         if self.transport != "ssh":
@@ -237,7 +234,7 @@ class Exchange:
         if known_hosts:
             first += (
                 f" -o UserKnownHostsFile={shlex.quote(known_hosts)} -o GlobalKnownHostsFile=/dev/null"
-                f" -o StrictHostKeyChecking=yes -o HostKeyAlias={NEW_CONNECTION}"
+                " -o StrictHostKeyChecking=yes"
             )
         try:
             connection.set_option("ssh_args", f"{first} {saved['ssh_args'] or ''}".strip())

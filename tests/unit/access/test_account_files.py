@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.sallyport.iot.plugins.action import credentials
 from ansible_collections.sallyport.iot.plugins.action.credentials import DUE, Change, _texts
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import (
     handover,
@@ -89,7 +88,6 @@ def test_text_that_no_scheme_has_made_is_no_password(field: str) -> None:
         (account("person", 1000), {}, {}),
         (account("svc", 998), {"login": "svc"}, {}),
         (account("svc", 998), {"with_keys": ["svc"]}, {}),
-        (account("svc", 998), {"any_may_have_keys": "AuthorizedKeysCommand"}, {}),
         (account("svc", 998), {"keep_shells": ["svc"]}, {}),
         (account("svc", 998, field="$6$a$b"), {}, {}),
         (account("svc", 998), {"no_shell": ""}, {}),
@@ -246,24 +244,6 @@ def test_a_last_word_that_is_not_taken_says_where_the_passwords_are(tmp_path: Pa
     assert handover.concluded(fails, taken=False) == ""
 
 
-def test_who_logs_in_by_certificate_or_by_a_program_keeps_the_shell() -> None:
-    found = reading.Found([], {}, {}, {}, {}, Reply((("principal", "svc"),), 0))
-    device = {
-        "accounts": [{"name": "git", "authorized_keys": 1}, {"name": "daemon", "authorized_keys": 0}],
-        # By the ssh role, in check mode.
-        "files": {"/etc/ssh/sallyport/principals/deploy": "deploy\n", "/etc/inittab": ""},
-    }
-    assert credentials._with_keys(device, found) == {"svc", "git", "deploy"}
-
-    def setting(**config: list[str]) -> str:
-        return credentials._unnamed_keys({"ssh": {"config": config}})
-
-    assert setting(authorizedkeyscommand=["/usr/bin/keys", "%u"]) == "AuthorizedKeysCommand"
-    assert setting(trustedusercakeys=["/etc/ca"], authorizedprincipalsfile=["none"]) == "TrustedUserCAKeys"
-    assert setting(trustedusercakeys=["/etc/ca"], authorizedprincipalsfile=["/etc/p/%u"]) == ""
-    assert setting(authorizedkeyscommand=["none"], trustedusercakeys=["none"]) == setting() == ""
-
-
 def test_the_same_password_under_two_salts_is_found_and_remembered(tmp_path: Path) -> None:
     one = account("root", 0, field=hashing.hash_password("Fleet-Wide-1", "md5"))
     fleet = {"Fleet-Wide-1": ["gw2"]}
@@ -303,3 +283,38 @@ def test_a_replaced_password_is_no_longer_due_and_one_that_must_change_is() -> N
         f"a:h2:{day}:0:99999:7:::\nb:h1:0:0:99999:7:::\nc:*:19000:0:99999:7:::\n"
         for day in (today, today - 1)
     }
+
+
+OURS = "/etc/ssh/sallyport/principals"
+MAIN = "/etc/ssh/sshd_config"
+
+
+@pytest.mark.parametrize(
+    ("config", "files", "expected"),
+    [
+        ({}, {}, {"keyed"}),
+        ({"trustedusercakeys": ["none"], "authorizedkeyscommand": ["none"]}, {}, {"keyed"}),
+        ({"trustedusercakeys": ["/ca"], "authorizedprincipalsfile": [f"{OURS}/%u"]}, {}, {"keyed", "signed"}),
+        # The name itself is the principal, or somebody else's list says whose it is.
+        ({"trustedusercakeys": ["/ca"], "authorizedprincipalsfile": ["none"]}, {}, {"keyed", "signed", "svc"}),
+        ({"trustedusercakeys": ["/ca"]}, {}, {"keyed", "signed", "svc"}),
+        ({"trustedusercakeys": ["/ca"], "authorizedprincipalsfile": ["/etc/who/%u"]}, {}, {"keyed", "signed", "svc"}),
+        ({"authorizedkeyscommand": ["/usr/bin/keys %u"]}, {}, {"keyed", "signed", "svc"}),
+        ({"authorizedkeyscommand": ["none"]}, {MAIN: "Match User git\n AuthorizedKeysCommand /bin/keys\n"},
+         {"keyed", "signed", "svc"}),
+        # As a prediction leaves it: sshd itself still says what was before.
+        ({"trustedusercakeys": ["none"], "authorizedprincipalsfile": ["none"]},
+         {f"{MAIN}.d/00-sallyport.conf": f"TrustedUserCAKeys /ca\nAuthorizedPrincipalsFile {OURS}/%u\n", f"{OURS}/svc": "svc\n"},
+         {"keyed", "signed", "svc"}),
+    ],
+)  # fmt: skip
+def test_who_comes_by_certificate_or_by_a_programs_answer_logs_in_too(
+    config: dict[str, list[str]], files: dict[str, str], expected: set[str]
+) -> None:
+    device = {
+        "accounts": [{"name": "keyed", "authorized_keys": 1}, {"name": "svc", "authorized_keys": 0}],
+        "ssh": {"config": config}, "files": files,
+    }  # fmt: skip
+    named = [account(name, 990) for name in sorted(expected | {"svc"})]
+    found = reading.Found(named, {}, {}, {}, {}, Reply((("principals", "signed"),), 0))
+    assert reading.without_passwords(device, found) == expected

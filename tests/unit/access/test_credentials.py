@@ -48,6 +48,33 @@ def test_a_default_password_is_found_under_every_scheme_and_another_is_not(schem
     assert judge.judge(account(made(scheme, "Zk7qPq2m")), guesses).verdict == "unique"
 
 
+@pytest.mark.parametrize(
+    ("setting", "scheme"),
+    [
+        ("$2a$04$abcdefghijklmnopqrstuu", "bcrypt"), ("$2y$04$abcdefghijklmnopqrstuu", "bcrypt"), ("$7$6U..../....abcd", "scrypt"),
+        ("$gy$j75$abcdefghijklmnopqrstu.", "gost-yescrypt"), ("_J9..abcd", "bsdi-des"), ("$sm3$abcdefgh", "sm3"),
+    ],
+)  # fmt: skip
+def test_rarer_schemes_are_known_by_name_and_judged_where_this_library_can(setting: str, scheme: str) -> None:
+    assert hashing.scheme(setting.ljust(20, "x")) == scheme
+    hashed = hashing.compute("xc3511", setting)
+    if hashed is None:
+        assert judge.judge(account(setting.ljust(20, "x")), ["xc3511"]).verdict == "not assessed"
+        return
+    assert hashing.scheme(hashed) == scheme
+    assert judge.judge(account(hashed), ["no", "xc3511"]).verdict == "default"
+    assert judge.judge(account(hashed), ["no"]).verdict == "unique"
+
+
+def test_a_hash_that_the_library_gives_back_in_another_form_is_not_assessed() -> None:
+    # It cuts a salt after eight letters: no guess could ever match this one.
+    asked = "$1$saltsaltmore$" + "x" * 22
+    answer = hashing.compute("xc3511", asked)
+    assert answer is None or answer.startswith("$1$saltsalt$")
+    assert judge.judge(account(asked), ["xc3511"]).verdict == "not assessed"
+    assert hashing.compute("x", "$8$nobody$knows") is None
+
+
 @pytest.mark.parametrize("option", ["-1", "-5", "-6"])
 def test_hashes_that_another_program_made_are_read(option: str) -> None:
     openssl = shutil.which("openssl")

@@ -35,15 +35,24 @@ def test_the_boot_hooks_line_comes_in_front_of_inittab_once_and_only_with_busybo
     assert seen({**gateway, "init": "systemd"}, [])["/etc/inittab"] == "old\n"
 
 
-def test_keys_that_the_run_would_give_to_people_are_counted_for_the_role_that_comes_next() -> None:
-    people = [{"name": name, "authorized_keys": 0} for name in ("root", "alice", "bob")]
+def test_keys_that_people_would_get_count_for_the_next_role() -> None:
+    device = {
+        "login_user": "root", "files": {},
+        "accounts": [{"name": name, "authorized_keys": 0} for name in ("root", "alice", "bob", "carol")],
+    }  # fmt: skip
     entries = [
         {
             "dest": "/etc/ssh/authorized_keys.d/alice",
-            "content": "# ours\nssh-ed25519 A a\n\nssh-ed25519 B b\n",
-        }
+            "content": "# ours\nssh-ed25519 AAAA a\nssh-ed25519 AAAB b\n",
+        },
+        {"dest": "/etc/ssh/authorized_keys.d/bob", "content": "# ours\n"},
+        {"dest": "/etc/ssh/authorized_keys.d/carol", "state": "absent"},
     ]
-    device = {"login_user": "root", "accounts": people}
-    result = driver.with_fresh_facts(ACTION, {"state": "would_change"}, device, entries, keys=1)
-    found = {a["name"]: a["authorized_keys"] for a in result["ansible_facts"][inquiry.FACT]["accounts"]}
-    assert found == {"root": 1, "alice": 2, "bob": 0}
+    result = driver.with_fresh_facts(ACTION, {"state": "would_change"}, device, entries, 1)
+    accounts = result["ansible_facts"][inquiry.FACT]["accounts"]
+    assert {one["name"]: one["authorized_keys"] for one in accounts} == {
+        "root": 1,
+        "alice": 2,
+        "bob": 0,
+        "carol": 0,
+    }

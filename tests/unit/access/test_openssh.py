@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.sallyport.iot.plugins.plugin_utils.access import openssh, options
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access import openssh, options, sshd_config
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.algorithms import Algorithms
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.options import OptionError, SshOptions
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access.ssh_plan import Refused
@@ -96,6 +97,15 @@ def test_a_user_with_a_key_of_his_own_needs_none_from_us() -> None:
     assert [entry["dest"] for entry in plan.files] == ["/etc/ssh/sshd_config.d/00-sallyport.conf"]
 
 
+def test_a_file_of_sshd_that_could_not_be_read_is_refused_by_name() -> None:
+    for path in (sshd_config.MAIN, f"{sshd_config.DROP_IN_DIR}/50-vendor.conf"):
+        one = {**device(), "files_omitted": {path: "is not UTF-8", "/etc/inittab": "is not UTF-8"}}
+        with pytest.raises(
+            Refused, match=f"{path} is not UTF-8, so what it says to sshd cannot be respected"
+        ):
+            openssh.plan(one, SshOptions(authorized_keys=(KEY,)), LISTS, {}, "ours")
+
+
 def test_a_daemon_that_no_unit_starts_is_refused() -> None:
     with pytest.raises(Refused, match="runs without a systemd unit"):
         openssh.plan(device(unit=""), SshOptions(authorized_keys=(KEY,)), LISTS, {}, "ours")
@@ -111,6 +121,22 @@ def test_the_daemon_is_restarted_never_reloaded() -> None:
     [
         ({"authorized_keys": ["ssh-ed25519 nonsense"]}, r"ssh_authorized_keys\[0\]: expected one line"),
         ({"authorized_keys": [KEY + "\nssh-rsa AAAA"]}, r"ssh_authorized_keys\[0\]"),
+        ({"authorized_keys": ["ssh-ed25519 AAAA"]}, r"ssh_authorized_keys\[0\]: expected one line"),
+        (
+            {"authorized_keys": [KEY.replace("oyAF me", "")]},
+            r"ssh_authorized_keys\[0\]: expected one line",
+        ),
+        (
+            {"authorized_keys": [KEY.replace("ssh-ed25519", "ssh-rsa")]},
+            r"ssh_authorized_keys\[0\]: expected one line",
+        ),
+        ({"authorized_keys": [f'from="10.0.0.0/8",command="/bin/false" {KEY}']}, "runs one command only"),
+        ({"authorized_keys": [f'Expiry-Time="20261128" {KEY}']}, "this key ends at a time"),
+        ({"authorized_keys": [f"host.example {KEY}"]}, "sshd knows no option 'host.example'"),
+        (
+            {"host_certificates": ["x"]},
+            r"ssh_host_certificates\[0\]: expected one line of an OpenSSH certificate, found 'x'",
+        ),
         ({"authorized_keys": KEY}, "ssh_authorized_keys: expected a list of text, found str"),
         ({"allow_users": ["a b"]}, r"ssh_allow_users\[0\]: expected the name of an account, found 'a b'"),
         ({"exempt_sources": ["10.0.0.1/8"]}, r"ssh_exempt_sources\[0\]: expected a CIDR"),
@@ -124,6 +150,11 @@ def test_the_daemon_is_restarted_never_reloaded() -> None:
 def test_wrong_variables_are_named_with_what_was_expected(values: dict[str, Any], text: str) -> None:
     with pytest.raises(OptionError, match=text):
         options.parse(values)
+
+
+def test_an_operators_key_may_have_options_that_keep_its_login_whole() -> None:
+    lines = [KEY, f'from="10.0.0.0/8,!10.1.0.0/16",no-pty,environment="A=b, c" {KEY}', f"restrict,pty {KEY}"]
+    assert options.parse({"authorized_keys": lines}).authorized_keys == tuple(lines)
 
 
 def test_a_controller_within_a_management_zone_is_not_named_by_itself() -> None:
@@ -145,11 +176,15 @@ if "-f" not in arguments:
     print(open("{said}").read())
     sys.exit()
 client = ipaddress.ip_address(re.search("addr=([^,]+)", " ".join(arguments))[1])
+name = re.search("host=([^,]+)", " ".join(arguments))[1]
 values, inside = {{"maxsessions": "1", "maxauthtries": "1"}}, True
 for line in open(arguments[arguments.index("-f") + 1]):
     keyword, _, value = line.strip().partition(" ")
     if keyword == "Match":
         pattern = value.split('"')[1]
+        if value.startswith("Host"):
+            inside = fnmatch.fnmatchcase(name, pattern)
+            continue
         try:
             inside = client in ipaddress.ip_network(pattern)
         except ValueError:
@@ -161,15 +196,17 @@ for each in values.items():
 """
 
 
-def asked(tmp_path: Path, said: str, *site: str) -> str:
+def asked(tmp_path: Path, said: str, *site: str, name: str = "192.0.2.9") -> str:
     """What the check of a login as root from 192.0.2.9 says to sshd's account of its settings; "" where it lets in."""
     (tmp_path / "said").write_text(said)
     sshd = tmp_path / "sshd"
     sshd.write_text(FAKE_SSHD.format(python=sys.executable, said=tmp_path / "said"))
     sshd.chmod(0o755)
     one = {**device(), "connection": {"client": "192.0.2.9", "server": "192.0.2.1", "server_port": 22}}
-    command = openssh._effective(str(sshd), one, "root")
-    text = f"set -eu\neffective=$({command})\n" + openssh._lets_in(command, one, "root", True, site)
+    command = openssh._effective(str(sshd), one, "root", name='"$client"')
+    text = f"set -eu\nclient={name}\neffective=$({command})\n" + openssh._lets_in(
+        command, one, "root", True, site
+    )
     done = subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=False)
     assert (done.returncode == 0) == (done.stderr == ""), done.stderr
     return done.stderr
@@ -188,6 +225,11 @@ def asked(tmp_path: Path, said: str, *site: str) -> str:
         ("usedns no\nallowusers root@localhos?", "AllowUsers does not name it"),
         ("denyusers ro*", r"DenyUsers ro\* shuts it out"),
         ("allowusers bob", "AllowUsers does not name it"),
+        ("allowusers root@*.example.org", "AllowUsers does not name it"),
+        ("denyusers root@192.0.2.?", "DenyUsers shuts it out by the address"),
+        ("refuseconnection yes", "RefuseConnection ends its connection"),
+        ("maxstartups 0:100:0", "MaxStartups 0:100:0 lets nobody come"),
+        ("sshdsessionpath /nowhere", "sshdsessionpath /nowhere is not there"),
     ],
 )
 def test_what_a_restart_would_shut_the_operator_out_by_is_named(tmp_path: Path, said: str, text: str) -> None:
@@ -202,11 +244,200 @@ def test_what_a_restart_would_shut_the_operator_out_by_is_named(tmp_path: Path, 
         "allowusers bob\nallowusers root@192.0.2.0/24",
         "allowusers root@10.0.0.0/8\nallowusers root",
         "denyusers root@10.0.0.0/8\ndenyusers bob",
-        "usedns yes\nallowusers root@*.example.org",
+        "refuseconnection no\nmaxstartups 10:30:100\nsshdauthpath /bin/sh",
     ],
 )
 def test_what_does_not_shut_the_operator_out_is_let_through(tmp_path: Path, said: str) -> None:
     assert asked(tmp_path, said) == ""
+
+
+def test_names_of_clients_count_as_far_as_sshd_knows_them(tmp_path: Path) -> None:
+    assert asked(tmp_path, "allowusers root@*.example.org", name="ops.example.org") == ""
+    assert "AllowUsers does not name it" in asked(
+        tmp_path, "allowusers root@!192.0.2.0/24,*.example.org", name="ops.example.org"
+    )
+    assert "DenyUsers" in asked(tmp_path, "denyusers root@ops.*", name="ops.example.org")
+
+
+@pytest.mark.parametrize(
+    ("dns", "hosts", "back", "name"),
+    [
+        ("yes", "192.0.2.9  Ops.Example.org ops", "192.0.2.9\tSTREAM ops.example.org", "ops.example.org"),
+        ("yes", "192.0.2.9  ops.example.org", "192.0.2.99\tSTREAM ops.example.org", "192.0.2.9"),
+        ("yes", "", "192.0.2.9\tSTREAM", "192.0.2.9"),
+        ("no", "192.0.2.9  ops.example.org", "192.0.2.9\tSTREAM ops.example.org", "192.0.2.9"),
+    ],
+)
+def test_a_client_has_the_name_that_leads_back_to_its_address_and_only_where_sshd_asks_for_names(
+    tmp_path: Path, dns: str, hosts: str, back: str, name: str
+) -> None:
+    getent = tmp_path / "getent"
+    getent.write_text(
+        f'#!/bin/sh\nanswer() {{ [ -n "$1" ] && printf \'%s\\n\' "$1"; }}\n'
+        f'case "$1 $2" in "hosts 192.0.2.9") answer "{hosts}" ;; "ahosts ops.example.org") answer "{back}" ;; *) exit 2 ;; esac\n'
+    )
+    getent.chmod(0o755)
+    one = {**device(), "connection": {"client": "192.0.2.9"}}
+    script = openssh._client_name(f"printf 'usedns {dns}'", one)
+    done = subprocess.run(
+        ["sh", "-euc", f'{script}\necho "$client"'], capture_output=True, text=True, check=True,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == (f"{name}\n", "")
+
+
+OLD = "AllowUsers root\n"
+
+
+@pytest.mark.parametrize(
+    ("main", "place", "expected"),
+    [
+        (
+            "Port 22\nInclude /etc/ssh/sshd_config.d/*.conf\nRevokedKeys /etc/ssh/sshd_config.d/gone\n",
+            sshd_config.DROP_IN,
+            "Port 22\nLoginGraceTime 9\nAllowUsers vendor\nRevokedKeys /etc/ssh/sshd_config.d/gone\n",
+        ),
+        ("include 'sshd_config.d/*.conf'\n", sshd_config.DROP_IN, "LoginGraceTime 9\nAllowUsers vendor\n"),
+        ("# none\nInclude=/etc/ssh/sshd_config.d/*.conf\n", sshd_config.MAIN, "# none\nAllowUsers vendor\n"),
+    ],
+)
+def test_what_is_asked_is_the_configuration_as_it_will_be_without_what_an_earlier_run_left(
+    tmp_path: Path, main: str, place: str, expected: str
+) -> None:
+    """By an sshd that only writes down, with its Includes resolved, what it was given."""
+    (tmp_path / "ssh/sshd_config.d").mkdir(parents=True)
+    etc = f"{tmp_path}/ssh"
+    for name, text in {
+        "sshd_config": main, "sshd_config.d/00-sallyport.conf": OLD, "sshd_config.d/70-vendor.conf": "AllowUsers vendor\n",
+        "sshd_config.d/note": "",
+    }.items():  # fmt: skip
+        Path(etc, name).write_text(text.replace("/etc/ssh", etc))
+    (tmp_path / "new").write_text("LoginGraceTime 9\n")
+    sshd = tmp_path / "sshd"
+    sshd.write_text(
+        f"#!{sys.executable}\nimport glob, re, sys\n"
+        "for line in open(sys.argv[3]):\n"
+        "    found = re.match(r'include[ =]+[\"\\']?([^\"\\'\\s]+)', line, re.I)\n"
+        f"    path = found and (found[1] if found[1][0] == '/' else '{etc}/' + found[1])\n"
+        f"    print(*[open(one).read() for one in sorted(glob.glob(path))] if found else [line], sep='', end='', file=open('{tmp_path}/told', 'a'))\n"
+        "print(sys.argv[3] + ' line 1: no', file=sys.stderr)\n"
+        f"sys.exit('refuse' in open('{tmp_path}/told').read())\n"
+    )
+    sshd.chmod(0o755)
+    script = openssh.whole(str(sshd), place).replace("/etc/ssh", etc)
+    staged = (
+        f'staged() {{ case "$1" in */00-sallyport.conf) echo {tmp_path}/new ;; *) echo "$1" ;; esac; }}\n'
+    )
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", "-c", f"set -eu\n{staged}{script}"], capture_output=True, text=True, check=False,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )  # fmt: skip
+
+    assert (run().returncode, (tmp_path / "told").read_text()) == (0, expected.replace("/etc/ssh", etc))
+    # A complaint names the file as it is called, and nothing is left behind.
+    Path(etc, "sshd_config.d/70-vendor.conf").write_text("refuse\n")
+    refused = run()
+    assert refused.returncode == 1 and refused.stderr == f"{etc}/sshd_config line 1: no\n"
+    assert list(tmp_path.glob("tmp.*")) == []
+
+
+def test_a_drop_in_of_an_earlier_run_goes_once_something_came_to_stand_before_it() -> None:
+    one = device()
+    one["files"] = {
+        sshd_config.MAIN: "PermitRootLogin yes\nInclude sshd_config.d/*.conf\n",
+        sshd_config.DROP_IN: OLD,
+    }
+    plan = openssh.plan(one, SshOptions(authorized_keys=(KEY,)), LISTS, {}, "ours")
+    assert {"dest": sshd_config.DROP_IN, "state": "absent"} in plan.files
+    assert any(entry["dest"] == sshd_config.MAIN for entry in plan.files)
+
+
+AS_IT_IS = {
+    "permitrootlogin": "yes", "pubkeyauthentication": "yes", "passwordauthentication": "no", "usedns": "no",
+    "authorizedkeysfile": ".ssh/authorized_keys /keys/%u", "kbdinteractiveauthentication": "no",
+    "trustedusercakeys": "none", "authorizedkeyscommand": "none", "gssapiauthentication": "no",
+}  # fmt: skip
+
+
+def way_back(tmp_path: Path, said: dict[str, str], user: str = "root", password: bool = False) -> str:
+    """What is said to a device whose files, as they are, say this; its login has one key in its own home."""
+    home = tmp_path / "home"
+    (home / ".ssh").mkdir(parents=True, exist_ok=True)
+    (home / ".ssh/authorized_keys").write_text(KEY)
+    (tmp_path / "said").write_text("".join(f"{key} {value}\n" for key, value in {**AS_IT_IS, **said}.items()))
+    sshd = tmp_path / "sshd"
+    sshd.write_text(FAKE_SSHD.format(python=sys.executable, said=tmp_path / "said"))
+    sshd.chmod(0o755)
+    one = {
+        **device(user=user),
+        "connection": {"client": "192.0.2.9", "server": "192.0.2.1", "server_port": 22},
+    }
+    one["accounts"] = [{"name": user, "uid": 7, "home": f"{home}/", "password": "set"}]
+    text = "set -eu\n" + openssh._way_back(str(sshd), one, user, True, (), password)
+    done = subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == (done.stderr == ""), done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ({"permitrootlogin": "no"}, ": PermitRootLogin no. Correct"),
+        ({"permitrootlogin": "forced-commands-only"}, "PermitRootLogin forced-commands-only"),
+        ({"pubkeyauthentication": "no"}, ": PubkeyAuthentication no. Correct"),
+        ({"authorizedkeysfile": "none"}, ": no key in AuthorizedKeysFile none"),
+        ({"authorizedkeysfile": "/nowhere/%u"}, "no key in AuthorizedKeysFile /nowhere/root"),
+        ({"allowusers": "bob"}, "AllowUsers does not name it"),
+        ({"forcecommand": "/bin/false"}, "ForceCommand /bin/false ends every login"),
+        # Passwords are no way in for a controller that has none, or that root is not let in by.
+        ({"pubkeyauthentication": "no", "passwordauthentication": "yes"}, "PubkeyAuthentication no"),
+    ],
+)
+def test_what_was_written_and_not_loaded_and_would_shut_the_operator_out_on_the_way_back_is_named(
+    tmp_path: Path, said: dict[str, str], text: str
+) -> None:
+    assert text in way_back(tmp_path, said)
+
+
+def test_a_password_is_a_way_back_where_the_controller_has_one(tmp_path: Path) -> None:
+    said = {"pubkeyauthentication": "no", "passwordauthentication": "yes"}
+    assert way_back(tmp_path, said, password=True) == ""
+    assert "PubkeyAuthentication no" in way_back(
+        tmp_path, {**said, "permitrootlogin": "prohibit-password"}, password=True
+    )
+    assert way_back(tmp_path, {**said, "permitrootlogin": "no"}, "pi", password=True) == ""
+    assert "PermitRootLogin no" in way_back(tmp_path, {**said, "permitrootlogin": "no"}, password=True)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {}, {"permitrootlogin": "prohibit-password"}, {"permitrootlogin": "without-password"},
+        {"authorizedkeysfile": "/nowhere %h/.ssh/authorized_keys"}, {"authorizedkeysfile": "none", "trustedusercakeys": "/ca"},
+        {"authorizedkeysfile": "none", "authorizedkeyscommand": "/bin/keys"}, {"pubkeyauthentication": "no", "gssapiauthentication": "yes"},
+    ],
+)  # fmt: skip
+def test_a_device_whose_files_let_the_operator_in_has_a_way_back(
+    tmp_path: Path, said: dict[str, str]
+) -> None:
+    assert way_back(tmp_path, said) == ""
+    if "permitrootlogin" not in said:
+        assert way_back(tmp_path, {**said, "permitrootlogin": "no"}, "pi") == ""
+
+
+def test_what_an_earlier_run_of_ours_set_was_proved_then() -> None:
+    one = device()
+    one["files"] = {
+        sshd_config.MAIN: f"{sshd_config.BEGIN}\nMaxSessions 0\n{sshd_config.END}\nChrootDirectory /srv\n",
+        sshd_config.DROP_IN: "# ours\nMatch all\n    ForceCommand /bin/log\n",
+    }
+    assert sorted(openssh._ours_before(one)) == ["forcecommand", "maxsessions"]
+    plan = openssh.plan(device(), SshOptions(authorized_keys=(KEY,)), LISTS, {}, "ours")
+    (check,) = plan.check
+    assert check.index("was not loaded yet") < check.index("whole=$(mktemp)")
+    assert not any("was not loaded yet" in text for text in plan.verify)
 
 
 def test_what_the_site_says_itself_is_left_to_the_proof(tmp_path: Path) -> None:

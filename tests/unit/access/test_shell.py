@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -112,3 +114,76 @@ def test_a_file_whose_name_poses_as_a_socket_makes_nobody_a_listener(
         found = run(sh, f"{shell.HOLDERS}\nholders {shell.ports([('tcp', port)])}").stdout.split()
         liar.kill()
     assert found == [str(process.pid)]
+
+
+@contextlib.contextmanager
+def looped(port: int, more: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A shell that starts a listener again whenever it ends."""
+    code = f"import socket,time; s=socket.create_server(('127.0.0.1',{port}),reuse_port=True); time.sleep(60)"
+    script = f'{more} while :; do "{sys.executable}" -c "{code}"; done'
+    with subprocess.Popen(["sh", "-c", script], start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # all of it has ended
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("more", "ends"), [("", True), ("sleep 60 &", False)])
+def test_a_loop_that_starts_a_listener_again_ends_with_it_unless_it_looks_after_others(
+    sh: list[str], more: str, ends: bool
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    with looped(port, more) as loop:
+        assert run(sh, shell.somebody_listens([("tcp", port)], 30)).returncode == 0
+        (pid,) = run(sh, f"{shell.HOLDERS}\nholders {shell.ports([('tcp', port)])}").stdout.split()
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
+        assert run(sh, shell.stop_holders([name], [("tcp", port)])).returncode == 0
+        if ends:
+            assert loop.wait(timeout=20) != 0
+            assert run(sh, shell.nobody_listens([("tcp", port)], 10)).returncode == 0
+        else:
+            assert run(sh, shell.somebody_listens([("tcp", port)], 30)).returncode == 0
+            assert loop.poll() is None
+
+
+# The first process of a namespace of its own: shells on terminals, its own and somebody's, and one without a terminal.
+FIRST = """
+import os, pty, subprocess, sys, time
+def shell(parents):
+    pid, terminal = pty.fork()
+    if pid == 0:
+        if parents:
+            os.execv("/usr/bin/env", ["env", "perl", "-e", 'system("sh", "-c", "sleep 60; :")'])
+        os.execv("/bin/sh", ["sh", "-c", "sleep 60; :"])
+    return pid, terminal
+own, first = shell(False)
+held, second = shell(True)
+quiet = subprocess.Popen(["sh", "-c", "sleep 60; :"], start_new_session=True, stdin=subprocess.DEVNULL)
+def shells():
+    found = {}
+    for each in os.listdir("/proc"):
+        if each.isdecimal():
+            name = open(f"/proc/{each}/comm").read().strip()
+            parent = int(open(f"/proc/{each}/stat").read().rpartition(") ")[2].split()[1])
+            if name == "sh":
+                found[int(each)] = parent
+    return found
+while not {own, quiet.pid} < set(shells()) or held not in shells().values():
+    time.sleep(0.05)
+subprocess.run(["sh", "-euc", sys.argv[1]], check=True, start_new_session=True)
+os.waitpid(own, 0)
+left = shells()
+print(sorted("quiet" if pid == quiet.pid else "held" if parent == held else "another" for pid, parent in left.items()))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a namespace of processes")
+def test_only_shells_that_init_itself_put_on_a_terminal_are_ended() -> None:
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", FIRST, shell.END_CONSOLES],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout == "['held', 'quiet']\n", done.stderr
