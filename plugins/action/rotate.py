@@ -128,7 +128,12 @@ class ActionModule(ActionBase):
         account = _login(device)
         found = reading.read(self, exchange, rotation.reading(device) + reading.trial(device))
         wanted = rotation.plan(
-            device, account, rotation.key_files(found.reply), new_key, arguments["keep_keys"]
+            device,
+            account,
+            rotation.key_files(found.reply),
+            new_key,
+            arguments["keep_keys"],
+            found.reply.all("loginkeys"),
         )
         if not wanted.replace:
             raise Refused(

@@ -163,6 +163,42 @@ def start_line(files: Mapping[str, str]) -> boot_files.Entry:
     return found[0]
 
 
+# What decides who gets in and where: ports, keys of the host, password logins, root, groups, a command for everybody.
+_DECIDING = "swgtBprcGD"
+
+
+def _check_loaded(device: Mapping[str, Any], entry: boot_files.Entry, written: Arguments) -> None:
+    """The line that boots must be the one that runs: our restart loads it, and so does the way back.
+
+    Raises:
+        Refused: somebody has changed it and not loaded it, so nobody knows whether the operator would still get in.
+    """
+    port = int((device.get("connection") or {}).get("server_port") or 0)
+    holders = {
+        int(one.get("pid") or 0)
+        for one in device.get("listening") or []
+        if one.get("process") == "dropbear" and int(one["port"]) == port
+    }
+    for process in device.get("processes") or []:
+        if int(process["pid"]) not in holders:
+            continue
+        running = parse(str(process.get("command", "")))
+        if _deciding(running) != _deciding(written):
+            raise Refused(
+                f"dropbear runs as {process['command']!r}, and {entry.path} line {entry.line} says {entry.command!r}, which was "
+                "never loaded: this change would load it, and so would the way back. Load it and see that you still get in, or "
+                "put it back; then run again"
+            )
+
+
+def _deciding(arguments: Arguments) -> tuple[set[str], set[tuple[str, str]]]:
+    values = {(letter, value) for letter, value in arguments.values if letter in _DECIDING}
+    ports = {("p", value.removeprefix("0.0.0.0:")) for letter, value in values if letter == "p"} or {
+        ("p", "22")
+    }
+    return set(arguments.flags) & set(_DECIDING), {one for one in values if one[0] != "p"} | ports
+
+
 def keys_file(device: Mapping[str, Any], account: Mapping[str, Any]) -> str:
     """Where this dropbear looks for the keys of an account."""
     # Builds for OpenWrt take root's keys from their configuration directory.
@@ -228,6 +264,7 @@ def plan(
     result = Plan()
     entry = start_line(files)
     present = parse(entry.command)
+    _check_loaded(device, entry, present)
     kept = _host_keys(result, device, has, shared if options.renew_shared_host_keys else {})
     new = hardened(present, options, kept, has, str(account["name"])).text()
     text = files[entry.path]

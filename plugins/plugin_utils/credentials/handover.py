@@ -164,6 +164,7 @@ class VaultFile:
         """
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._keep_what_was_left()
             kept = self._read()
             kept.update(passwords)
             text = self._encrypt(yaml.safe_dump({KEY: kept}, explicit_start=True))
@@ -188,6 +189,14 @@ class VaultFile:
         """The device is as it was: what was prepared does not count."""
         with contextlib.suppress(OSError):
             self._pending.unlink()
+
+    def _keep_what_was_left(self) -> None:
+        """A run that died before its last word may have left the only copy of what its device has."""
+        if self._pending.exists():
+            number = 1
+            while (aside := self._pending.with_name(f"{self._pending.name}.{number}")).exists():
+                number += 1
+            self._pending.rename(aside)
 
     def _read(self) -> dict[str, str]:
         if not self.path.exists():

@@ -169,6 +169,20 @@ done </etc/passwd
 for file in {SECRETS_DIR}/*; do
   if [ -f "$file" ]; then say enrolled "${{file##*/}}"; fi
 done
+{_asking_sshd(device)}"""
+
+
+def _asking_sshd(device: Mapping[str, Any]) -> str:
+    """sh that says where sshd looks for the login's own keys: a Match block may have sent it elsewhere than all others."""
+    ssh, connection = device.get("ssh") or {}, device.get("connection") or {}
+    if ssh.get("server") != "openssh":
+        return ""
+    client = str(connection.get("client") or "127.0.0.1").partition("%")[0]
+    who = shlex.quote(f"user={device.get('login_user')},addr={client},host={client}")
+    sshd = shlex.quote(str(ssh.get("binary") or "/usr/sbin/sshd"))
+    return f"""{{ {sshd} -T -C {who} 2>/dev/null || :; }} | while read -r key value; do
+  if [ "$key" = authorizedkeysfile ]; then say loginkeys "$value"; fi
+done
 """
 
 
@@ -193,6 +207,7 @@ def plan(
     found: Iterable[KeyFile],
     new_key: str,
     kept: Iterable[str],
+    login_keys: Sequence[str] = (),
 ) -> Plan:
     """The files of keys, before and after.
 
@@ -200,6 +215,7 @@ def plan(
         account: the login's, from ``sallyport_device``.
         new_key: its public half, one line.
         kept: public keys of other people that stay.
+        login_keys: where sshd looks for the login's own, in its own words; where it did not say, as for all.
     """
     user, home = str(account["name"]), str(account["home"])
     stays = ({blob(key) for key in kept} | {blob(new_key)}) - {""}
@@ -207,7 +223,9 @@ def plan(
     result = Plan(gone=list(dict.fromkeys(one.goes for one in listed if one.goes)))
     unread = {one.path for one in listed if one.goes}
     there = {one.path: one for one in listed if not one.goes}
-    own = [path for path in dict.fromkeys(_own_files(device, account)) if path and path not in unread]
+    own = [
+        path for path in dict.fromkeys(_own_files(device, account, login_keys)) if path and path not in unread
+    ]
     inside = [
         path for path in own if int(account.get("uid") or 0) and path.startswith(f"{home.rstrip('/')}/")
     ]
@@ -259,12 +277,14 @@ def plan(
     return result
 
 
-def _own_files(device: Mapping[str, Any], account: Mapping[str, Any]) -> Iterable[str]:
+def _own_files(
+    device: Mapping[str, Any], account: Mapping[str, Any], login_keys: Sequence[str]
+) -> Iterable[str]:
     user, home = str(account["name"]), str(account["home"])
     if (device.get("ssh") or {}).get("server") != "openssh":
         yield keys_file({**device, "files": device.get("files") or {}}, account)
     else:
-        for pattern in patterns(device):
+        for pattern in (*_absolute(" ".join(login_keys).split()), *patterns(device)):
             if not pattern.endswith("2"):
                 yield expand(pattern, user, home, int(account.get("uid") or 0))
 

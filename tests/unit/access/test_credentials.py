@@ -272,6 +272,16 @@ def test_new_passwords_wait_beside_the_file_until_the_device_has_confirmed(tmp_p
     assert stat.S_IMODE(third.path.stat().st_mode) == 0o600
 
 
+def test_what_a_run_that_died_had_prepared_is_not_lost_with_the_next(tmp_path: Path) -> None:
+    for password in ("first", "second", "third"):
+        vault(tmp_path).prepare({"root": password})
+    last = vault(tmp_path)
+    last.discard()
+    left = {path.name: path.read_text()[::-1] for path in last.path.parent.iterdir()}
+    assert sorted(left) == ["gw1.yml.new.1", "gw1.yml.new.2"]
+    assert "first" in left["gw1.yml.new.1"] and "second" in left["gw1.yml.new.2"]
+
+
 def test_a_vault_that_cannot_be_read_stops_the_change(tmp_path: Path) -> None:
     def fail(text: str) -> str:
         raise RuntimeError("bad key")

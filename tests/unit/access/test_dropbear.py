@@ -42,6 +42,31 @@ def device(inittab: str = INITTAB, **files: str) -> dict[str, Any]:
     }
 
 
+def running(command: str, inittab: str, port: int = 22) -> dict[str, Any]:
+    return {
+        **device(inittab),
+        "connection": {"server_port": port},
+        "listening": [{"protocol": "tcp", "port": port, "process": "dropbear", "pid": 7}],
+        "processes": [{"pid": 7, "command": command}, {"pid": 8, "command": "dropbear -p 99"}],
+    }
+
+
+@pytest.mark.parametrize(
+    "written", ["-p 2222", "-s", "-w", "-p 10.0.0.1:22", "-r /etc/missing", "-c /bin/false"]
+)
+def test_a_line_that_was_changed_and_never_loaded_is_refused_with_both(written: str) -> None:
+    inittab = INITTAB.replace("-F -E -R", f"-F -E -R {written}")
+    with pytest.raises(Refused, match=f"runs as 'dropbear -F -E -R'.*{written}.*never loaded"):
+        dropbear.plan(running("dropbear -F -E -R", inittab), OPTIONS, {}, "")
+
+
+@pytest.mark.parametrize(
+    "command", ["/usr/sbin/dropbear -F -E -R", "dropbear -FER -p 22", "dropbear -R -K 60"]
+)
+def test_a_line_that_runs_is_taken_however_it_is_written(command: str) -> None:
+    assert dropbear.plan(running(command, INITTAB), OPTIONS, {}, "").files
+
+
 def hardened(command: str, **options: Any) -> str:
     wanted = SshOptions(authorized_keys=(KEY,), **options)
     return dropbear.hardened(dropbear.parse(command), wanted, ["/etc/dropbear/k"], (2022, 83)).text()

@@ -178,6 +178,14 @@ def test_keys_that_only_some_users_or_numbers_have_are_found_and_no_new_one_is_p
     assert texts(plan.replace)["/etc/ssh/bob_keys"] == "absent"
 
 
+def test_the_new_key_goes_where_a_match_block_sends_the_login() -> None:
+    plan = rotation.plan(
+        HARDENED, ROOT, [KeyFile("/etc/ssh/rk", "root", OLD)], NEW, [], ["/etc/ssh/rk .ssh/rk"]
+    )
+    assert {"/etc/ssh/rk", "/root/.ssh/rk", OWN} < texts(plan.add).keys()
+    assert texts(plan.replace)["/etc/ssh/rk"] == f"{NEW}\n"
+
+
 def test_what_a_rotation_does_not_replace_is_named() -> None:
     device = openssh(".ssh/authorized_keys")
     device["ssh"]["config"]["authorizedkeyscommand"] = ["/usr/bin/keys"]
@@ -235,6 +243,10 @@ def test_the_files_of_keys_are_found_for_every_account(command: list[str], tmp_p
     (tmp_path / "number1").write_text(f"{NEW}\n")
     program = rotation.reading(device)
     program = program.replace("/etc/passwd", str(passwd))
+    sshd = tmp_path / "sshd"
+    sshd.write_text('#!/bin/sh\necho "said $3"\necho authorizedkeysfile .ssh/x /etc/y\n')
+    sshd.chmod(0o755)
+    program = program.replace("/usr/sbin/sshd", str(sshd))
     helpers = "say() { printf '%s\\n' \"$*\"; }\nblob() { printf 'blob %s\\n' \"$1\"; cat; }\n"
     for name in ("huge", "alink", "astray"):
         (tmp_path / name / ".ssh").mkdir(parents=True)
@@ -251,6 +263,7 @@ def test_the_files_of_keys_are_found_for_every_account(command: list[str], tmp_p
     done = subprocess.run(
         [*command, "-eu", "-c", helpers + program], capture_output=True, text=True, check=True
     )
+    assert "loginkeys .ssh/x /etc/y\n" in done.stdout
     huge = f"{tmp_path}/huge/.ssh/authorized_keys"
     assert (
         f"keyfile {huge}\nkeyuser huge\nkeyplace {huge}\nkeyprivate yes\nkeygoes {huge}\nkeyfile"
