@@ -90,6 +90,8 @@ class ActionModule(ActionBase):
             options.check_settings(settings)
             exchange = Exchange(self)
             plan = self._plan(device, wanted, task_vars, exchange)
+            if wanted.renew_shared_host_keys:
+                plan.notes += filter(None, [driver.not_compared(task_vars)])
             if not self._task.check_mode:
                 for one in self._enrolments:
                     one.prepare()

@@ -20,7 +20,11 @@ def trapped(doors: Doors) -> Iterator[Doors]:
     """The device's own files are changed and not loaded, as a vendor's update or a colleague leaves them."""
     doors.sh(DEVICE, "rm -f /etc/ssh/sshd_config.d/50-vendor.conf")
     yield doors
-    doors.sh(DEVICE, f"rm -f {FILE}; usermod -p '*' root")
+    doors.sh(
+        DEVICE,
+        f"rm -rf {FILE} /etc/systemd/system/ssh.service.d; usermod -p '*' root; echo SSHD_OPTS= >/etc/default/ssh; "
+        "systemctl daemon-reload",
+    )
     assert doors.operator_gets_in(DEVICE)
 
 
@@ -45,9 +49,15 @@ def trapped(doors: Doors) -> Iterator[Doors]:
         ("echo 'AuthenticationMethods publickey,keyboard-interactive' >{file}", "keyboard-interactive"),
         ("passwd -l root; echo 'UsePAM no' >{file}", "with UsePAM no sshd takes that for no login at all"),
         ("echo 'NoSuchOption yes' >{file}", "Bad configuration option"),
+        ("echo 'SSHD_OPTS=\"-p 2222\"' >/etc/default/ssh", "ssh.service would start '/usr/sbin/sshd -D -p 2222', which was never loaded"),
+        (
+            "mkdir -p /etc/systemd/system/ssh.service.d; "
+            "printf '[Service]\\nExecStart=\\nExecStart=/usr/sbin/sshd -D -p 2222\\n' >/etc/systemd/system/ssh.service.d/port.conf",
+            "files of ssh.service were changed and not loaded",
+        ),
     ],
     ids=["allowgroups", "denygroups", "allowusers", "allowusers-host", "allowusers-cidr", "allowusers-name", "denyusers",
-         "denyusers-cidr", "forcecommand", "maxsessions", "chroot", "revokedkeys", "match-all", "port", "listen", "methods", "locked", "broken"],
+         "denyusers-cidr", "forcecommand", "maxsessions", "chroot", "revokedkeys", "match-all", "port", "listen", "methods", "locked", "broken", "variables", "unit"],
 )  # fmt: skip
 def test_what_our_restart_would_bring_alive_is_found_before_and_named(
     trapped: Doors, trap: str, text: str

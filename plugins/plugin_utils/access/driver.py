@@ -109,6 +109,22 @@ def fleet_host_keys(task_vars: Mapping[str, Any]) -> dict[str, list[Mapping[str,
     return result
 
 
+def not_compared(task_vars: Mapping[str, Any]) -> str:
+    """In words, the hosts of this play of which nobody knows the host keys yet; "" where all are known."""
+    hostvars = task_vars.get("hostvars") or {}
+    named = [str(name) for name in task_vars.get("ansible_play_hosts_all") or []]
+    missing = [name for name in named if name not in hostvars or inquiry.recall(hostvars[name]) is None]
+    missing = [name for name in missing if name != task_vars.get("inventory_hostname")]
+    if not missing:
+        return ""
+    shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+    return (
+        f"host keys were compared with those of {len(named) - len(missing)} of {len(named)} hosts of this play: {shown} had not "
+        "been asked yet. With serial, ask all hosts first (a play with sallyport.iot.probe alone before this one, as "
+        "sallyport.iot.harden does), or a key that two devices share stays on the first of them"
+    )
+
+
 def file(entry: Mapping[str, Any]) -> File:
     """One entry of a plan, as ``commit`` wants it."""
     dest = str(entry["dest"])

@@ -8,6 +8,7 @@ import ipaddress
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access import (
@@ -371,7 +372,7 @@ def _commands(
 
     # sshd wants its directory even for a test, and systemd takes it away while the service is stopped.
     result.check.append(
-        "[ -d /run/sshd ] || mkdir -m 0755 /run/sshd\n"
+        f"[ -d /run/sshd ] || mkdir -m 0755 /run/sshd\n{_is_loaded(unit)}\n"
         # The way back loads the files as they are now. What stands there and was never loaded must not shut the
         # operator out then, though ours hides it as long as it is there.
         + _way_back(sshd, device, user, behind_socket, [*said, *_ours_before(device)], password)
@@ -421,6 +422,7 @@ def _effective(sshd: str, device: Mapping[str, Any], user: str, address: str = "
         name: by what name sshd knows the client, as a word of sh; by its address where this is left out.
     """
     connection = device.get("connection") or {}
+    sshd += "".join(f" {shlex.quote(word)}" for word in _where_it_listens(device))
     address = address or _client(device)
     spec = shlex.quote(f"user={user},addr={address},host=")
     spec += name or shlex.quote(address)
@@ -428,6 +430,20 @@ def _effective(sshd: str, device: Mapping[str, Any], user: str, address: str = "
     if server and port:
         spec += shlex.quote(f",laddr={server},lport={port}")
     return f"{sshd} -T -C {spec}"
+
+
+def _where_it_listens(device: Mapping[str, Any]) -> list[str]:
+    """What the command line of this daemon says about where it listens: no file does."""
+    words = [str(word) for word in device["ssh"].get("arguments") or []]
+    found: list[str] = []
+    for word, after in pairwise([*words, ""]):
+        if re.fullmatch(r"-[46]|-p\d+", word):
+            found.append(word)
+        elif word in ("-p", "-o") or word.startswith("-o"):
+            value = after if len(word) == 2 else word[2:]
+            if word == "-p" or re.match(r"(port|listenaddress|addressfamily)[=\s]", value, re.IGNORECASE):
+                found += [word[:2], value]
+    return found
 
 
 def _client(device: Mapping[str, Any]) -> str:
@@ -447,6 +463,56 @@ if {command} | grep -qx 'usedns yes'; then
   name=$(getent hosts {address} | {{ read -r _ found _ && printf '%s' "$found" | tr '[:upper:]' '[:lower:]'; }}) || name=''
   case " $(getent ahosts "${{name:-.}}" | tr '\n\t' '  ') " in *" {_client(device)} "*) client=$name ;; esac
 fi"""
+
+
+def _is_loaded(unit: str) -> str:
+    """sh that fails where systemd would start another sshd than the one that runs: our restart would be the first to do it,
+    and so would the one of the way back.
+
+    What it would start stands in the unit, its drop-ins and the files of variables that they name.
+    """
+    service = unit.removesuffix(".socket").removesuffix(".service") + ".service"
+    compared = (
+        ""
+        if unit.endswith(".socket")
+        else r"""
+main=$(systemctl show -p MainPID --value "$unit")
+runs=$(tr '\0' ' ' 2>/dev/null <"/proc/$main/cmdline" | sed 's/^sshd: //; s/ \[listener\].*//') || runs=''
+starts=$(systemctl show -p ExecStart --value "$unit" | sed -n 's/^.*argv\[\]=\(.*\) ; ignore_errors=.*$/\1/p')
+sources=$(systemctl show -p EnvironmentFiles --value "$unit" | sed 's/ (ignore_errors=.*//')
+value() {
+  {
+    systemctl show -p Environment --value "$unit" | tr ' ' '\n'
+    for file in $sources; do if [ -r "$file" ]; then cat "$file"; echo; fi; done
+  } | sed -n "s/^[[:space:]]*$1=//p" | tail -n 1
+}
+plain() { printf '%s\n' "$*" | tr -d "\"'" | tr -s '[:space:]' ' ' | sed 's/^ //; s/ $//'; }
+wanted=''
+set -f
+for word in $starts; do
+  case "$word" in '$'*) name=${word#?} name=${name#"{"}; word=$(value "${name%"}"}") ;; esac
+  wanted="$wanted $word"
+done
+set +f
+wanted=$(plain "$wanted") runs=$(plain "$runs")
+case "${starts%% *}" in
+  */sshd)
+    [ -z "$runs" ] || [ "$runs" = "$wanted" ] || {
+      printf '%s\n' "sshd runs as '$runs', and $unit would start '$wanted', which was never loaded (look at $sources and systemctl cat $unit): this change would load it, and so would the way back. Load it and see that you still get in, or put it back; then run again" >&2
+      exit 1
+    } ;;
+esac"""
+    )
+    units = " ".join(shlex.quote(one) for one in dict.fromkeys((unit, service)))
+    return rf"""for unit in {units}; do
+  [ "$(systemctl show -p NeedDaemonReload --value "$unit" 2>/dev/null)" != yes ] || {{
+    printf '%s
+' "files of $unit were changed and not loaded ($(systemctl show -p FragmentPath -p DropInPaths --value "$unit" | tr '
+' ' ')): the next start would read them, and nobody has seen whether the operator still gets in then. Run systemctl daemon-reload, restart it and see, or put them back; then run again" >&2
+    exit 1
+  }}
+done
+unit={shlex.quote(unit)}{compared}"""
 
 
 def _ours_before(device: Mapping[str, Any]) -> list[str]:

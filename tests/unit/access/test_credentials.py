@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ansible.utils.display import Display
-from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import hashing, judge, shadow
+from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import hashing, judge, reading, shadow
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.handover import (
     HandoverError,
     VaultFile,
@@ -96,6 +96,7 @@ def test_what_cannot_be_computed_is_not_assessed(field: str) -> None:
     ("setting", "refused"),
     [
         ("_zzzzabcd", True), ("_J9..abcd", False), ("_/", False),
+        ("$2b$14$abcd", False), ("$2b$15$abcd", True), ("$2y$15$abcd", True), ("$2a$1x$abcd", True),
         ("$7$GU..../....abcd$", True), ("$7$CU..../....abcd$", False), ("$7$CU....z....abcd$", True),
         ("$7$", True), ("$7$*U..../....abcd$", True),
         ("$y$j9T$abcd", False), ("$y$jAT$abcd", False), ("$y$jCT$abcd", True), ("$y$jzT$abcd", True),
@@ -187,6 +188,29 @@ def test_a_generated_password_is_long_unlike_the_last_and_its_hash_is_its_own() 
     field = hashing.hash_password(one)
     assert field.startswith("$6$") and hashing.matches(one, field) and not hashing.matches(two, field)
     assert field != hashing.hash_password(one)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "front"), [("yescrypt", "$y$j9T$"), ("sha512", "$6$"), ("sha256", "$5$"), ("md5", "$1$")]
+)
+def test_a_new_hash_has_the_usual_cost_and_a_salt_that_no_other_has(scheme: str, front: str) -> None:
+    salts = {hashing.hash_password("xc3511", scheme).removeprefix(front).partition("$")[0] for _ in range(4)}
+    assert len(salts) == 4 and all(len(salt) >= 8 for salt in salts)
+
+
+def test_a_scheme_that_cannot_be_made_is_an_error_and_never_another_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ValueError, match="cannot make hashes of the scheme 'des'"):
+        hashing.hash_password("xc3511", "des")
+    monkeypatch.setattr(hashing, "compute", lambda password, setting: "$1$saltsalt$abc")
+    with pytest.raises(ValueError, match="libcrypt cannot make yescrypt hashes"):
+        hashing.hash_password("xc3511", "yescrypt")
+
+
+def test_schemes_are_tried_only_where_the_answer_counts() -> None:
+    assert reading.trial({"ssh": {"server": "dropbear"}}) == ""
+    assert reading.trial({"ssh": {"server": "openssh"}}).count("\ntrial ") == 2
 
 
 def record(tmp_path: Path, host: str = "a", context: str = "c") -> Record:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.access import driver
-from ansible_collections.sallyport.iot.plugins.plugin_utils.device import inquiry
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device import inquiry, probe
 
 ACTION = SimpleNamespace(_task=SimpleNamespace(args={"state_dir": "/data/sallyport"}))
 HOOK = "::sysinit:/bin/sh /data/sallyport/device boot\n"
@@ -56,3 +56,21 @@ def test_keys_that_people_would_get_count_for_the_next_role() -> None:
         "bob": 0,
         "carol": 0,
     }
+
+
+def test_hosts_that_nobody_has_asked_yet_are_named_where_keys_are_compared() -> None:
+    known = {"run": inquiry.run_id(), "protocol": probe.PROTOCOL}
+    asked: dict[str, Any] = {"ansible_facts": {inquiry.FACT: known}}
+    variables = {
+        "inventory_hostname": "a",
+        "ansible_play_hosts_all": ["a", "b"],
+        "hostvars": {"a": {}, "b": asked},
+    }
+    assert driver.not_compared(variables) == ""
+    late = {
+        **variables,
+        "ansible_play_hosts_all": ["a", "b", "c", "d", "e", "f"],
+        "hostvars": {"b": asked, "c": {}},
+    }
+    said = driver.not_compared(late)
+    assert "compared with those of 2 of 6 hosts of this play: c, d, e, ... had not been asked yet" in said

@@ -427,6 +427,99 @@ def test_a_device_whose_files_let_the_operator_in_has_a_way_back(
         assert way_back(tmp_path, {**said, "permitrootlogin": "no"}, "pi") == ""
 
 
+SYSTEMCTL = """#!/bin/sh
+case "$*" in
+  *NeedDaemonReload*help.service) echo yes ;;
+  *NeedDaemonReload*) echo no ;;
+  *MainPID*) echo "$MAIN" ;;
+  *ExecStart*) printf '{ path=/usr/sbin/sshd ; argv[]=%s ; ignore_errors=no ; start_time=[n/a] }\\n' "$STARTS" ;;
+  *EnvironmentFiles*) printf '%s (ignore_errors=yes)\\n' "$SOURCE" ;;
+  *Environment*) echo 'LANG=C SSHD_OPTS=-o_early' ;;
+  *FragmentPath*) printf '/lib/help.service\\n/etc/help.service.d/port.conf\\n' ;;
+esac
+"""
+
+
+def loaded(
+    tmp_path: Path,
+    runs: str,
+    source: str,
+    starts: str = "/usr/sbin/sshd -D $SSHD_OPTS",
+    unit: str = "ssh.service",
+) -> str:
+    """What is said of a daemon that shows itself so, and whose unit and its file of variables say so."""
+    (tmp_path / "systemctl").write_text(SYSTEMCTL)
+    (tmp_path / "systemctl").chmod(0o755)
+    (tmp_path / "default").write_text(source)
+    (tmp_path / "1").mkdir(exist_ok=True)
+    (tmp_path / "1/cmdline").write_bytes(runs.encode().replace(b" ", b"\0"))
+    script = openssh._is_loaded(unit).replace("/proc/", f"{tmp_path}/")
+    done = subprocess.run(
+        ["sh", "-euc", script], capture_output=True, text=True, check=False,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "MAIN": "1", "STARTS": starts, "SOURCE": str(tmp_path / "default")},
+    )  # fmt: skip
+    assert (done.returncode == 0) == (done.stderr == ""), done.stderr
+    return done.stderr
+
+
+LISTENER = "sshd: /usr/sbin/sshd -D{} [listener] 0 of 10-100 startups"
+
+
+@pytest.mark.parametrize(
+    ("runs", "source"),
+    [
+        (LISTENER.format(""), "SSHD_OPTS=\n"), (LISTENER.format(""), "# none\nSSHD_OPTS=old\nSSHD_OPTS="),
+        (LISTENER.format(" -p 2022"), 'SSHD_OPTS="-p  2022"\n'), (LISTENER.format(" -o Port=22 -4"), "SSHD_OPTS='-o Port=22' -4"),
+        ("/usr/sbin/sshd -D", "SSHD_OPTS=\n"), ("", "SSHD_OPTS=-p 2022\n"),
+    ],
+)  # fmt: skip
+def test_a_daemon_that_runs_as_its_unit_would_start_it_is_restarted(
+    tmp_path: Path, runs: str, source: str
+) -> None:
+    assert loaded(tmp_path, runs, source) == ""
+
+
+def test_options_of_a_unit_that_were_never_loaded_are_named(tmp_path: Path) -> None:
+    said = loaded(tmp_path, LISTENER.format(""), 'SSHD_OPTS="-p 2222"\n')
+    assert "sshd runs as '/usr/sbin/sshd -D', and ssh.service would start '/usr/sbin/sshd -D -p 2222'" in said
+    assert str(tmp_path / "default") in said
+    assert "would start '/usr/sbin/sshd -D -o_early'" in loaded(tmp_path, LISTENER.format(""), "")
+    assert "never loaded" in loaded(tmp_path, LISTENER.format(""), "SSHD_OPTS=", "/usr/sbin/sshd -D -p 2222")
+    # What a shell of the unit's starts cannot be compared, and one behind a socket is asked of the socket.
+    assert loaded(tmp_path, LISTENER.format(""), "", "/bin/sh -c exec sshd") == ""
+    assert loaded(tmp_path, LISTENER.format(""), 'SSHD_OPTS="-p 2222"\n', unit="ssh.socket") == ""
+
+
+@pytest.mark.parametrize("unit", ["help.service", "help.socket"])
+def test_files_of_a_unit_that_systemd_has_not_read_are_named(tmp_path: Path, unit: str) -> None:
+    said = loaded(tmp_path, LISTENER.format(""), "SSHD_OPTS=", unit=unit)
+    assert (
+        "files of help.service were changed and not loaded (/lib/help.service /etc/help.service.d/port.conf"
+        in said
+    )
+
+
+def test_where_a_daemon_listens_by_its_command_line_sshd_is_asked_with_it() -> None:
+    one = device(
+        arguments=[
+            "-D",
+            "-p",
+            "2022",
+            "-o",
+            "Port=2023",
+            "-oAddressFamily inet",
+            "-4",
+            "-o",
+            "PidFile=/x",
+            "-E",
+            "/log",
+        ]
+    )
+    command = openssh._effective("/usr/sbin/sshd", one, "root")
+    assert command.startswith("/usr/sbin/sshd -p 2022 -o Port=2023 -o 'AddressFamily inet' -4 -T -C ")
+    assert openssh._effective("/usr/sbin/sshd", device(), "root").startswith("/usr/sbin/sshd -T -C ")
+
+
 def test_what_an_earlier_run_of_ours_set_was_proved_then() -> None:
     one = device()
     one["files"] = {
