@@ -60,6 +60,17 @@ def test_a_line_that_was_changed_and_never_loaded_is_refused_with_both(written: 
         dropbear.plan(running("dropbear -F -E -R", inittab), OPTIONS, {}, "")
 
 
+def test_our_own_line_takes_the_place_of_a_daemon_started_by_hand_but_never_on_another_port() -> None:
+    made = next(
+        one["content"]
+        for one in dropbear.plan(device(), OPTIONS, {}, "").files
+        if one["dest"] == "/etc/inittab"
+    )
+    assert " -s " in made and dropbear.plan(running("dropbear -R -p 22", made), OPTIONS, {}, "").files
+    with pytest.raises(Refused, match="never loaded"):
+        dropbear.plan(running("dropbear -R", made.replace(" -E ", " -E -p 2222 ")), OPTIONS, {}, "")
+
+
 @pytest.mark.parametrize(
     "command", ["/usr/sbin/dropbear -F -E -R", "dropbear -FER -p 22", "dropbear -R -K 60"]
 )
