@@ -767,7 +767,11 @@ def plan(device: Mapping[str, Any], findings: Iterable[Finding]) -> Plan:
                 texts[entry.path] = boot_files.switched_off(texts.get(entry.path, files[entry.path]), entry)
                 stop |= {_program(name)[:15] for name in entry.programs} & _all_programs()
                 stop |= {name[:15] for name in entry.programs if name.startswith("in.")}
-                if entry.kind in ("rc", "cron") and item.sockets:
+                # What cron starts again and again it starts again by itself.
+                again = entry.kind == "cron" and not files[entry.path].splitlines()[
+                    entry.line - 1
+                ].startswith("@reboot")
+                if entry.kind in ("rc", "cron") and item.sockets and not again:
                     restart.append(entry.command)
     units |= _idle_supervisors(device, {**files, **texts}, texts)
     for path in sorted(texts):
@@ -850,6 +854,12 @@ def _commands(
             if unit.endswith(".socket")
         )
         result.activate.append(f"systemctl daemon-reload; systemctl stop {listed} {templates}".rstrip())
+        timers = [unit for unit in sorted(units) if unit.endswith((".timer", ".path"))]
+        if timers:
+            # They failed when what they start was masked; that is no failure of anybody's.
+            result.activate.append(
+                f"systemctl reset-failed {' '.join(map(shlex.quote, timers))} 2>/dev/null || :"
+            )
         was_active = [
             unit
             for unit in sorted(units)

@@ -505,10 +505,16 @@ esac"""
     )
     units = " ".join(shlex.quote(one) for one in dict.fromkeys((unit, service)))
     return rf"""for unit in {units}; do
-  [ "$(systemctl show -p NeedDaemonReload --value "$unit" 2>/dev/null)" != yes ] || {{
-    printf '%s
-' "files of $unit were changed and not loaded ($(systemctl show -p FragmentPath -p DropInPaths --value "$unit" | tr '
-' ' ')): the next start would read them, and nobody has seen whether the operator still gets in then. Run systemctl daemon-reload, restart it and see, or put them back; then run again" >&2
+  paths=" $(systemctl show -p FragmentPath -p DropInPaths --value "$unit" 2>/dev/null | tr '\n' ' ')"
+  new=''
+  if [ "$(systemctl show -p NeedDaemonReload --value "$unit" 2>/dev/null)" = yes ]; then new=$paths; fi
+  # systemd does not see a file in a folder that is new itself.
+  for file in /etc/systemd/system/"$unit" /etc/systemd/system/"$unit".d/*.conf /run/systemd/system/"$unit".d/*.conf; do
+    case "$paths" in *"/${{file##*/}} "*) [ "${{file%.conf}}" = "$file" ] || continue ;; esac
+    case "$paths" in *" $file "*) ;; *) if [ -f "$file" ] && [ ! -L "$file" ]; then new="$new $file"; fi ;; esac
+  done
+  [ -z "$new" ] || {{
+    printf '%s\n' "files of $unit were changed and not loaded (${{new# }}): the next start would read them, and nobody has seen whether the operator still gets in then. Run systemctl daemon-reload, restart it and see, or put them back; then run again" >&2
     exit 1
   }}
 done

@@ -597,6 +597,7 @@ def test_what_a_timer_of_systemd_starts_goes_with_its_timer_and_only_the_timer_c
     assert (found.kind, found.units) == ("telnet", {"maint.timer", "maint.service"})
     plan = legacy.plan(one, [found])
     assert [entry["dest"].rpartition("/")[2] for entry in plan.files] == ["maint.service", "maint.timer"]
+    assert "systemctl reset-failed maint.timer 2>/dev/null || :" in plan.activate
     assert "systemctl start maint.timer" in "".join(plan.revert)
     assert "systemctl start maint.service" not in "".join(plan.revert)
     off = legacy.with_commands(
@@ -615,9 +616,10 @@ def test_what_a_timer_of_systemd_starts_goes_with_its_timer_and_only_the_timer_c
 )
 def test_a_line_of_cron_starts_what_it_names_whenever_that_is(path: str, line: str) -> None:
     text = f"SHELL=/bin/sh\nMAILTO = root\n{line}\n5 4 * * * root\n5 4 * * * root killall telnetd\n"
-    one = device(files={path: text})
+    one = device(files={path: text}, listening=[socket("tcp", 9923, "telnetd")])
     (found,) = legacy.find(one, {})
     assert found.kind == "telnet" and [entry.line for entry in found.entries] == [3]
+    assert not any("telnetd -p" in command for command in legacy.plan(one, [found]).revert), "cron does that"
     assert legacy.plan(one, [found]).files[0]["content"].splitlines()[2] == f"{boot_files.MARK}{line}"
 
 

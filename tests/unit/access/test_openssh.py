@@ -453,7 +453,9 @@ def loaded(
     (tmp_path / "default").write_text(source)
     (tmp_path / "1").mkdir(exist_ok=True)
     (tmp_path / "1/cmdline").write_bytes(runs.encode().replace(b" ", b"\0"))
-    script = openssh._is_loaded(unit).replace("/proc/", f"{tmp_path}/")
+    script = (
+        openssh._is_loaded(unit).replace("/proc/", f"{tmp_path}/").replace("/etc/systemd", f"{tmp_path}/etc")
+    )
     done = subprocess.run(
         ["sh", "-euc", script], capture_output=True, text=True, check=False,
         env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "MAIN": "1", "STARTS": starts, "SOURCE": str(tmp_path / "default")},
@@ -488,6 +490,24 @@ def test_options_of_a_unit_that_were_never_loaded_are_named(tmp_path: Path) -> N
     # What a shell of the unit's starts cannot be compared, and one behind a socket is asked of the socket.
     assert loaded(tmp_path, LISTENER.format(""), "", "/bin/sh -c exec sshd") == ""
     assert loaded(tmp_path, LISTENER.format(""), 'SSHD_OPTS="-p 2222"\n', unit="ssh.socket") == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["ssh.service.d/new.conf", "ssh.service", "ssh.service.d/port.conf", "ssh.service.d/note"]
+)
+def test_a_file_of_a_unit_in_a_folder_that_systemd_has_not_seen_is_found(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "etc/system" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("[Service]\n")
+    said = loaded(tmp_path, LISTENER.format(""), "SSHD_OPTS=")
+    # A drop-in of that name is loaded from elsewhere, and a note is none.
+    expected = (
+        "" if name.endswith(("port.conf", "note")) else f"changed and not loaded ({file}): the next start"
+    )
+    assert expected in said and bool(expected) == bool(said)
+    file.unlink()
+    file.symlink_to("/dev/null")
+    assert loaded(tmp_path, LISTENER.format(""), "SSHD_OPTS=") == ""
 
 
 @pytest.mark.parametrize("unit", ["help.service", "help.socket"])
