@@ -768,10 +768,10 @@ def plan(device: Mapping[str, Any], findings: Iterable[Finding]) -> Plan:
                 stop |= {_program(name)[:15] for name in entry.programs} & _all_programs()
                 stop |= {name[:15] for name in entry.programs if name.startswith("in.")}
                 # What cron starts again and again it starts again by itself.
-                again = entry.kind == "cron" and not files[entry.path].splitlines()[
+                repeated = entry.kind == "cron" and not files[entry.path].splitlines()[
                     entry.line - 1
                 ].startswith("@reboot")
-                if entry.kind in ("rc", "cron") and item.sockets and not again:
+                if entry.kind in ("rc", "cron") and item.sockets and not repeated:
                     restart.append(entry.command)
     units |= _idle_supervisors(device, {**files, **texts}, texts)
     for path in sorted(texts):
