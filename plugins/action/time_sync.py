@@ -15,6 +15,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange impo
 _SPEC: dict[str, dict[str, Any]] = {
     "servers": {"type": "list", "elements": "str", "default": []},
     "nts": {"type": "bool", "default": False},
+    "nts_root": {"type": "str", "default": ""},
     "client": {"type": "str", "default": "auto"},
     "floor": {"type": "str", "default": ""},
     "wait": {"type": "int", "default": 0},
@@ -46,7 +47,7 @@ class ActionModule(ActionBase):
             if missing:
                 raise client.Refused(
                     f"the policy drops what this device would ask of {', '.join(missing)}. Add to outbound: "
-                    f"{{name: time, allow: [ntp], to: [...]}}"
+                    f"{client.rule(wanted)}"
                 )
             exchange = Exchange(self)
             reply = exchange.run(client.QUERY)
@@ -100,6 +101,11 @@ class ActionModule(ActionBase):
             result["msg"] = (
                 f"{host}: {clock['client']} did not reach a time server within {wait} s. Check that this device "
                 f"reaches {', '.join(wanted.servers)} on udp port 123"
+                + (
+                    " and tcp port 4460, and that its certificate is trusted (time_sync_nts_root)"
+                    if wanted.nts
+                    else ""
+                )
             )
         elif abs(clock["difference"]) > wanted.tolerance:
             result["warnings"] = [

@@ -234,9 +234,7 @@ class ActionModule(ActionBase):
             )
         self._check_challenge(wanted, device, found)
         reason = devices.why_new(found.lineage, wanted, now, key=True)
-        server = certbot.server_of(found.renewal)
-        if not reason and server != wanted.acme_directory:
-            reason = f"it came from {server or 'an unknown directory'}"
+        reason = reason or certbot.renews_otherwise(found.renewal, wanted)
         waiting = not reason and (
             found.certificate is None
             or not found.key
@@ -307,13 +305,14 @@ class ActionModule(ActionBase):
                 {
                     str(one.get("process") or "a process")
                     for one in device.get("listening") or []
-                    if one["protocol"] == "tcp" and one["port"] == 80
+                    if one["protocol"] == "tcp" and one["port"] == wanted.http_port
                 }
             )
             if holders:
                 raise services.Refused(
-                    f"tls_challenge is standalone, which needs port 80 for itself, and {', '.join(holders)} listens there. "
-                    "Use webroot or nginx, or set tls_redirect: false and free the port"
+                    f"tls_challenge is standalone, which needs port {wanted.http_port} for itself, and {', '.join(holders)} "
+                    "listens there. Use webroot or nginx, or set tls_redirect: false and free the port, or have the CA's port 80 "
+                    "lead to another one (tls_http_port)"
                 )
 
     # --- the change -------------------------------------------------------------------------------------------
@@ -324,9 +323,7 @@ class ActionModule(ActionBase):
         plan = services.plan(
             wanted, device, found.has, pair=pair, ocsp=ocsp, texts=found.texts, served=found.served
         )
-        plan.files += certbot.files(
-            wanted, f"/bin/sh {services.DEPLOY}" if wanted.gate and wanted.challenge != "dns" else ""
-        )
+        plan.files += certbot.files(wanted)
         if device.get("init") == "systemd":
             timer = "systemctl daemon-reload\nsystemctl enable --now certbot.timer >/dev/null 2>&1"
             plan.activate.insert(0, timer)

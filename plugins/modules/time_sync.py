@@ -24,6 +24,11 @@ options:
     - Whether the servers must prove who they are (NTS). Needs chrony 4.0 or later on the device.
     type: bool
     default: false
+  nts_root:
+    description:
+    - The root certificate, as PEM, of a CA of the site's own that O(servers) are certified by.
+    type: str
+    default: ""
   client:
     description:
     - C(auto) takes chrony, else systemd-timesyncd, else BusyBox ntpd.
@@ -98,6 +103,10 @@ clock:
       description: Seconds between the clock and its source, as the client measures it.
       type: float
       sample: 0.000031
+    authenticated:
+      description: Whether that server proved who it is (NTS); null where nobody can tell.
+      type: bool
+      sample: true
     epoch:
       description: The device's clock.
       type: int

@@ -112,6 +112,12 @@ options:
     type: str
     choices: [webroot, standalone, nginx, dns]
     default: webroot
+  http_port:
+    description:
+    - Port on which certbot answers C(standalone); the CA asks port 80, so another one is for a
+      router, or a NAT rule, that leads there.
+    type: int
+    default: 80
   webroot:
     description:
     - Folder of the web server that answers on port 80. The default one is served by this role's nginx.

@@ -28,6 +28,7 @@ from lab.podman import podman
 
 EAB_KID = "kid-1"
 EAB_KEY = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
+FORBIDDEN = "forbidden.lab"  # this CA issues nothing for it
 WHERE = "vantage-lan"
 
 
@@ -141,6 +142,7 @@ class Acme:
             "ocspResponderURL": f"http://{self.address}:8888/" if ocsp else "",
             "externalAccountBindingRequired": self.bindings,
             "certificateValidityPeriod": self.validity,
+            "domainBlocklist": [FORBIDDEN],
             **({"externalAccountMACKeys": {EAB_KID: EAB_KEY}} if self.bindings else {}),
         }
         self.put({"acme.pem": own, "acme.key": pem(key), "acme.json": json.dumps({"pebble": settings})})
@@ -207,6 +209,7 @@ class Acme:
     def dns(self, name: str, address: str) -> None:
         """What a name leads to, as the CA sees it."""
         self.post("set-default-ipv6", {"ip": ""})
+        self.post("clear-a", {"host": f"{name}."})
         self.post("add-a", {"host": f"{name}.", "addresses": [address]})
 
     def post(self, what: str, values: dict[str, object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import socket
@@ -10,7 +11,8 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,31 @@ from acme import Acme
 
 from lab.fleet import CHECKOUT, addresses
 from lab.labs import Lab
-from lab.podman import podman
+from lab.podman import listing, podman
 
 DEBIAN = ("tls11", "tls12", "tls13")
 DEVICES = (*DEBIAN, "tlsvendor")
 TOOLS = Path(sys.executable).parent
+FAKETIME = "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1"
+# What a run could leave on a device: not what the kernel shows as files, nor logs and the host keys that dropbear makes for
+# its first visitor.
+_TREE = (
+    (
+        "find / -xdev ( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/tmp -o -path /var/log "
+        "-o -path /usr/lib -o -path /usr/share -o -path /root/.ansible -o -path /etc/dropbear ) -prune -o -exec stat -c '%n %f %u:%g %s %Y' {} +"
+    )
+    .replace("( ", "\\( ")
+    .replace(" )", " \\)")
+)
+_WATCH = """table inet watch {
+  counter seen {
+  }
+  chain out {
+    type filter hook output priority 0;
+    oifname != "lo" ct direction original meta l4proto { tcp, udp } counter name seen
+  }
+}
+"""
 
 
 @dataclass
@@ -64,6 +86,29 @@ class Fleet:
     def sh(self, device: str, text: str, check: bool = True) -> str:
         return podman("exec", self.lab.container(device), "/bin/sh", "-c", text, check=check)
 
+    @contextmanager
+    def untouched(self, *devices: str) -> Iterator[None]:
+        """Afterwards these devices' files are what they were, and none of them has begun to talk to anybody."""
+        inside = {device: self._inside(device) for device in devices}
+        before = {device: set(self.sh(device, _TREE).splitlines()) for device in devices}
+        for enter in inside.values():
+            subprocess.run([*enter, "nft", "-f", "-"], input=_WATCH, text=True, check=True)
+        try:
+            yield
+            for device, enter in inside.items():
+                show = [*enter, "nft", "list", "counter", "inet", "watch", "seen"]
+                counted = subprocess.run(show, capture_output=True, text=True, check=True).stdout
+                assert "packets 0 bytes 0" in counted, f"{device} began a connection: {counted}"
+                changed = before[device] ^ set(self.sh(device, _TREE).splitlines())
+                assert not changed, f"{device}: {sorted(changed)}"
+        finally:
+            for enter in inside.values():
+                subprocess.run([*enter, "nft", "delete", "table", "inet", "watch"], check=True)
+
+    def _inside(self, device: str) -> list[str]:
+        (row,) = listing("inspect", self.lab.container(device))
+        return ["nsenter", "-t", str(row["State"]["Pid"]), "-n"]
+
     def play(
         self,
         limit: str,
@@ -100,8 +145,13 @@ class Fleet:
         return Run(done.returncode, done.stdout + done.stderr, found, time.monotonic() - began)
 
     def audit(self) -> dict[str, Any]:
-        """Variables of an audit that asks nobody for passwords."""
-        return {"audit_logins": False, "audit_report_dir": str(self.work / "report")}
+        """Variables of an audit that asks nobody for passwords, and looks from one place: what counts here are certificates."""
+        places = {"lan": ["{{ ansible_host }}"], "wan": []}
+        return {
+            "audit_logins": False,
+            "audit_addresses": places,
+            "audit_report_dir": str(self.work / "report"),
+        }
 
     def from_acme(self) -> dict[str, Any]:
         """Variables of a site whose CA is the lab's."""
@@ -147,6 +197,14 @@ class Fleet:
         """The same where a client certificate is asked for."""
         with self.connect(device, roots, port, pair=pair) as client:
             return hashlib.sha256(client.getpeercert(binary_form=True) or b"").hexdigest()
+
+    def redirected(self, device: str, path: str) -> str:
+        """Where a browser that asks without TLS is sent."""
+        asked = http.client.HTTPConnection(self.address(device), 80, timeout=10)
+        asked.request("GET", path, headers={"Host": self.name(device)})
+        answer = asked.getresponse()
+        assert answer.status == 301, answer.status
+        return str(answer.getheader("Location"))
 
     def plain(self, device: str, port: int = 80) -> bool:
         """Whether a TCP port answers from the network."""

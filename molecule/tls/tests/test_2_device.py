@@ -5,19 +5,14 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
 import pytest
-from acme import EAB_KEY, EAB_KID
-from fleet import DEBIAN, Fleet, Run, until
+from acme import EAB_KEY, EAB_KID, FORBIDDEN
+from fleet import DEBIAN, FAKETIME, Fleet, Run, until
 
 ALL = ":".join(DEBIAN)
-# Each device its own challenge; the one behind lighttpd has its plain interface moved to loopback.
-SITE = {
-    "mode": "device",
-    "challenge": "{{ {'tls11': 'webroot', 'tls12': 'nginx', 'tls13': 'standalone'}[inventory_hostname] }}",
-    "front": "{{ 'none' if inventory_hostname == 'tls13' else 'nginx' }}",
-    "upstream": "{{ '127.0.0.1:8080' if inventory_hostname == 'tls11' else '' }}",
-}
+CHALLENGES = ("webroot", "nginx", "standalone")
 RENEW = "REQUESTS_CA_BUNDLE=/etc/sallyport/tls/acme-root.pem certbot renew -q --no-random-sleep-on-renew"
 HOUR, LIFE = 3600, 30
 NAME = "{{ inventory_hostname }}"
@@ -30,96 +25,153 @@ urllib.request.urlopen(urllib.request.Request(f"http://@ACME@:8055/{what}", body
 """
 
 
+def challenges(turn: int) -> dict[str, str]:
+    """Each device another challenge; in three turns each has had all of them. In turn 0 tls13 has no front."""
+    return {device: CHALLENGES[(index + turn) % len(CHALLENGES)] for index, device in enumerate(DEBIAN)}
+
+
+def turned(fleet: Fleet, turn: int) -> dict[str, object]:
+    """Variables of a turn; the one behind lighttpd has its plain interface moved to loopback."""
+    chosen = challenges(turn)
+    for device, challenge in chosen.items():
+        fleet.sh(device, f"systemctl {'stop' if challenge == 'standalone' else 'start'} nginx")
+    return {
+        "mode": "device",
+        "challenge": f"{{{{ {chosen}[inventory_hostname] }}}}",
+        "front": "{{ 'none' if tls_challenge == 'standalone' else 'nginx' }}",
+        "upstream": "{{ '127.0.0.1:8080' if inventory_hostname == 'tls11' else '' }}",
+        **fleet.from_acme(),
+    }
+
+
 @pytest.fixture(scope="module")
 def site(fleet: Fleet) -> dict[str, object]:
-    fleet.sh("tls13", "systemctl stop nginx")
-    return {**SITE, **fleet.from_acme()}
+    return turned(fleet, 0)
 
 
-def test_check_mode_contacts_nobody(fleet: Fleet, site: dict[str, object]) -> None:
+def test_check_mode_contacts_nobody(fleet: Fleet) -> None:
     before = fleet.sh("vantage-lan", "cat /tmp/acme.log")
-    run = fleet.play(ALL, "--check", **site)
+    site = turned(fleet, 1)
+    with fleet.untouched(*DEBIAN):
+        run = fleet.play(ALL, "--check", "--diff", **site)
     assert run.status == 0, run.output
     assert all(run[device]["state"] == "would_change" for device in DEBIAN)
-    assert fleet.sh("tls11", "ls /etc/letsencrypt/live 2>/dev/null || :") == ""
     assert fleet.sh("vantage-lan", "cat /tmp/acme.log") == before
 
 
-def test_each_challenge_brings_a_certificate_that_its_own_clients_trust(
-    fleet: Fleet, site: dict[str, object]
-) -> None:
+def test_each_challenge_brings_a_certificate_that_its_own_clients_trust(fleet: Fleet) -> None:
     before = fleet.acme.orders()
-    run = fleet.play(ALL, **site)
+    run = fleet.play(ALL, "-vvv", "--diff", **turned(fleet, 1))
     assert run.status == 0, run.output
-    print({device: run[device]["issue_seconds"] for device in DEBIAN})
     assert fleet.acme.orders() == before + 3
     root = fleet.acme.issuer()
-    assert "Gateway" in fleet.get("tls11", root) and "Gateway" in fleet.get("tls12", root)
-    for device in DEBIAN:
+    for device, challenge in challenges(1).items():
         assert run[device]["certificate"]["names"] == [f"{device}.lab"]
         mode = fleet.sh(device, "stat -c '%a %U' /etc/sallyport/tls/privkey.pem").split()
         assert mode == ["600", "root"]
-        assert fleet.sh(device, "systemctl is-enabled certbot.timer").strip() == "enabled"
+        key = fleet.sh(device, "cat /etc/sallyport/tls/privkey.pem").splitlines()[1]
+        assert key not in run.output, "the key left the device"
+        timer = fleet.sh(
+            device, "systemctl is-enabled certbot.timer; systemctl show -P RandomizedDelayUSec certbot.timer"
+        )
+        assert timer.split() == ["enabled", "12h"]
+        if challenge != "standalone":
+            assert "Gateway" in fleet.get(device, root)
+            assert fleet.redirected(device, "/panel?x=1") == f"https://{device}.lab/panel?x=1"
     assert not fleet.plain("tls11", 8080), "the plain interface still answers from the network"
 
 
-def test_a_converged_run_costs_no_order(fleet: Fleet, site: dict[str, object]) -> None:
+def test_a_name_more_or_less_and_another_challenge_get_a_new_certificate(fleet: Fleet) -> None:
+    before = fleet.acme.orders()
+    for device in DEBIAN:
+        fleet.acme.dns(f"panel.{device}.lab", fleet.address(device))
+    run = fleet.play(ALL, **turned(fleet, 2), names=[f"{NAME}.lab", f"panel.{NAME}.lab"])
+    assert run.status == 0, run.output
+    for device in DEBIAN:
+        assert sorted(run[device]["certificate"]["names"]) == [f"panel.{device}.lab", f"{device}.lab"]
+    run = fleet.play(ALL, **turned(fleet, 0))
+    assert run.status == 0, run.output
+    root = fleet.acme.issuer()
+    for device, challenge in challenges(0).items():
+        assert run[device]["certificate"]["names"] == [f"{device}.lab"]
+        assert challenge == "standalone" or "Gateway" in fleet.get(device, root)
+    assert fleet.acme.orders() == before + 6
+
+
+def again(fleet: Fleet, limit: str, **site: Any) -> None:
+    """A run that finds everything as it is wanted: nothing is changed, and the CA hears of nobody."""
     before = fleet.sh("vantage-lan", "cat /tmp/acme.log")
-    run = fleet.play(ALL, **site)
-    assert run.status == 0 and all(run[device]["state"] == "unchanged" for device in DEBIAN), run.output
+    run = fleet.play(limit, **site)
+    states = {device: run[device]["state"] for device in limit.split(":")}
+    assert run.status == 0 and set(states.values()) == {"unchanged"}, run.output
     assert fleet.sh("vantage-lan", "cat /tmp/acme.log") == before
 
 
-def test_a_name_more_or_less_gets_a_new_certificate(fleet: Fleet, site: dict[str, object]) -> None:
-    before = fleet.acme.orders()
-    fleet.acme.dns("panel.lab", fleet.address("tls11"))
-    run = fleet.play("tls11", **site, names=["tls11.lab", "panel.lab"])
-    assert run.status == 0 and sorted(run["tls11"]["certificate"]["names"]) == ["panel.lab", "tls11.lab"]
-    run = fleet.play("tls11", **site)
-    assert run.status == 0 and run["tls11"]["certificate"]["names"] == ["tls11.lab"], run.output
-    assert fleet.acme.orders() == before + 2
+def test_a_converged_run_costs_no_order(fleet: Fleet, site: dict[str, object]) -> None:
+    again(fleet, ALL, **site)
 
 
 def test_a_refused_challenge_leaves_the_old_certificate_and_says_what_the_ca_wants(
     fleet: Fleet, site: dict[str, object]
 ) -> None:
-    before = fleet.served("tls11")
+    before = {device: fleet.served(device) for device in ("tls11", "tls12")}
     fleet.acme.dns("elsewhere.lab", fleet.address("tls13"))
-    run = fleet.play("tls11", **site, names=["tls11.lab", "elsewhere.lab"])
-    assert run["tls11"]["failed"] and "the old certificate is still served" in run["tls11"]["msg"]
+    names = {"tls11": ["tls11.lab", "elsewhere.lab"], "tls12": ["tls12.lab", FORBIDDEN]}
+    run = fleet.play("tls11:tls12", **site, names=f"{{{{ {names}[inventory_hostname] }}}}")
+    for device, fingerprint in before.items():
+        assert run[device]["failed"] and "the old certificate is still served" in run[device]["msg"]
+        assert fleet.served(device) == fingerprint
     assert "each must lead to this device's port 80" in run["tls11"]["msg"]
-    assert fleet.served("tls11") == before
+    assert "the CA does not issue for one of the names" in run["tls12"]["msg"], run["tls12"]["msg"]
+    fleet.acme.dns("elsewhere.lab", fleet.address("tls11"))
+    run = fleet.play("tls11", **site, names=names["tls11"])
+    assert run.status == 0 and fleet.served("tls11") != before["tls11"], run.output
 
 
 def test_a_clock_in_1970_stops_the_role_before_it_asks_the_ca(fleet: Fleet, site: dict[str, object]) -> None:
+    """By a program in the place of `date`, and by libfaketime in every process of the session."""
     before = fleet.sh("vantage-lan", "cat /tmp/acme.log")
+    served = {device: fleet.served(device) for device in ("tls11", "tls12")}
     shim = 'case "$*" in +%s) echo 86400 ;; *) exec /bin/date "$@" ;; esac'
     fleet.sh(
         "tls11", f"printf '#!/bin/sh\\n%s\\n' '{shim}' >/usr/local/bin/date; chmod +x /usr/local/bin/date"
     )
+    fleet.sh(
+        "tls12", f"printf 'LD_PRELOAD=%s\\nFAKETIME=@1970-01-02 00:00:00\\n' {FAKETIME} >/etc/environment"
+    )
+    afresh = {"ANSIBLE_SSH_ARGS": "-o ControlMaster=no"}  # a session of before has the environment of before
+    names = [f"{NAME}.lab", f"panel.{NAME}.lab"]
     try:
-        run = fleet.play("tls11", **site, names=["tls11.lab", "panel.lab"])
+        run = fleet.play("tls11:tls12", environment=afresh, **site, names=names)
     finally:
         fleet.sh("tls11", "rm /usr/local/bin/date")
-    assert run["tls11"]["state"] == "refused" and "its clock says 1970-01-02" in run["tls11"]["msg"]
-    assert "time_sync" in run["tls11"]["msg"]
+        fleet.sh("tls12", "rm /etc/environment")
+    for device, fingerprint in served.items():
+        assert run[device]["state"] == "refused" and "its clock says 1970-01-02" in run[device]["msg"]
+        assert "time_sync" in run[device]["msg"]
+        assert fleet.served(device) == fingerprint
     assert fleet.sh("vantage-lan", "cat /tmp/acme.log") == before
+    run = fleet.play("tls11:tls12", **site, names=names)
+    assert run.status == 0 and fleet.served("tls12") != served["tls12"], run.output
 
 
 def test_a_full_disk_leaves_the_old_certificate(fleet: Fleet, site: dict[str, object]) -> None:
     before = fleet.served("tls11")
-    fleet.sh("tls11", "cp -a /etc/letsencrypt /var/kept; mount -t tmpfs -o size=128k none /etc/letsencrypt")
+    fleet.sh("tls11", "cp -a /etc/letsencrypt /var/kept; mount -t tmpfs -o size=1m none /etc/letsencrypt")
     fleet.sh(
         "tls11",
         "cp -a /var/kept/. /etc/letsencrypt/; dd if=/dev/zero of=/etc/letsencrypt/fill bs=1k 2>/dev/null || :",
     )
     try:
-        run = fleet.play("tls11", **site, names=["tls11.lab", "panel.lab"])
+        run = fleet.play("tls11", **site)
     finally:
         fleet.sh("tls11", "umount /etc/letsencrypt; rm -r /var/kept")
     assert run["tls11"]["failed"] and "the old certificate is still served" in run["tls11"]["msg"], run.output
     assert "No space left" in run["tls11"]["msg"] or "disk is full" in run["tls11"]["msg"]
     assert fleet.served("tls11") == before
+    run = fleet.play("tls11", **site)
+    assert run.status == 0 and run["tls11"]["certificate"]["names"] == ["tls11.lab"], run.output
+    assert fleet.served("tls11") != before
 
 
 def test_killed_between_issue_and_deployment_the_next_run_finishes_without_asking_again(
@@ -174,6 +226,7 @@ def test_port_80_opens_for_the_challenge_only(fleet: Fleet, site: dict[str, obje
             fleet.acme.dns(f"gate.{device}.lab", fleet.address(device))
         run = fleet.play("tls11:tls12", **site, gate=True, names=[f"{NAME}.lab", f"gate.{NAME}.lab"])
         assert run.status == 0, run.output
+        again(fleet, "tls11:tls12", **site, gate=True, names=[f"{NAME}.lab", f"gate.{NAME}.lab"])
         for device in both:
             assert not fleet.plain(device), "port 80 still answers after the challenge"
             # What closes it is the kernel, whatever becomes of certbot.
@@ -212,16 +265,19 @@ def test_a_ca_that_is_down_leaves_the_old_certificate_and_the_next_run_finishes(
 def test_dns_01_with_an_account_that_is_bound_to_a_contract(fleet: Fleet, site: dict[str, object]) -> None:
     fleet.acme.start(bindings=True)
     hook = HOOK.replace("@ACME@", fleet.acme.address)
-    fleet.sh("tls13", "rm -rf /etc/letsencrypt/accounts")
+    for device in DEBIAN:
+        fleet.sh(device, "rm -rf /etc/letsencrypt/accounts")
     try:
-        values = {**site, "challenge": "dns", "dns_hook": hook, "names": ["tls13.lab", "*.tls13.lab"]}
+        values = {**site, "challenge": "dns", "dns_hook": hook, "names": [f"{NAME}.lab", f"*.{NAME}.lab"]}
         run = fleet.play("tls13", **values)
         assert run["tls13"]["failed"] and "acme_eab_kid" in run["tls13"]["msg"], run.output
         bound = {"acme_eab_kid": EAB_KID, "acme_eab_key": EAB_KEY}
-        run = fleet.play("tls13", "-vvv", "--diff", **values, **bound)
+        run = fleet.play(ALL, "-vvv", "--diff", **values, **bound)
         assert run.status == 0, run.output
         assert EAB_KEY not in run.output
-        assert sorted(run["tls13"]["certificate"]["names"]) == ["*.tls13.lab", "tls13.lab"]
+        for device in DEBIAN:
+            assert sorted(run[device]["certificate"]["names"]) == [f"*.{device}.lab", f"{device}.lab"]
+        again(fleet, ALL, **values, **bound)
     finally:
         fleet.acme.start(bindings=False)
 
@@ -238,6 +294,7 @@ def test_a_dns_plugin_proves_the_names_with_its_credentials(fleet: Fleet, site: 
     run = fleet.play("tls13", "-vvv", "--diff", **values, dns_credentials=credentials)
     assert run.status == 0 and run["tls13"]["certificate"]["names"] == ["*.tls13.lab"], run.output
     assert credentials.splitlines()[2] not in run.output
+    again(fleet, "tls13", **values, dns_credentials=credentials)
     mode = fleet.sh("tls13", "stat -c '%a %U' /etc/sallyport/tls/dns-credentials").split()
     assert mode == ["600", "root"]
 

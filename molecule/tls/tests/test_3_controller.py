@@ -9,8 +9,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from fleet import Fleet
+from fleet import DEBIAN, DEVICES, Fleet
 from test_2_device import HOOK
+
+ALL = ":".join(DEVICES)
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +30,30 @@ def site(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ob
     }
 
 
+def test_check_mode_contacts_nobody_from_here_either(fleet: Fleet, site: dict[str, object]) -> None:
+    before = fleet.sh("vantage-lan", "cat /tmp/acme.log")
+    with fleet.untouched(*DEVICES):
+        run = fleet.play(ALL, "--check", "--diff", **site)
+    assert run.status == 0 and all(run[device]["state"] == "would_change" for device in DEVICES), run.output
+    assert fleet.sh("vantage-lan", "cat /tmp/acme.log") == before
+    assert list(Path(str(site["controller_dir"])).iterdir()) == []
+
+
 def test_a_certificate_is_delivered_and_the_result_says_where_its_key_was_made(
     fleet: Fleet, site: dict[str, object]
 ) -> None:
     before = fleet.acme.orders()
-    run = fleet.play("tls13:tlsvendor", "-vvv", "--diff", **site)
+    run = fleet.play(ALL, "-vvv", "--diff", **site)
     assert run.status == 0, run.output
-    assert run["tlsvendor"]["key_made"] == "controller" and run["tls13"]["key_made"] == "device"
+    assert {device: run[device]["key_made"] for device in DEVICES} == {
+        **dict.fromkeys(DEBIAN, "device"),
+        "tlsvendor": "controller",
+    }
     root = fleet.acme.issuer()
-    for device in ("tls13", "tlsvendor"):
+    for device in DEVICES:
         assert "Gateway" in fleet.get(device, root)
         assert fleet.sh(device, "cat /etc/sallyport/tls/privkey.pem").splitlines()[1] not in run.output
-    assert fleet.acme.orders() == before + 2
+    assert fleet.acme.orders() == before + len(DEVICES)
     kept = [path for path in Path(str(site["controller_dir"])).rglob("*") if path.is_file()]
     assert kept and all("accounts" in path.parts or path.name == "lock" for path in kept)
 
@@ -68,12 +82,17 @@ def test_a_ca_that_is_down_leaves_the_old_certificate_and_the_next_run_uses_the_
     assert all(fleet.served(device) != fingerprint for device, fingerprint in before.items())
 
 
+def controllers_address(fleet: Fleet) -> str:
+    """As the CA sees it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((fleet.acme.address, 9))
+        return str(probe.getsockname()[0])
+
+
 def test_http_01_proves_a_name_that_leads_to_the_controller(
     fleet: Fleet, site: dict[str, object], tmp_path: Path
 ) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((fleet.acme.address, 9))
-        here = probe.getsockname()[0]
+    here = controllers_address(fleet)
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
     before = fleet.served("tlsvendor")
     with http.server.ThreadingHTTPServer((here, 0), handler) as server:
@@ -88,3 +107,19 @@ def test_http_01_proves_a_name_that_leads_to_the_controller(
             fleet.acme.start()
     assert run.status == 0 and run["tlsvendor"]["certificate"]["names"] == ["panel.lab"], run.output
     assert fleet.served("tlsvendor") != before
+
+
+def test_http_01_is_answered_by_certbot_itself_where_nothing_else_listens(
+    fleet: Fleet, site: dict[str, object]
+) -> None:
+    here = controllers_address(fleet)
+    with socket.create_server((here, 0)) as free:
+        port = free.getsockname()[1]
+    fleet.acme.start(http_port=port)
+    try:
+        fleet.acme.dns("alone.lab", here)
+        values = {**site, "challenge": "standalone", "http_port": port, "names": ["alone.lab"]}
+        run = fleet.play("tlsvendor", **values)
+    finally:
+        fleet.acme.start()
+    assert run.status == 0 and run["tlsvendor"]["certificate"]["names"] == ["alone.lab"], run.output

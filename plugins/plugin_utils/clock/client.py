@@ -18,12 +18,14 @@ from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import intervals
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import Addresses, HostPolicy, Rule
+from ansible_collections.sallyport.iot.plugins.plugin_utils.tls import certificates
 
 CLIENTS = ("chrony", "timesyncd", "ntpd")
 MARK = "# switched off by sallyport: "
 BANNER = "# Managed by Sallyport (role time_sync); changes here are overwritten\n"
 CHRONY_MAIN = ("/etc/chrony/chrony.conf", "/etc/chrony.conf")
 CHRONY_OURS = "/etc/chrony/sallyport.conf"
+NTS_ROOT = "/etc/chrony/sallyport-nts-root.pem"
 TIMESYNCD_OURS = "/etc/systemd/timesyncd.conf.d/sallyport.conf"
 FLOOR = "/etc/sallyport/clock-floor"
 FLOOR_UNIT = "/etc/systemd/system/sallyport-clock-floor.service"
@@ -43,7 +45,9 @@ if have chronyd; then
     [ ! -f "$file" ] || { say main "$file"; blob text <"$file"; break; }
   done
   say unit "$(systemctl show -P ConditionResult chrony.service 2>/dev/null || :)"
-  have chronyc && chronyc -c tracking 2>/dev/null | while read -r line; do say tracking "$line"; done
+  have chronyc && for what in tracking authdata; do  # authdata from 4.0 on
+    chronyc -n -c $what 2>/dev/null | while read -r line; do say $what "$line"; done
+  done
 fi
 if [ -x /lib/systemd/systemd-timesyncd ] || [ -x /usr/lib/systemd/systemd-timesyncd ]; then
   say has timesyncd
@@ -69,6 +73,7 @@ class Wanted:
 
     servers: tuple[str, ...]
     nts: bool
+    nts_root: str
     client: str
     floor: int
     tolerance: int
@@ -105,7 +110,17 @@ def parse(arguments: Mapping[str, Any]) -> Wanted:
         floor = int(datetime(day.year, day.month, day.day, tzinfo=timezone.utc).timestamp())
     if arguments["tolerance"] < 1:
         raise Refused(f"time_sync_tolerance must be 1 second or more, got {arguments['tolerance']}")
-    return Wanted(tuple(servers), arguments["nts"], client, floor, arguments["tolerance"])
+    root = arguments["nts_root"]
+    if root:
+        if not arguments["nts"]:
+            raise Refused(
+                "time_sync_nts_root needs time_sync_nts: true; it is for servers that prove who they are"
+            )
+        try:
+            certificates.parse(root)
+        except certificates.CertificateError as error:
+            raise Refused(f"time_sync_nts_root: {error}") from None
+    return Wanted(tuple(servers), arguments["nts"], root, client, floor, arguments["tolerance"])
 
 
 def choose(wanted: Wanted, there: Sequence[str]) -> str:
@@ -147,6 +162,8 @@ def chrony_ours(wanted: Wanted) -> str:
     if wanted.nts:
         # Without a battery the first certificates seem not yet valid: for the first update their dates do not count.
         lines.append("nocerttimecheck 1\n")
+    if wanted.nts_root:
+        lines.append(f"ntstrustedcerts {NTS_ROOT}\n")
     lines.append("makestep 1 3\n")
     return BANNER + "".join(lines)
 
@@ -196,6 +213,10 @@ def plan(wanted: Wanted, device: Mapping[str, Any], reply: Any) -> Plan:
         result.files += [
             {"dest": CHRONY_OURS, "content": chrony_ours(wanted), "mode": "0644"},
             {"dest": main, "content": chrony_main(text), "mode": "keep"},
+            # One that is left would go on being trusted once it is named again.
+            {"dest": NTS_ROOT, "content": f"{wanted.nts_root.strip()}\n", "mode": "0644"}
+            if wanted.nts_root
+            else {"dest": NTS_ROOT, "state": "absent"},
         ]
         # -p arrived with 4.0; the staged main file names ours, which is staged too.
         result.check.append(
@@ -204,6 +225,10 @@ def plan(wanted: Wanted, device: Mapping[str, Any], reply: Any) -> Plan:
             f'sed "s|^include {CHRONY_OURS}\\$|include $(staged {CHRONY_OURS})|" "$(staged {shlex.quote(main)})" '
             f'>"$folder/chrony.conf"\nchronyd -p -f "$folder/chrony.conf" >/dev/null'
         )
+        kept = re.search(r"^\s*ntsdumpdir\s+(\S+)", text, re.M | re.I)
+        if kept:
+            # Cookies of servers that another CA vouched for would be good for days; it writes them down when it ends.
+            result.activate.append(f"systemctl stop chrony.service\nrm -f {shlex.quote(kept[1])}/*.nts")
         _unit(result, "chrony.service")
     elif client == "timesyncd":
         result.files.append({"dest": TIMESYNCD_OURS, "content": timesyncd_ours(wanted), "mode": "0644"})
@@ -277,6 +302,7 @@ def state(reply: Any, client: str, now: float) -> dict[str, Any]:
         "source": "",
         "stratum": 0,
         "offset": None,
+        "authenticated": None,
     }
     tracking = reply.get("tracking").split(",")
     words = dict(line.split("=", 1) for line in reply.all("timedate") if "=" in line)
@@ -288,6 +314,11 @@ def state(reply: Any, client: str, now: float) -> dict[str, Any]:
             offset=float(tracking[4]),
             synchronised=tracking[13] == "Normal" and int(tracking[2]) > 0,
         )
+        known = {words[0]: words for words in (line.split(",") for line in reply.all("authdata"))}
+        if len(known.get(found["source"], ())) >= 9:
+            # NTS that works has a key and a store of cookies.
+            _, mode, key, *_, cookies, _ = known[found["source"]]
+            found["authenticated"] = mode == "NTS" and key != "0" and cookies != "0"
     elif client == "timesyncd" and words:
         found.update(
             source=words.get("ServerAddress", "") or words.get("ServerName", ""),
@@ -312,6 +343,17 @@ def policy_says_no(policy: HostPolicy | None, wanted: Wanted) -> list[str]:
             if not any(_admits(rule, protocol, port, server) for rule in policy.outbound):
                 missing.append(f"{server} ({protocol} {port})")
     return missing
+
+
+def rule(wanted: Wanted) -> str:
+    """The entry of the policy's outbound that lets this device ask."""
+    names = [server for server in wanted.servers if not _is_address(server)]
+    to = (
+        f", to: [{', '.join(wanted.servers)}]"
+        if not names
+        else f", to: [the addresses of {', '.join(wanted.servers)}]"
+    )
+    return f"{{name: time, allow: [ntp{', nts-ke' if wanted.nts else ''}]{to}}}"
 
 
 def _admits(rule: Rule, protocol: str, port: int, server: str) -> bool:

@@ -53,6 +53,8 @@ def ini(wanted: Wanted, *, webroot: str, hook: str, credentials: str, deploy: bo
         lines += ["authenticator = webroot", f"webroot-path = {webroot}"]
     else:
         lines += [f"authenticator = {wanted.challenge}", "preferred-challenges = http"]
+        if wanted.challenge == "standalone" and wanted.http_port != 80:
+            lines.append(f"http-01-port = {wanted.http_port}")
     if deploy:
         lines.append(f"deploy-hook = /bin/sh {services.DEPLOY} certbot")
     if gate:
@@ -60,13 +62,18 @@ def ini(wanted: Wanted, *, webroot: str, hook: str, credentials: str, deploy: bo
     return services.BANNER + "\n".join(lines) + "\n"
 
 
-def files(wanted: Wanted, gate: str = "") -> list[dict[str, Any]]:
+def files(wanted: Wanted) -> list[dict[str, Any]]:
     """What certbot needs on a device."""
     result: list[dict[str, Any]] = [
         {
             "dest": INI,
             "content": ini(
-                wanted, webroot=wanted.webroot, hook=HOOK, credentials=CREDENTIALS, deploy=True, gate=gate
+                wanted,
+                webroot=wanted.webroot,
+                hook=HOOK,
+                credentials=CREDENTIALS,
+                deploy=True,
+                gate=gate(wanted),
             ),
             "mode": "0600",
             "secret": True,
@@ -194,10 +201,37 @@ def dry_run(wanted: Wanted) -> str:
     )
 
 
-def server_of(renewal: str) -> str:
-    """The directory that a renewal file asks."""
-    match = re.search(r"^server\s*=\s*(\S+)", renewal, re.M)
-    return match[1] if match else ""
+def gate(wanted: Wanted) -> str:
+    """The command that opens and closes port 80 of a device for a challenge, "" where it stands open."""
+    return f"/bin/sh {services.DEPLOY}" if wanted.gate and wanted.challenge != "dns" else ""
+
+
+def renews_otherwise(renewal: str, wanted: Wanted) -> str:
+    """How a device's certbot would renew, if that is not what the site wants; empty where it is.
+
+    certbot goes by what it wrote down when it issued, whatever its settings say now.
+    """
+    said = dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", renewal, re.M))
+    if said.get("server") != wanted.acme_directory:
+        return f"it came from {said.get('server') or 'an unknown directory'}"
+    by = {"dns": f"dns-{wanted.dns_plugin}" if wanted.dns_plugin else "manual"}.get(
+        wanted.challenge, wanted.challenge
+    )
+    found = said.get("authenticator", "").rpartition(":")[2]  # older ones write the package before the plugin
+    if found != by:
+        return f"it would be renewed by {found or 'nobody'}, wanted is {by}"
+    if by == "webroot" and said.get("webroot_path", "").rstrip(",") != wanted.webroot:
+        return f"its renewal would use {said.get('webroot_path', 'no folder').rstrip(',')}, wanted is {wanted.webroot}"
+    if by == "standalone" and said.get("http01_port", "80") != str(wanted.http_port):
+        return (
+            f"its renewal would listen on port {said.get('http01_port', '80')}, wanted is {wanted.http_port}"
+        )
+    opens = said.get("pre_hook") == f"/bin/sh {services.DEPLOY} open"
+    if opens != bool(gate(wanted)):
+        return f"its renewal would {'' if opens else 'not '}open port 80"
+    if said.get("renew_hook") != f"/bin/sh {services.DEPLOY} certbot":
+        return "its renewal would not be handed to the services"
+    return ""
 
 
 _NOISE = re.compile(
@@ -228,6 +262,10 @@ def explain(output: str, wanted: Wanted) -> str:
         "refused" in lowered or "establish" in lowered or "max retries" in lowered
     ):
         advice = f"check that {wanted.acme_directory} can be reached, and for HTTP-01 that the CA reaches port 80 by name"
+    elif "rejectedidentifier" in lowered or "will not issue" in lowered or "policy forbids" in lowered:
+        advice = (
+            "the CA does not issue for one of the names: take it out of tls_names, or ask the CA to allow it"
+        )
     elif "external account" in lowered or "eab" in lowered:
         advice = "the CA wants an external account binding: set tls_acme_eab_kid and tls_acme_eab_key"
     elif "does not appear to be installed" in lowered or "unrecognized arguments: --dns-" in lowered:

@@ -35,6 +35,11 @@ put() {
     mv -f "$2.new" "$2"
 }
 
+again() { # UNIT: a start, whatever failed just now; systemd refuses the sixth within seconds
+    systemctl reset-failed "$1" 2>/dev/null || :
+    systemctl restart "$1" 2>&1
+}
+
 matches() { # a key of another certificate would take every service down at its next start
     have openssl || return 0
     [ "$(openssl x509 -in "$1" -noout -pubkey 2>/dev/null)" = "$(openssl pkey -in "$2" -pubout 2>/dev/null)" ]
@@ -70,7 +75,7 @@ service_mosquitto() {
     if systemctl -q is-active mosquitto && [ "$(cat "$HERE/mosquitto.loaded" 2>/dev/null || :)" = "$(cksum </etc/mosquitto/conf.d/sallyport.conf)" ]; then
         systemctl kill -s HUP --kill-who=main mosquitto # certificates only: sessions live on
     else
-        out=$(systemctl restart mosquitto 2>&1) || { fail "mosquitto does not start: $(journalctl -u mosquitto -n 5 -o cat --no-pager 2>/dev/null | last)"; return 1; }
+        out=$(again mosquitto) || { fail "mosquitto does not start: $(journalctl -u mosquitto -n 5 -o cat --no-pager 2>/dev/null | last)"; return 1; }
         cksum </etc/mosquitto/conf.d/sallyport.conf >"$HERE/mosquitto.loaded"
     fi
 }
@@ -81,9 +86,28 @@ service_lighttpd() {
     chown www-data:www-data /etc/lighttpd/sallyport
     out=$(lighttpd -tt -f /etc/lighttpd/lighttpd.conf 2>&1) || { fail "lighttpd refuses its configuration: $(printf '%s' "$out" | last)"; return 1; }
     if systemctl -q is-active lighttpd && [ "$(cat "$HERE/lighttpd.loaded" 2>/dev/null || :)" = "$(cat /etc/lighttpd/lighttpd.conf /etc/lighttpd/conf-enabled/* | cksum)" ]; then
-        systemctl reload lighttpd # graceful: it keeps its sockets and finishes what it serves
+        # Another process finishes what it serves. It goes on as its own user, who may write the file with its number only now.
+        trouble=''
+        number=$(lighttpd -p -f /etc/lighttpd/lighttpd.conf 2>/dev/null | sed -n 's/^[^#]*server\.pid-file"* *= "\(.*\)"$/\1/p')
+        if [ -f "$number" ]; then
+            roots=$(find "$number" -user root)
+            [ -z "$roots" ] || chown www-data "$number"
+            : >"$HERE/lighttpd.asked"
+        fi
+        out=$(systemctl reload lighttpd 2>&1) || trouble="lighttpd does not reload: $(printf '%s' "$out" | last)"
+        if [ -f "$number" ]; then
+            left=40
+            while [ -z "$trouble" ] && [ -z "$(find "$number" -newer "$HERE/lighttpd.asked")" ]; do
+                [ "$left" -gt 0 ] || trouble="lighttpd does not come back from a reload"
+                left=$((left - 1))
+                sleep 0.25 2>/dev/null || sleep 1
+            done
+            [ -z "$roots" ] || chown root "$number"
+            rm -f "$HERE/lighttpd.asked"
+        fi
+        [ -z "$trouble" ] || { fail "$trouble"; return 1; }
     else
-        out=$(systemctl restart lighttpd 2>&1) || { fail "lighttpd does not start: $(journalctl -u lighttpd -n 5 -o cat --no-pager 2>/dev/null | last)"; return 1; }
+        out=$(again lighttpd) || { fail "lighttpd does not start: $(journalctl -u lighttpd -n 5 -o cat --no-pager 2>/dev/null | last)"; return 1; }
         cat /etc/lighttpd/lighttpd.conf /etc/lighttpd/conf-enabled/* | cksum >"$HERE/lighttpd.loaded"
     fi
 }

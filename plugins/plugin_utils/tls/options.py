@@ -43,6 +43,7 @@ SPEC: dict[str, dict[str, Any]] = {
         "default": "webroot",
         "choices": ["webroot", "standalone", "nginx", "dns"],
     },
+    "http_port": {"type": "int", "default": 80},
     "webroot": {"type": "path", "default": WEBROOT},
     "dns_hook": {"type": "str", "default": "", "no_log": True},
     "dns_plugin": {"type": "str", "default": ""},
@@ -92,6 +93,7 @@ class Wanted:
     acme_eab_kid: str
     acme_eab_key: str
     challenge: str
+    http_port: int
     webroot: str
     dns_hook: str
     dns_plugin: str
@@ -173,9 +175,9 @@ def _named(name: str, check: Any, *values: Any) -> Any:
 
 
 def _check_numbers(wanted: Wanted) -> None:
-    for name in ("port", "mosquitto_port", "lighttpd_port"):
+    for name in ("port", "http_port", "mosquitto_port", "lighttpd_port"):
         value = getattr(wanted, name)
-        if not 0 <= value <= 65535 or (name == "port" and value == 0):
+        if not 0 <= value <= 65535 or (name in ("port", "http_port") and value == 0):
             raise OptionError(f"tls_{name} must be a port, got {value}")
     for name in ("lifetime_days", "renew_days"):
         if getattr(wanted, name) < 1:

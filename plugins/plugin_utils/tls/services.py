@@ -41,6 +41,19 @@ _LIGHTTPD_PAIR = "/etc/lighttpd/sallyport"
 BANNER = "# Managed by Sallyport (role tls); changes here are overwritten\n"
 _HTTPD = re.compile(r"^(?P<head>[^:#]*:[^:]*:respawn:\S*httpd)(?P<rest>\s.*)$")
 _LIGHTTPD_CLIENTS = (1, 4, 60)
+_LIGHTTPD_RELOADS = re.compile(
+    r"^\s*server\.(systemd-socket-activation|feature-flags\s*\+=\s*\(\s*\"server\.graceful-[a-z-]+\"[^,()]*\)\s*$)"
+)
+_OFF = "# switched off by sallyport: "
+# By itself a reload waits for what is under way, and ends it after some seconds. So an older process goes on with that, for
+# an hour at most, while the next one has the new certificate; it is handed the sockets, so nobody is turned away.
+_LIGHTTPD_RELOAD = (
+    'server.systemd-socket-activation = "enable"',
+    "server.feature-flags += (",
+    '  "server.graceful-restart-bg" => "enable",',
+    '  "server.graceful-shutdown-timeout" => "3600"',
+    ")",
+)
 _BIND = re.compile(r"^\s*server\.bind\s*[+:]?=")
 
 
@@ -126,7 +139,7 @@ def plan(
     if wanted.mosquitto_port and pair:
         _mosquitto(result, wanted, has)
     if wanted.lighttpd_port and pair:
-        _lighttpd(result, wanted, has)
+        texts = _lighttpd(result, wanted, has, texts)
     if chosen != "none" and wanted.upstream and wanted.plain == "local" and pair:
         _plain_to_loopback(result, wanted, device, texts)
     _inittab(result, wanted, device)
@@ -138,8 +151,8 @@ def plan(
     # Without a pair nobody serves for the moment; that takes nothing from those who will again.
     gone = [name for name in served if pair and name in _OF and name not in result.services]
     result.files += [{"dest": _OF[name].file, "state": "absent"} for name in gone]
-    result.activate.append(f"/bin/sh {DEPLOY} reload")
-    result.activate += [_OF[name].drop for name in gone]
+    # Who goes may leave its port to who comes.
+    result.activate += [*(_OF[name].drop for name in gone), f"/bin/sh {DEPLOY} reload"]
     result.revert.append(_revert(result.services))
     return result
 
@@ -154,8 +167,11 @@ class _Service:
 
 
 def _again(verb: str, unit: str) -> str:
-    """A unit that is no longer installed has nothing to give back."""
-    return f"! systemctl cat {unit} >/dev/null 2>&1 || systemctl {verb} {unit}"
+    """A unit that is no longer installed has nothing to give back; one that failed just now is started all the same."""
+    return (
+        f"if systemctl cat {unit} >/dev/null 2>&1; then\n"
+        f"  systemctl reset-failed {unit} 2>/dev/null || :\n  systemctl {verb} {unit}\nfi"
+    )
 
 
 _OF = {
@@ -329,7 +345,10 @@ def _mosquitto(result: Plan, wanted: Wanted, has: Mapping[str, str]) -> None:
     result.services["mosquitto"] = wanted.mosquitto_port
 
 
-def _lighttpd(result: Plan, wanted: Wanted, has: Mapping[str, str]) -> None:
+def _lighttpd(
+    result: Plan, wanted: Wanted, has: Mapping[str, str], texts: Mapping[str, str]
+) -> Mapping[str, str]:
+    """Returns ``texts`` with lighttpd's own as it becomes."""
     if "lighttpd" not in has:
         raise Refused(
             "tls_lighttpd_port is set, but this device has no lighttpd. Install it, or set the port to 0"
@@ -346,7 +365,11 @@ def _lighttpd(result: Plan, wanted: Wanted, has: Mapping[str, str]) -> None:
             "tls_lighttpd_port is set, but this device's lighttpd has no mod_openssl. Install it (Debian: apt-get install "
             "lighttpd-mod-openssl), or set the port to 0"
         )
-    lines = ['server.modules += ( "mod_openssl" )', f'$SERVER["socket"] == ":{wanted.lighttpd_port}" {{']
+    lines = [
+        'server.modules += ( "mod_openssl" )',
+        *_LIGHTTPD_RELOAD,
+        f'$SERVER["socket"] == ":{wanted.lighttpd_port}" {{',
+    ]
     lines += ['ssl.engine = "enable"', f'ssl.pemfile = "{_LIGHTTPD_PAIR}/fullchain.pem"']
     lines += [f'ssl.privkey = "{_LIGHTTPD_PAIR}/privkey.pem"', *mozilla.lighttpd(wanted.profile)]
     if wanted.client_ca:
@@ -356,6 +379,11 @@ def _lighttpd(result: Plan, wanted: Wanted, has: Mapping[str, str]) -> None:
     lines.append("}")
     result.files.append({"dest": LIGHTTPD, "content": BANNER + "\n".join(lines) + "\n", "mode": "0644"})
     result.services["lighttpd"] = wanted.lighttpd_port
+    if LIGHTTPD_MAIN not in texts:
+        return texts
+    content = lighttpd_without_its_own_way_of_reloading(texts[LIGHTTPD_MAIN])
+    result.files.append({"dest": LIGHTTPD_MAIN, "content": content, "mode": "keep"})
+    return {**texts, LIGHTTPD_MAIN: content}
 
 
 def _plain_to_loopback(
@@ -373,11 +401,12 @@ def _plain_to_loopback(
     if not holders or (INITTAB in (device.get("files") or {}) and set(holders) <= {"httpd", "busybox"}):
         return  # init's own are moved in its table
     if holders == ["lighttpd"] and LIGHTTPD_MAIN in texts:
+        result.files = [entry for entry in result.files if entry["dest"] != LIGHTTPD_MAIN]
         result.files.append(
             {"dest": LIGHTTPD_MAIN, "content": lighttpd_to_loopback(texts[LIGHTTPD_MAIN]), "mode": "keep"}
         )
-        result.activate.insert(0, "systemctl restart lighttpd")
-        result.revert.append("systemctl restart lighttpd")
+        result.activate.insert(0, _again("restart", "lighttpd"))
+        result.revert.append(_again("restart", "lighttpd"))
         return
     raise Refused(
         f"{', '.join(holders)} listens on port {port} beyond loopback, so the plain interface would stay open beside the "
@@ -429,10 +458,16 @@ def _with_stunnel(text: str) -> str:
     return text if line in text.splitlines() else f"{text.rstrip()}\n{line}\n"
 
 
+def lighttpd_without_its_own_way_of_reloading(text: str) -> str:
+    """lighttpd.conf without what it would not take twice (Debian 11's says after how long downloads end)."""
+    lines = [f"{_OFF}{line}" if _LIGHTTPD_RELOADS.match(line) else line for line in text.splitlines()]
+    return "\n".join(lines) + "\n"
+
+
 def lighttpd_to_loopback(text: str) -> str:
     """lighttpd.conf bound to 127.0.0.1; Debian's helper that adds an IPv6 socket is switched off."""
     lines = [
-        f"# switched off by sallyport: {line}"
+        f"{_OFF}{line}"
         if (_BIND.match(line) and "127.0.0.1" not in line)
         or ("use-ipv6" in line and not line.startswith("#"))
         else line

@@ -19,9 +19,12 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import 
     ServiceSet,
 )
 
+from tests.unit.tls.makers import CA
+
 DEFAULTS: dict[str, Any] = {
     "servers": ["198.18.10.5"],
     "nts": False,
+    "nts_root": "",
     "client": "auto",
     "floor": "",
     "tolerance": 60,
@@ -45,6 +48,8 @@ def reply(*records: tuple[str, str]) -> Reply:
         ({"floor": "2026-13-01"}, "time_sync_floor must be a day"),
         ({"client": "openntpd"}, "time_sync_client must be auto, chrony"),
         ({"tolerance": 0}, "time_sync_tolerance must be 1 second"),
+        ({"nts_root": CA}, "time_sync_nts_root needs time_sync_nts: true"),
+        ({"nts": True, "nts_root": "a path"}, "time_sync_nts_root: it holds no certificate"),
     ],
 )
 def test_a_wrong_variable_is_named(changed: dict[str, Any], message: str) -> None:
@@ -76,6 +81,8 @@ def test_chrony_asks_our_servers_and_no_others() -> None:
     assert live == ["driftfile /x", f"include {client.CHRONY_OURS}"]
     assert client.chrony_main(once) == once
     assert "server 198.18.10.5 iburst nts\n" in client.chrony_ours(wanted(nts=True))
+    assert "ntstrustedcerts" not in client.chrony_ours(wanted(nts=True))
+    assert f"ntstrustedcerts {client.NTS_ROOT}\n" in client.chrony_ours(wanted(nts=True, nts_root=CA))
 
 
 def test_inittab_keeps_one_line_for_ntpd() -> None:
@@ -137,6 +144,26 @@ def test_the_state_is_what_the_client_says(
     assert state["difference"] == 10
 
 
+TRACKING = "C633640D,198.51.100.2,3,1795.1,0.0001,0,0,0,0,0,0,0,64.1,Normal"
+
+
+@pytest.mark.parametrize(
+    ("authdata", "authenticated"),
+    [
+        ("198.51.100.2,NTS,1,15,256,33,0,0,8,100", True),
+        ("198.51.100.2,NTS,0,0,0,4294967295,3,0,0,0", False),
+        ("198.51.100.2,-,0,0,0,4294967295,0,0,0,0", False),
+        ("198.51.100.9,NTS,1,15,256,33,0,0,8,100", None),
+        ("506 Cannot talk to daemon", None),
+    ],
+)
+def test_a_server_has_proved_who_it_is_when_chrony_has_its_key_and_cookies(
+    authdata: str, authenticated: bool | None
+) -> None:
+    said = reply(("epoch", "1000"), ("tracking", TRACKING), ("authdata", authdata))
+    assert client.state(said, "chrony", 1000.0)["authenticated"] is authenticated
+
+
 def policy(*rules: Rule, outbound: Any = "drop") -> HostPolicy:
     return HostPolicy("gw", outbound=rules, defaults=Defaults(outbound=outbound))
 
@@ -151,3 +178,20 @@ def test_a_policy_that_drops_the_question_is_noticed_before_anything_is_changed(
     assert client.policy_says_no(None, wanted()) == []
     assert client.policy_says_no(policy(elsewhere), wanted()) == ["198.18.10.5 (udp 123)"]
     assert client.policy_says_no(policy(there), wanted(nts=True)) == ["198.18.10.5 (tcp 4460)"]
+    assert client.rule(wanted()) == "{name: time, allow: [ntp], to: [198.18.10.5]}"
+    assert client.rule(wanted(nts=True)) == "{name: time, allow: [ntp, nts-ke], to: [198.18.10.5]}"
+    assert "to: [the addresses of a.example]" in client.rule(wanted(servers=["a.example"]))
+
+
+def test_chrony_begins_without_cookies_that_another_ca_vouched_for() -> None:
+    said = reply(
+        ("has", "chrony"), ("main", "/etc/chrony/chrony.conf"), ("text", "ntsdumpdir /var/lib/chrony\n")
+    )
+    made = client.plan(wanted(nts=True, nts_root=CA), {"init": "systemd"}, said)
+    assert made.activate[0] == "systemctl stop chrony.service\nrm -f /var/lib/chrony/*.nts"
+    assert made.activate[-1] == "systemctl restart chrony.service"
+    files = {entry["dest"]: entry for entry in made.files}
+    assert files[client.NTS_ROOT]["content"] == CA
+    without = client.plan(wanted(), {"init": "systemd"}, reply(*said.records[:2], ("text", "driftfile /x\n")))
+    assert without.activate[0].startswith("systemctl enable")
+    assert {"dest": client.NTS_ROOT, "state": "absent"} in without.files

@@ -118,6 +118,7 @@ def test_a_clock_that_is_far_off_is_refused(apart: float, good: bool) -> None:
         ("Challenge failed for domain gw: unauthorized: Connection refused", "port 80"),
         ("OSError: [Errno 28] No space left on device", "disk is full"),
         ("Server requires external account binding.", "tls_acme_eab_kid"),
+        ("The server will not issue certificates for the identifier", "does not issue for one of the names"),
         ("The requested dns-rfc2136 plugin does not appear to be installed", "python3-certbot-dns-"),
         ("certbot: error: unrecognized arguments: --dns-rfc2136-credentials=/x", "python3-certbot-dns-"),
     ],
@@ -147,6 +148,59 @@ def test_a_dns_plugin_finds_its_credentials_in_a_secret_file() -> None:
 def test_a_root_that_is_no_longer_wanted_goes_with_the_unit_that_names_it() -> None:
     gone = {entry["dest"] for entry in certbot.files(wanted(**SITE)) if entry.get("state") == "absent"}
     assert {certbot.ROOT, certbot.SERVICE_DROP_IN, certbot.CREDENTIALS} <= gone
+
+
+def test_what_has_expired_is_called_so_and_not_late() -> None:
+    assert "expired on" in device.judge(found(90, age=91), wanted(**SITE), NOW)["message"]
+    assert "was not renewed" in device.judge(found(90, age=84), wanted(**SITE), NOW)["message"]
+
+
+RENEWAL = """renew_before_expiry = 719 hours
+[renewalparams]
+renew_hook = /bin/sh /etc/sallyport/tls/deploy certbot
+server = https://acme-v02.api.letsencrypt.org/directory
+authenticator = webroot
+webroot_path = /var/lib/sallyport-acme,
+[[webroot_map]]
+gw.example = /var/lib/sallyport-acme
+"""
+GATED = RENEWAL.replace("authenticator", "pre_hook = /bin/sh /etc/sallyport/tls/deploy open\nauthenticator")
+
+
+@pytest.mark.parametrize(
+    ("renewal", "changed", "reason"),
+    [
+        (RENEWAL, {}, ""),
+        ("", {}, "it came from an unknown directory"),
+        (RENEWAL, {"acme_directory": "https://ca.example/dir"}, "it came from https://acme-v02"),
+        (RENEWAL, {"challenge": "nginx"}, "it would be renewed by webroot, wanted is nginx"),
+        (RENEWAL, {"challenge": "dns", "dns_hook": "x"}, "by webroot, wanted is manual"),
+        (RENEWAL, {"challenge": "dns", "dns_plugin": "rfc2136"}, "by webroot, wanted is dns-rfc2136"),
+        (RENEWAL.replace("webroot\n", "certbot:webroot\n", 1), {}, ""),
+        (RENEWAL, {"webroot": "/srv/www"}, "would use /var/lib/sallyport-acme, wanted is /srv/www"),
+        (RENEWAL, {"gate": True}, "would not open port 80"),
+        (GATED, {"gate": True}, ""),
+        (GATED, {}, "would open port 80"),
+        (RENEWAL.replace("/bin/sh", "/bin/true"), {}, "not be handed to the services"),
+        (RENEWAL.replace("= webroot\n", "= standalone\n"), {"challenge": "standalone"}, ""),
+        (
+            RENEWAL.replace("= webroot\n", "= standalone\n"),
+            {"challenge": "standalone", "http_port": 8080},
+            "would listen on port 80, wanted is 8080",
+        ),
+    ],
+)
+def test_a_renewal_that_would_go_another_way_than_the_site_wants_is_a_reason(
+    renewal: str, changed: dict[str, Any], reason: str
+) -> None:
+    said = certbot.renews_otherwise(renewal, wanted(**{**SITE, **changed}))
+    assert (reason in said) if reason else said == ""
+
+
+def test_standalone_listens_where_the_ca_is_led_to() -> None:
+    assert "http-01-port" not in certbot.files(wanted(**SITE, challenge="standalone"))[0]["content"]
+    made = certbot.files(wanted(**SITE, challenge="standalone", http_port=8080))[0]["content"]
+    assert "authenticator = standalone\npreferred-challenges = http\nhttp-01-port = 8080\n" in made
 
 
 def test_the_dry_run_names_the_directory() -> None:

@@ -41,6 +41,7 @@ MADE, KEY = pair("gw.example")
         ({**ACME, "names": ["*.example"]}, "only for tls_challenge: dns"),
         ({**ACME, "mode": "controller", "challenge": "nginx"}, "use dns, standalone or webroot"),
         ({"upstream": "10.0.0.1:80"}, "must be a loopback address"),
+        ({"http_port": 0}, "tls_http_port must be a port, got 0"),
         ({"webroot": "/var/www; rm -rf /"}, "tls_webroot must be an absolute path"),
         ({"also_client": True}, "for certificates that the fleet's own CA signs"),
         ({"port": 0}, "tls_port must be a port"),

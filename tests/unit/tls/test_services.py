@@ -96,7 +96,8 @@ def test_a_service_that_is_no_longer_wanted_gives_its_certificate_back() -> None
         wanted(), DEVICE, has, pair=True, ocsp=False, texts={}, served=["nginx", "mosquitto"]
     )
     assert {"dest": services.MOSQUITTO, "state": "absent"} in made.files
-    assert any("systemctl restart mosquitto" in command for command in made.activate)
+    assert "systemctl restart mosquitto" in made.activate[0], "whoever comes may need its port"
+    assert made.activate[-1] == f"/bin/sh {services.DEPLOY} reload"
     site = wanted(mode="device", names=["gw.example"], acme_agree=True, mosquitto_port=8883)
     waiting = services.plan(
         site, DEVICE, has, pair=False, ocsp=False, texts={}, served=["nginx", "mosquitto"]
@@ -167,6 +168,24 @@ def test_stunnel_and_the_moved_httpd_come_in_one_inittab() -> None:
     assert "127.0.0.1:80" in table and f"::respawn:/usr/bin/stunnel4 {services.STUNNEL}\n" in table
     again = plan({"stunnel": "5"}, {**device, "files": {services.INITTAB: table}}, upstream="127.0.0.1:80")
     assert text(again, services.INITTAB) == table and again.activate == [f"/bin/sh {services.DEPLOY} reload"]
+
+
+def test_what_lighttpd_would_not_take_twice_is_switched_off_in_its_own_file_and_the_rest_stays() -> None:
+    main = (
+        'server.feature-flags       += ("server.h2c"     => "enable")\n'
+        'server.feature-flags       += ("server.graceful-shutdown-timeout" => 5)\n'
+        '#server.feature-flags       += ("server.graceful-restart-bg" => "enable")\n'
+    )
+    has = {"lighttpd": "lighttpd/1.4.59 (ssl)", "lighttpd_tls": "yes"}
+    once = services.lighttpd_without_its_own_way_of_reloading(main)
+    assert [line for line in once.splitlines() if not line.startswith("#")] == [main.splitlines()[0]]
+    assert services.lighttpd_without_its_own_way_of_reloading(once) == once
+    both = {**has, **NGINX}
+    site = wanted(lighttpd_port=8443, upstream="127.0.0.1:8080")
+    behind = {**DEVICE, "listening": [listener(8080, "lighttpd")]}
+    made = services.plan(site, behind, both, pair=True, ocsp=False, texts={services.LIGHTTPD_MAIN: main})
+    (entry,) = (one for one in made.files if one["dest"] == services.LIGHTTPD_MAIN)
+    assert entry["content"] == services.lighttpd_to_loopback(once)
 
 
 def test_lighttpd_is_bound_to_loopback_once() -> None:
