@@ -869,6 +869,9 @@ def rotated(hardened: Hardened) -> Rotated:
     hashed = subprocess.run(
         ["openssl", "passwd", "-6", "Leaked-Secret-1"], capture_output=True, text=True, check=True
     ).stdout.strip()
+    # Before that: a manager of services is started for nobody whose password has to be changed.
+    lingering = fleet.shell("debian12", LINGERING).strip()
+    assert fleet.shell("debian12", f"cat /proc/{lingering}/comm").strip() == "sleep", lingering
     for device in DEVICES:
         fleet.shell(
             device,
@@ -888,8 +891,6 @@ def rotated(hardened: Hardened) -> Rotated:
     untouched = before == {device: fleet.snapshot(device) for device in DEVICES} and not key.exists()
     running = {device: open_session_with_key(fleet, device) for device in DEVICES}
     forwarding = open_forwarding_session(fleet, "debian12", friend[0])
-    lingering = fleet.shell("debian12", LINGERING).strip()
-    assert fleet.shell("debian12", f"cat /proc/{lingering}/comm").strip() == "sleep", lingering
     fields = {device: fleet.shell(device, "grep ^admin: /etc/shadow") for device in DEVICES}
     done = fleet.play("-vvvv", *arguments, playbook=ROTATE, ANSIBLE_DEBUG="1")
     answers = {device: talk(process, "still here") for device, process in running.items()}
@@ -982,7 +983,9 @@ def test_what_lingers_for_a_user_without_a_session_ends_with_a_rotation_and_the_
     fleet = hardened.fleet
     assert "sleep" not in fleet.shell("debian12", f"cat /proc/{rotated.lingering}/comm 2>&1")
     assert fleet.shell("debian12", "pgrep -u admin sleep") == ""
-    assert fleet.shell("debian12", "systemctl is-active user@$(id -u admin).service").strip() == "active"
+    # It is started and not waited for.
+    up = "for n in $(seq 150); do systemctl is-active --quiet user@$(id -u admin).service && echo up && break; sleep 0.2; done"
+    assert fleet.shell("debian12", up).strip() == "up"
     fleet.shell("debian12", "loginctl disable-linger admin")
 
 
