@@ -211,7 +211,8 @@ def test_the_installed_playbooks_harden_and_audit(project: Project) -> None:
     assert "4 of 4 devices are as the policy says" in audit.output
 
 
-@pytest.mark.parametrize("role", ROLES)
+# Those of tls need a CA of their own and devices with certbot or a broker, which molecule/tls has.
+@pytest.mark.parametrize("role", [role for role in ROLES if role != "tls"])
 def test_the_examples_of_a_roles_readme_run_on_real_devices(
     role: str, project: Project, tmp_path: Path
 ) -> None:
@@ -224,6 +225,13 @@ def test_the_examples_of_a_roles_readme_run_on_real_devices(
         playbook = project.folder / f"{role}{number}.yml"
         playbook.write_text(text, encoding="utf-8")
         run = project.play(playbook.name, "--vault-password-file", str(vault), HOME=str(tmp_path))
+        if role == "time_sync":
+            # These devices have no time client, which is said by name; molecule/tls runs the role on devices that have one.
+            refused = run.output.count(
+                "time_sync was refused, nothing was changed: this device has neither chrony"
+            )
+            assert run.status != 0 and refused >= 4 and "changed=1" not in run.output, run.output
+            continue
         assert run.status == 0, run.output
         recaps = [run.recap(host) for host in ("debian11", "debian12", "debian13", "vendor")]
         assert {recap["failed"] for recap in recaps if recap} == {0}, (
