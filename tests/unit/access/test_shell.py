@@ -162,20 +162,21 @@ def shell(parents):
 own, first = shell(False)
 held, second = shell(True)
 quiet = subprocess.Popen(["sh", "-c", "sleep 60; :"], start_new_session=True, stdin=subprocess.DEVNULL)
-def shells():
+def named(wanted):
     found = {}
     for each in os.listdir("/proc"):
         if each.isdecimal():
             name = open(f"/proc/{each}/comm").read().strip()
             parent = int(open(f"/proc/{each}/stat").read().rpartition(") ")[2].split()[1])
-            if name == "sh":
+            if name == wanted:
                 found[int(each)] = parent
     return found
-while not {own, quiet.pid} < set(shells()) or held not in shells().values():
+# What a shell has forked is called like it until it has become the sleep that it runs.
+while not {own, quiet.pid} < set(named("sh")) or held not in named("sh").values() or len(named("sleep")) < 3:
     time.sleep(0.05)
 subprocess.run(["sh", "-euc", sys.argv[1]], check=True, start_new_session=True)
 os.waitpid(own, 0)
-left = shells()
+left = named("sh")
 print(sorted("quiet" if pid == quiet.pid else "held" if parent == held else "another" for pid, parent in left.items()))
 """
 
