@@ -120,7 +120,7 @@ done
 for log in "$logs"/*.log; do
     [ -f "$log" ] || continue
     name=${log##*/}
-    sed -n "s/^.*\(logins tried: [^\"]*\).*/test: ${name%.log}: \1/p" "$log" | tail -n 1
+    sed -n "s/^.*\(logins tried: [^\"']*\).*/test: ${name%.log}: \1/p" "$log" | tail -n 1
 done
 failed=$(sed -n 's/ FAILED$//p' "$logs/verdicts" | tr '\n' ' ')
 seconds=$(($(date +%s) - started))
