@@ -361,6 +361,8 @@ class ActionModule(ActionBase):
             "credentials", files, arguments, note=_note(new, tidying, locks), commands={"verify": verify}
         )
         with quiet(self):
+            if verify and not self._task.check_mode:
+                exchange.run(reading.trial_account())
             return driver.run(self, task_vars, change, exchange)
 
 

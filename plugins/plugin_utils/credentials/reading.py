@@ -89,6 +89,7 @@ becomes() { # HASH PASSWORD [RULES [anybody]]: RULES stand in place of /etc/pam.
   ' >/dev/null 2>&1
 }
 """
+_TRIAL_ACCOUNT = "/run/sallyport-trial"
 _RULES = """auth sufficient pam_rootok.so
 @include {}
 account required pam_permit.so
@@ -233,24 +234,34 @@ def trial(device: Mapping[str, Any]) -> str:
     return _BECOMES + _TRIAL + "\n".join(parts) + _WAIT
 
 
-def still_becomes(before: str) -> str:
-    """sh that fails where login and su no longer let in who has the right password; for ``verify``.
-
-    Where su refused before as well, because it is for some people only, the new rules for passwords are tried by themselves.
-
-    Args:
-        before: /etc/pam.d/su as it was.
+def trial_account() -> str:
+    """sh that leaves a password and its hash for ``still_becomes``, for root alone: what a check is made of is told when
+    it fails, and stays with the device's reason.
 
     Raises:
         NoLibrary: the controller can make no hashes.
     """
     password = hashing.generate_password()
     words = f"{shlex.quote(hashing.hash_password(password))} {shlex.quote(password)}"
+    return f"(umask 077; rm -f {_TRIAL_ACCOUNT}; printf '%s\\n' {words} >{_TRIAL_ACCOUNT})"
+
+
+def still_becomes(before: str) -> str:
+    """sh that fails where login and su no longer let in who has the right password, that of ``trial_account``; for
+    ``verify``.
+
+    Where su refused before as well, because it is for some people only, the new rules for passwords are tried by themselves.
+
+    Args:
+        before: /etc/pam.d/su as it was.
+    """
     rules = shlex.quote(_RULES.format("sallyport-auth"))
     return (
+        "# login and su must let in who has the right password\n"
         "unshare -m true 2>/dev/null || exit 0\n"
-        f"{_BECOMES}if becomes {words}; then exit 0; fi\n"
-        f"if ! becomes {words} {shlex.quote(before)} && becomes {words} {rules} anybody; then exit 0; fi\n"
+        f"{{ IFS= read -r hash; IFS= read -r password; }} <{_TRIAL_ACCOUNT}\nrm -f {_TRIAL_ACCOUNT}\n"
+        f'{_BECOMES}if becomes "$hash" "$password"; then exit 0; fi\n'
+        f'if ! becomes "$hash" "$password" {shlex.quote(before)} && becomes "$hash" "$password" {rules} anybody; then exit 0; fi\n'
         "echo 'su refuses the right password' >&2\nexit 1"
     )
 

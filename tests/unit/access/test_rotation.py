@@ -415,6 +415,7 @@ def test_every_snippet_is_clean_for_shellcheck() -> None:
         *rotation.afterwards(rotation.Plan(by_user=[("a", "/home/a/k", "text")], gone=["/x"])),
         rotation.reading(device),
         reading.trial(device),
+        reading.trial_account(),
         reading.still_becomes("auth sufficient pam_rootok.so\n"),
     ):
         text = f"#!/bin/sh\nset -eu\nsay() {{ :; }}\nblob() {{ :; }}\n{snippet}\n"
