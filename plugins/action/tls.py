@@ -239,6 +239,7 @@ class ActionModule(ActionBase):
             found.certificate is None
             or not found.key
             or (found.lineage is not None and found.lineage.fingerprint != found.certificate.fingerprint)
+            or found.status.endswith(devices.INTERRUPTED)
         )
         had = found.certificate is not None and found.key
         ocsp = bool(found.certificate and found.certificate.ocsp)

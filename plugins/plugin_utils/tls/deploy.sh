@@ -20,19 +20,31 @@ HERE=/etc/sallyport/tls
 CERT=$HERE/fullchain.pem
 KEY=$HERE/privkey.pem
 REASON=''
+INTERRUPTED='it was interrupted'
 
 systemd() { [ -d /run/systemd/system ]; }
 have() { command -v "$1" >/dev/null 2>&1; }
 fail() { REASON=$*; printf 'sallyport-tls: %s\n' "$*" >&2; return 1; }
 last() { tail -n 5 | tr '\n' ' '; }
 
+# copy FILE TARGET OWNER MODE: whole, or not at all. Callers test the result, so -e is off in here.
+copy() {
+    if mkdir -p "${2%/*}" && cp "$1" "$2" && chown "$3" "$2" && chmod "$4" "$2" && cmp -s "$1" "$2"; then return 0; fi
+    rm -f "$2"
+    fail "$2 could not be written: is the disk full?"
+    return 1
+}
+
 # put FILE TARGET OWNER MODE: a whole file or the old one, never a part of one
-put() {
-    mkdir -p "${2%/*}"
-    cp "$1" "$2.new"
-    chown "$3" "$2.new"
-    chmod "$4" "$2.new"
-    mv -f "$2.new" "$2"
+put() { copy "$1" "$2.new" "$3" "$4" && mv -f "$2.new" "$2"; }
+
+# keep FILE: as FILE.old, a second name that needs no space where the file system has them
+keep() { ln "$1" "$1.old" 2>/dev/null || { cp -p "$1" "$1.old.new" && cmp -s "$1" "$1.old.new" && mv -f "$1.old.new" "$1.old"; }; }
+
+back() { # FILE: what was kept of it counts again; two names of one file are not renamed, so one goes
+    # shellcheck disable=SC3013 # dash and every ash have -ef
+    [ "$1.old" -ef "$1" ] || mv -f "$1.old" "$1"
+    rm -f "$1.old"
 }
 
 again() { # UNIT: a start, whatever failed just now; systemd refuses the sixth within seconds
@@ -70,8 +82,8 @@ service_nginx() {
 
 service_mosquitto() {
     # It reads them again after it has become its own user.
-    put "$CERT" /etc/mosquitto/certs/sallyport.crt mosquitto:mosquitto 0644
-    put "$KEY" /etc/mosquitto/certs/sallyport.key mosquitto:mosquitto 0600
+    put "$CERT" /etc/mosquitto/certs/sallyport.crt mosquitto:mosquitto 0644 || return 1
+    put "$KEY" /etc/mosquitto/certs/sallyport.key mosquitto:mosquitto 0600 || return 1
     if systemctl -q is-active mosquitto && [ "$(cat "$HERE/mosquitto.loaded" 2>/dev/null || :)" = "$(cksum </etc/mosquitto/conf.d/sallyport.conf)" ]; then
         systemctl kill -s HUP --kill-who=main mosquitto # certificates only: sessions live on
     else
@@ -81,8 +93,8 @@ service_mosquitto() {
 }
 
 service_lighttpd() {
-    put "$CERT" /etc/lighttpd/sallyport/fullchain.pem www-data:www-data 0644
-    put "$KEY" /etc/lighttpd/sallyport/privkey.pem www-data:www-data 0600
+    put "$CERT" /etc/lighttpd/sallyport/fullchain.pem www-data:www-data 0644 || return 1
+    put "$KEY" /etc/lighttpd/sallyport/privkey.pem www-data:www-data 0600 || return 1
     chown www-data:www-data /etc/lighttpd/sallyport
     out=$(lighttpd -tt -f /etc/lighttpd/lighttpd.conf 2>&1) || { fail "lighttpd refuses its configuration: $(printf '%s' "$out" | last)"; return 1; }
     if systemctl -q is-active lighttpd && [ "$(cat "$HERE/lighttpd.loaded" 2>/dev/null || :)" = "$(cat /etc/lighttpd/lighttpd.conf /etc/lighttpd/conf-enabled/* | cksum)" ]; then
@@ -143,9 +155,12 @@ reload() {
     done 3<"$HERE/services"
 }
 
+state() { # STATE REASON; a full disk keeps the last one, on which nothing that is served depends
+    { printf '%s %s %s\n' "$1" "$(date +%s)" "$2" >"$HERE/status.new" && mv -f "$HERE/status.new" "$HERE/status"; } || rm -f "$HERE/status.new"
+}
+
 note() { # STATE REASON
-    printf '%s %s %s\n' "$1" "$(date +%s)" "$2" >"$HERE/status.new"
-    mv -f "$HERE/status.new" "$HERE/status"
+    state "$1" "$2"
     if have logger; then logger -t sallyport-tls -- "$1 $2" || :; fi
 }
 
@@ -154,12 +169,19 @@ take() {
     if cmp -s "$1/fullchain.pem" "$CERT" 2>/dev/null && cmp -s "$1/privkey.pem" "$KEY" 2>/dev/null; then return 0; fi
     matches "$1/fullchain.pem" "$1/privkey.pem" || { fail "the key in $1 is not the certificate's"; return 1; }
     rm -f "$CERT.old" "$KEY.old"
-    if [ -f "$CERT" ] && [ -f "$KEY" ]; then
-        cp -p "$CERT" "$CERT.old"
-        cp -p "$KEY" "$KEY.old"
+    # All that needs space comes before anything that counts.
+    copy "$1/privkey.pem" "$KEY.new" root:root 0600 || return 1
+    copy "$1/fullchain.pem" "$CERT.new" root:root 0644 || { rm -f "$KEY.new"; return 1; }
+    if [ -f "$CERT" ] && [ -f "$KEY" ] && ! { keep "$KEY" && keep "$CERT"; }; then
+        rm -f "$KEY.new" "$CERT.new" "$CERT.old" "$KEY.old" "$KEY.old.new" "$CERT.old.new"
+        fail "the old pair could not be kept beside the new one: is the disk full?"
+        return 1
     fi
-    put "$1/privkey.pem" "$KEY" root:root 0600
-    put "$1/fullchain.pem" "$CERT" root:root 0644
+    # Who is killed from here on leaves this for the audit, and for the next run.
+    state failed "$INTERRUPTED"
+    sync
+    mv -f "$KEY.new" "$KEY"
+    mv -f "$CERT.new" "$CERT"
     sync
     if (reload) 2>"$HERE/said"; then
         rm -f "$CERT.old" "$KEY.old" "$HERE/said"
@@ -168,8 +190,8 @@ take() {
     why=$(last <"$HERE/said")
     rm -f "$HERE/said"
     if [ -f "$CERT.old" ]; then
-        mv -f "$KEY.old" "$KEY"
-        mv -f "$CERT.old" "$CERT"
+        back "$KEY"
+        back "$CERT"
         reload || fail "even the old certificate cannot be loaded again: $REASON"
     fi
     fail "$why; the old certificate is still served"
@@ -197,14 +219,14 @@ LOCK=/run/sallyport-tls.lock
 if have flock && [ "${SALLYPORT_LOCKED:-}" != "$LOCK" ]; then
     SALLYPORT_LOCKED=$LOCK exec flock "$LOCK" /bin/sh "$0" "$@"
 fi
-if [ -f "$CERT.old" ] && [ -f "$KEY.old" ] && [ "$1" != reload ]; then
-    # Killed between two pairs: the old one first, then on.
-    mv -f "$KEY.old" "$KEY"
-    mv -f "$CERT.old" "$CERT"
+if [ -f "$CERT.old" ] && [ "$1" != reload ]; then
+    # Killed between two pairs: the old one first, its key before its certificate, then on.
+    [ ! -f "$KEY.old" ] || back "$KEY"
+    back "$CERT"
 fi
 case $1 in
     take) if take "$2"; then note ok ''; else note failed "$REASON"; exit 1; fi ;;
     certbot) if take "$RENEWED_LINEAGE"; then note ok ''; else note failed "$REASON"; exit 1; fi ;;
-    reload) reload ;;
+    reload) if reload; then note ok ''; else note failed "$REASON"; exit 1; fi ;;
     *) printf 'sallyport-tls: unknown command: %s\n' "$1" >&2; exit 2 ;;
 esac

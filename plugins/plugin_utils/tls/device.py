@@ -20,6 +20,8 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.tls.options import W
 
 # A certificate is dated by the CA's clock, and a client's differs from it: an hour is what CAs backdate by.
 CLOCK_TOLERANCE = 3600
+INTERRUPTED = "it was interrupted"
+"""As deploy.sh says it of a pair that was put in place, while it is not known whether any service has it."""
 LIVE = "/etc/letsencrypt/live"
 
 _QUERY = r"""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
+from ansible_collections.sallyport.iot.plugins.plugin_utils.tls.device import INTERRUPTED
 from ansible_collections.sallyport.iot.plugins.plugin_utils.tls.services import HOME, deploy_program
 
 from tests.unit.tls.makers import pair
@@ -25,7 +27,7 @@ SHIMS = {
 class Device:
     def __init__(self, shell: list[str], folder: Path) -> None:
         self.shell, self.home = shell, folder / "tls"
-        self.home.mkdir()
+        self.home.mkdir(exist_ok=True)
         shims = folder / "bin"
         shims.mkdir()
         for name, text in SHIMS.items():
@@ -113,6 +115,56 @@ def test_killed_between_the_two_files_the_next_call_starts_from_the_old_pair(dev
     (device.home / "bad").write_text(NEW[0], encoding="utf-8")
     assert device.deploy("take", str(device.offer("two", *NEW))).returncode == 1
     assert (device.read("fullchain.pem"), device.read("privkey.pem")) == OLD
+
+
+def test_killed_on_the_way_back_between_the_two_files_the_old_pair_becomes_whole(device: Device) -> None:
+    device.deploy("take", str(device.offer("one", *OLD)))
+    (device.home / "fullchain.pem.old").write_text(OLD[0], encoding="utf-8")
+    (device.home / "fullchain.pem").write_text(NEW[0], encoding="utf-8")
+    (device.home / "bad").write_text(NEW[0], encoding="utf-8")
+    assert device.deploy("take", str(device.offer("two", *NEW))).returncode == 1
+    assert (device.read("fullchain.pem"), device.read("privkey.pem")) == OLD
+
+
+def test_killed_before_any_service_was_told_the_audit_and_the_next_run_know_it(device: Device) -> None:
+    device.deploy("take", str(device.offer("one", *OLD)))
+    shim = device.home.parent / "bin/nginx"
+    asked = shim.read_text(encoding="utf-8")
+    shim.write_text("#!/bin/sh\nkill -9 0\n", encoding="utf-8")
+    killed = subprocess.Popen(
+        [*device.shell, str(device.program), "take", str(device.offer("two", *NEW))],
+        env=device.environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert killed.wait() != 0
+    assert device.read("status").rstrip().endswith(INTERRUPTED) and device.read("served") == OLD[0]
+    shim.write_text(asked, encoding="utf-8")
+    assert device.deploy("take", str(device.home.parent / "two")).returncode == 0
+    assert device.read("served") == device.read("fullchain.pem") == NEW[0]
+    assert device.read("status").startswith("ok ") and not list(device.home.glob("*.old"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
+def test_on_a_full_disk_the_old_pair_stays_whole_and_the_next_call_finishes(tmp_path: Path) -> None:
+    for shell in SHELLS:
+        folder = tmp_path / shell[0]
+        folder.mkdir()
+        (folder / "tls").mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder / "tls")], check=True)
+        try:
+            device = Device(shell, folder)
+            assert device.deploy("take", str(device.offer("one", *OLD))).returncode == 0
+            offered = device.offer("two", *NEW)
+            with contextlib.suppress(OSError), (device.home / "ballast").open("wb", buffering=0) as ballast:
+                while True:
+                    ballast.write(b"x" * 512)
+            done = device.deploy("take", str(offered))
+            assert done.returncode == 1 and "is the disk full?" in done.stderr, done.stderr
+            assert (device.read("fullchain.pem"), device.read("privkey.pem")) == OLD
+            (device.home / "ballast").unlink()
+            assert device.deploy("take", str(offered)).returncode == 0
+            assert (device.read("fullchain.pem"), device.read("privkey.pem")) == NEW
+        finally:
+            subprocess.run(["umount", str(folder / "tls")], check=False)
 
 
 def test_an_empty_folder_and_an_unknown_word_are_refused(device: Device) -> None:
