@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
@@ -30,6 +31,8 @@ TIMESYNCD_OURS = "/etc/systemd/timesyncd.conf.d/sallyport.conf"
 FLOOR = "/etc/sallyport/clock-floor"
 FLOOR_UNIT = "/etc/systemd/system/sallyport-clock-floor.service"
 FLOOR_WANT = "/etc/systemd/system/sysinit.target.wants/sallyport-clock-floor.service"
+FLOOR_REACH = 10 * 365 * 86400
+"""Seconds behind the floor within which a file may have been written by a clock that was right."""
 FLOOR_BOOT = "/etc/sallyport/boot.d/10-clock-floor"
 INITTAB = "/etc/inittab"
 _SERVER = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
@@ -108,6 +111,11 @@ def parse(arguments: Mapping[str, Any]) -> Wanted:
                 f'time_sync_floor must be a day, as "2026-11-01" in quotes, got {arguments["floor"]!r}'
             ) from None
         floor = int(datetime(day.year, day.month, day.day, tzinfo=timezone.utc).timestamp())
+        if floor > time.time() + 86400:
+            raise Refused(
+                f"time_sync_floor is {day}, which is still to come: a device whose clock is right would be set forward at "
+                "every boot. Give a day that is past, such as that of the image"
+            )
     if arguments["tolerance"] < 1:
         raise Refused(f"time_sync_tolerance must be 1 second or more, got {arguments['tolerance']}")
     root = arguments["nts_root"]
@@ -181,7 +189,10 @@ def inittab(text: str, program: str, servers: Sequence[str]) -> str:
 
 
 def floor_program(floor: int) -> str:
-    """What runs at boot: never earlier than this day, nor than the last time the client wrote its state."""
+    """What runs at boot: never earlier than this day, nor than the last time the client wrote its state.
+
+    A file that was written while the clock was far ahead must not send the device there at every boot for ever.
+    """
     return f"""#!/bin/sh
 {BANNER}# A device without a clock battery starts in 1970: the clock goes forward to what it cannot be earlier than.
 set -eu
@@ -189,7 +200,7 @@ floor={floor}
 for file in /var/lib/chrony/chrony.drift /var/lib/systemd/timesync/clock /var/lib/sallyport/live/*; do
   [ -f "$file" ] || continue
   seen=$(date -r "$file" +%s 2>/dev/null) || continue
-  [ "$seen" -le "$floor" ] || floor=$seen
+  if [ "$seen" -gt "$floor" ] && [ "$seen" -lt {floor + FLOOR_REACH} ]; then floor=$seen; fi
 done
 now=$(date +%s)
 [ "$now" -ge "$floor" ] || date -u -s "@$floor" >/dev/null
@@ -373,8 +384,10 @@ def _holds(addresses: Addresses, text: str) -> bool:
 
 
 def _is_address(text: str) -> bool:
+    # Whatever stands behind % would be a zone to Python, and an argument or a line of its own elsewhere.
+    address, _, zone = text.partition("%")
     try:
-        ipaddress.ip_address(text)
+        ipaddress.ip_address(address)
     except ValueError:
         return False
-    return True
+    return "%" not in text or re.fullmatch(r"[A-Za-z0-9._-]{1,15}", zone) is not None

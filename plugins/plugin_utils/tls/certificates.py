@@ -67,10 +67,12 @@ class Certificate:
 
 def check_name(name: str) -> str:
     """The name as certificates hold it. CertificateError when it is neither a host name nor an address."""
-    try:
-        return str(ipaddress.ip_address(name))
-    except ValueError:
-        pass
+    # Whatever stands behind % would be a zone to Python, and a line of its own to a service's configuration.
+    if "%" not in name:
+        try:
+            return str(ipaddress.ip_address(name))
+        except ValueError:
+            pass
     lowered = name.lower()
     if len(lowered) > 253 or not _NAME.fullmatch(lowered):
         raise CertificateError(f"{name!r} is neither a host name nor an IP address")

@@ -149,6 +149,12 @@ def parse(arguments: Mapping[str, Any], now: datetime) -> Wanted:
     for name in ("webroot", "root"):
         if not _PATH.fullmatch(getattr(wanted, name)):
             raise OptionError(f"tls_{name} must be an absolute path of letters, digits and /._-")
+    for name in ("certificate", "client_ca", "acme_root", "ca_certificate"):
+        if "PRIVATE KEY-----" in getattr(wanted, name):
+            raise OptionError(
+                f"tls_{name} holds a private key besides, and everybody may read certificates: give the certificates alone, "
+                "and the key, where it is wanted, in the variable for it (from vault)"
+            )
     if wanted.client_ca:
         _named("tls_client_ca", certificates.parse, wanted.client_ca)
     if wanted.client_crl:

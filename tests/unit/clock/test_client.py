@@ -46,6 +46,9 @@ def reply(*records: tuple[str, str]) -> Reply:
         ({"servers": ["a b"]}, r"time_sync_servers\[0\] must be a host name or an address, got 'a b'"),
         ({"servers": ["x", "-p;reboot"]}, r"time_sync_servers\[1\]"),
         ({"floor": "2026-13-01"}, "time_sync_floor must be a day"),
+        ({"floor": "2099-01-01"}, "time_sync_floor is 2099-01-01, which is still to come"),
+        ({"servers": ["fe80::1%a; reboot"]}, r"time_sync_servers\[0\]"),
+        ({"servers": ["fe80::1%a\nserver x"]}, r"time_sync_servers\[0\]"),
         ({"client": "openntpd"}, "time_sync_client must be auto, chrony"),
         ({"tolerance": 0}, "time_sync_tolerance must be 1 second"),
         ({"nts_root": CA}, "time_sync_nts_root needs time_sync_nts: true"),
@@ -95,17 +98,20 @@ def test_inittab_keeps_one_line_for_ntpd() -> None:
     assert client.inittab(once, "/usr/sbin/ntpd", ["198.18.10.5", "ntp.example"]) == once
 
 
-def run_floor(shell: list[str], tmp_path: Path, floor: int, now: int) -> list[str]:
+def run_floor(shell: list[str], tmp_path: Path, floor: int, now: int, written: int = 0) -> list[str]:
     """What the boot program asks `date` to set, with a `date` that tells the time `now` and sets nothing."""
     calls = tmp_path / "calls"
     shim = tmp_path / "date"
     shim.write_text(
-        f'#!/bin/sh\ncase "$*" in *-s*) printf "%s\\n" "$*" >>{calls} ;; +%s) echo {now} ;; *) exit 1 ;; esac\n',
+        f'#!/bin/sh\ncase "$*" in *-s*) printf "%s\\n" "$*" >>{calls} ;; +%s) echo {now} ;; *live*) echo {written} ;; *) exit 1 ;; esac\n',
         encoding="utf-8",
     )
     shim.chmod(0o755)
+    (tmp_path / "live").mkdir(exist_ok=True)
+    (tmp_path / "live/ssh").touch()
+    program = client.floor_program(floor).replace("/var/lib/sallyport/live", str(tmp_path / "live"))
     subprocess.run(
-        shell, input=client.floor_program(floor), text=True, check=True,
+        shell, input=program, text=True, check=True,
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
     )  # fmt: skip
     return calls.read_text(encoding="utf-8").splitlines() if calls.exists() else []
@@ -117,6 +123,7 @@ def test_at_boot_a_clock_in_1970_goes_forward_to_the_floor_and_a_good_one_stays(
 ) -> None:
     floor = wanted(floor="2026-11-01").floor
     assert floor == 1793491200
+    assert wanted(servers=["fe80::1%eth0"]).servers == ("fe80::1%eth0",)
     (set_to,) = run_floor(shell, tmp_path, floor, 100)
     assert set_to.startswith("-u -s @") and int(set_to.rpartition("@")[2]) >= floor
     (tmp_path / "calls").unlink()
@@ -195,3 +202,13 @@ def test_chrony_begins_without_cookies_that_another_ca_vouched_for() -> None:
     without = client.plan(wanted(), {"init": "systemd"}, reply(*said.records[:2], ("text", "driftfile /x\n")))
     assert without.activate[0].startswith("systemctl enable")
     assert {"dest": client.NTS_ROOT, "state": "absent"} in without.files
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_file_that_was_written_far_in_the_future_does_not_send_the_device_there(
+    shell: list[str], tmp_path: Path
+) -> None:
+    floor = wanted(floor="2026-11-01").floor
+    assert run_floor(shell, tmp_path, floor, 100, written=floor + 86400) == [f"-u -s @{floor + 86400}"]
+    (tmp_path / "calls").unlink()
+    assert run_floor(shell, tmp_path, floor, 100, written=4070908800) == [f"-u -s @{floor}"]

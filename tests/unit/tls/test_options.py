@@ -47,6 +47,9 @@ MADE, KEY = pair("gw.example")
         ({"port": 0}, "tls_port must be a port"),
         ({"warn_days": 3, "fail_days": 7}, "must not be more than tls_warn_days"),
         ({"client_crl": "x"}, "tls_client_crl needs tls_client_ca"),
+        ({"client_ca": CA + CA_KEY}, "tls_client_ca holds a private key besides"),
+        ({**ACME, "acme_root": CA_KEY + CA}, "tls_acme_root holds a private key besides"),
+        ({**ACME, "names": ["fe80::1%a;\n}\nserver { listen 81; }#"]}, r"tls_names\[0\]: .* is neither"),
         ({"client_ca": CA, "client_crl": "x"}, "tls_client_crl cannot be read"),
     ],
 )
