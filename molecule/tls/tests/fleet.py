@@ -37,12 +37,14 @@ _TREE = (
     .replace("( ", "\\( ")
     .replace(" )", " \\)")
 )
+# By their first packet: connections that were there before, such as Ansible's own, have no beginning that this could see.
 _WATCH = """table inet watch {
   counter seen {
   }
   chain out {
     type filter hook output priority 0;
-    oifname != "lo" ct direction original meta l4proto { tcp, udp } counter name seen
+    oifname != "lo" tcp flags & (syn | ack) == syn counter name seen
+    oifname != "lo" meta l4proto udp ct direction original counter name seen
   }
 }
 """
