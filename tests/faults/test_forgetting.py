@@ -135,6 +135,22 @@ def test_files_of_a_form_are_forgotten_though_no_change_names_them(
         assert not problems, f"{shell}: {problems}"
 
 
+def _in_place_of_a_link(setting: trial.Setting) -> list[str]:
+    with trial.fresh(setting, "link") as chamber:
+        chamber.sh("echo theirs >/etc/elsewhere; ln -s /etc/elsewhere /etc/link")
+        keys = File("/etc/link", content=b"ours\n", mode="0600", follow=False)
+        chamber.commit(Transaction(name="keys", files=(keys,), confirm=trial.CHANGE.confirm))
+        found = chamber.sh("cat /etc/link /etc/elsewhere; if [ -L /etc/link ]; then echo still a link; fi")
+        return [] if found == "ours\ntheirs\n" else [found]
+
+
+def test_a_file_that_follows_no_link_takes_its_place_and_leaves_where_it_leads_alone(
+    both_shells: Callable[..., dict[str, Any]],
+) -> None:
+    for shell, problems in both_shells(_in_place_of_a_link).items():
+        assert not problems, f"{shell}: {problems}"
+
+
 def test_a_change_that_forgets_nothing_carries_nothing_for_it() -> None:
     changed = list(enumerate(ROTATION.files, 1))
     text = payload.manifest(replace(ROTATION, forgets=()), "ff", changed, ["/etc"])

@@ -143,7 +143,9 @@ def load_key(pem: str | bytes) -> Any:
         return serialization.load_pem_private_key(raw, None)
     except TypeError:
         raise CertificateError("the private key has a passphrase; give it without one, from vault") from None
-    except Exception:
+    except (
+        Exception
+    ):  # of whatever kind: the library's own words may quote the key, and none of them may be shown
         raise CertificateError(
             "the private key cannot be read: a PEM text without passphrase is expected"
         ) from None

@@ -448,7 +448,7 @@ def httpd_to_loopback(text: str, port: int) -> tuple[str, bool]:
                     words[at + 1] = f"127.0.0.1:{port}"
                 else:
                     words += ["-p", f"127.0.0.1:{port}"]
-                line = f"{match['head']} {' '.join(words)}"  # noqa: PLW2901
+                line = f"{match['head']} {' '.join(words)}"  # noqa: PLW2901 - the line as it is to be, in its place
         lines.append(line)
     return "\n".join(lines) + "\n", found
 

@@ -25,6 +25,7 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / ".collections"), str(CHECKOUT / "molecule/tls/tests")]
 
+# Only now can these be found: the scenario's own helpers and the collection lie in the checkout.
 from acme import Acme  # noqa: E402
 from ansible_collections.sallyport.iot.plugins.plugin_utils.tls import certificates, controller, options  # noqa: E402
 from fleet import DEBIAN, DEVICES, Fleet  # noqa: E402
