@@ -139,6 +139,8 @@ class ActionModule(ActionBase):
         if reason and self._task.check_mode and found.certificate is None:
             # Nothing can be checked against a certificate that is not there yet.
             plan.check.clear()
+        # What certbot on the device goes on renewing is not what is wanted here.
+        plan.files.append({"dest": services.LINEAGE, "state": "absent"})
         files = [driver.file(entry) for entry in plan.files]
         settle: list[str] = []
         if pair:

@@ -83,6 +83,7 @@ def files(wanted: Wanted) -> list[dict[str, Any]]:
             "content": f"{services.BANNER}[Timer]\nRandomizedDelaySec={wanted.renew_jitter}\nPersistent=true\n",
             "mode": "0644",
         },
+        {"dest": services.LINEAGE, "content": f"{lineage(wanted)}\n", "mode": "0644"},
     ]
     drop_in = (
         f"{services.BANNER}[Service]\nEnvironment=REQUESTS_CA_BUNDLE={ROOT}\n" if wanted.acme_root else ""

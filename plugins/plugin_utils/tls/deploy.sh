@@ -5,7 +5,8 @@
 # Gives the device's services their certificate; lives at /etc/sallyport/tls/deploy.
 #
 #   deploy take FOLDER   a new pair from FOLDER (fullchain.pem, privkey.pem) becomes the device's, if its services take it
-#   deploy certbot       the same, as certbot's deploy hook (RENEWED_LINEAGE names the folder)
+#   deploy certbot       the same, as certbot's deploy hook (RENEWED_LINEAGE names the folder); another lineage than the one
+#                        that the file `lineage` names is left alone: certbot goes on renewing what nobody wants any more
 #   deploy reload        services read what is there
 #   deploy open|close    port 80 for a challenge, in the gate of the firewall; the kernel closes it after ten minutes
 #
@@ -213,6 +214,16 @@ gate() { # open|close
     fi
 }
 case $1 in open | close) gate "$1"; exit ;; esac
+
+if [ "$1" = certbot ]; then
+    wanted=$(cat "$HERE/lineage" 2>/dev/null || :)
+    if [ "${RENEWED_LINEAGE##*/}" != "$wanted" ]; then
+        said="certbot renewed ${RENEWED_LINEAGE##*/}, which is not what is served here (${wanted:-none of its own}): left alone"
+        printf 'sallyport-tls: %s\n' "$said"
+        if have logger; then logger -t sallyport-tls -- "$said" || :; fi
+        exit 0
+    fi
+fi
 
 # Two at once (certbot's timer and a run) would mix their pairs.
 LOCK=/run/sallyport-tls.lock

@@ -84,8 +84,21 @@ def test_a_pair_is_taken_with_a_key_that_only_root_reads(device: Device) -> None
 
 
 def test_as_certbots_hook_it_finds_the_lineage(device: Device) -> None:
+    (device.home / "lineage").write_text("one\n", encoding="utf-8")
     done = device.deploy("certbot", RENEWED_LINEAGE=str(device.offer("one", *OLD)))
     assert done.returncode == 0 and device.read("served") == OLD[0]
+
+
+@pytest.mark.parametrize("lineage", ["one", ""], ids=["another", "none"])
+def test_a_lineage_that_is_not_wanted_here_takes_the_place_of_nothing(device: Device, lineage: str) -> None:
+    device.deploy("take", str(device.offer("one", *OLD)))
+    before = device.read("status")
+    if lineage:
+        (device.home / "lineage").write_text(f"{lineage}\n", encoding="utf-8")
+    done = device.deploy("certbot", RENEWED_LINEAGE=str(device.offer("one.former", *NEW)))
+    assert done.returncode == 0, "certbot would call its own renewal a failure"
+    assert "certbot renewed one.former" in done.stdout and "left alone" in done.stdout
+    assert device.read("fullchain.pem") == device.read("served") == OLD[0] and device.read("status") == before
 
 
 def test_a_pair_that_a_service_refuses_is_put_away_and_the_old_one_is_served(device: Device) -> None:
