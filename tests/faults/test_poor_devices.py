@@ -3,9 +3,12 @@ Each is confirmed, or refused or taken back by name, with the device wholly as i
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +130,12 @@ def _stale_stage(chamber: Chamber) -> None:
     )
 
 
+def _unsigned_stage(chamber: Chamber) -> None:
+    chamber.sh(
+        f"mkdir -p {STATE}/stage.0000.999999999/new {STATE}/stage.0001/new; : >{STATE}/stage.0001/program"
+    )
+
+
 def _pending(chamber: Chamber) -> None:
     """Another controller's change, armed and not confirmed; its guards are alive."""
     identity = "00000000000000ff"
@@ -163,6 +172,7 @@ def _pending_without_program(chamber: Chamber) -> None:
 _LEFT: dict[str, Callable[[Chamber], None]] = {
     "an empty lock of a dead controller": _stale_lock,
     "a stage of a dead controller": _stale_stage,
+    "a stage of a controller that died before it signed": _unsigned_stage,
     "a pending change of a live controller": _pending,
     "a pending change of a dead controller": _pending_of_nobody,
     "a pending change whose device program is gone": _pending_without_program,
@@ -186,6 +196,80 @@ def _after(setting: trial.Setting, prepare: Callable[[Chamber], None]) -> list[s
         if (chamber.root / "etc/other").exists():
             problems.append("the change that nobody confirmed is still there")
         return problems
+
+
+def test_what_another_controller_is_just_beginning_is_left_to_it(
+    both_shells: Callable[..., dict[str, Any]],
+) -> None:
+    """Between the folder and its signature lies a moment in which another one may arm; it took the folder away once."""
+    for shell, there in both_shells(_beside_one_that_begins).items():
+        assert there, shell
+
+
+def _beside_one_that_begins(setting: trial.Setting) -> bool:
+    with trial.fresh(setting, "begins") as chamber:
+        # Number 1 is the chamber's own init: a process that lives, as the other controller's shell does.
+        chamber.sh(f"mkdir -p {STATE}/stage.0000.1/new")
+        chamber.commit(trial.CHANGE)
+        return (chamber.root / f"{STATE.lstrip('/')}/stage.0000.1/new").exists()
+
+
+def test_of_eight_controllers_at_once_each_is_confirmed_or_refused_for_another(
+    both_shells: Callable[..., dict[str, Any]], thorough: bool
+) -> None:
+    rounds = 20 if thorough else 2
+    for shell, (confirmed, problems) in both_shells(_eight_at_once, rounds).items():
+        assert not problems, f"{shell}: {problems}"
+        assert confirmed >= rounds, shell
+        COUNTED.append(
+            f"eight controllers at once, {shell}: {confirmed} of {8 * rounds} confirmed, the others refused"
+        )
+
+
+def _eight_at_once(setting: trial.Setting, rounds: int) -> tuple[int, list[str]]:
+    """How many were confirmed, and what is wrong with the device or with what the others were told."""
+    confirmed, problems = 0, []
+    with trial.fresh(setting, "eight") as chamber:
+        for turn in range(rounds):
+            text = f"turn {turn}\n"
+            for number, said in enumerate(_in_processes(partial(_one_of_many, chamber, text), 8)):
+                there = f"/etc/of-{number}"
+                made = chamber.root / there.lstrip("/")
+                confirmed += said == "confirmed"
+                if (said == "confirmed") != (made.exists() and made.read_text() == text):
+                    problems.append(f"{there} does not go with: {said}")
+                if said != "confirmed" and not re.search("nothing was changed: another change", said):
+                    problems.append(said)
+            problems += [f"left over: {name}" for name in chamber.leftovers()]
+    return confirmed, problems
+
+
+def _one_of_many(chamber: Chamber, text: str, number: int) -> str:
+    change = replace(trial.CHANGE, name=f"of-{number}", files=(File(f"/etc/of-{number}", content=text.encode()),),
+                     activate=(), verify=(), live=())  # fmt: skip
+    try:
+        return str(chamber.commit(change)["state"])
+    except AnsibleError as error:
+        return str(error)
+
+
+def _in_processes(function: Callable[[int], str], count: int) -> list[str]:
+    """What each of ``count`` processes says; forked, since a process in the chamber's namespaces can start no threads."""
+    ends = []
+    for number in range(count):
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            try:
+                os.write(writing, function(number).encode()[:4096])
+            finally:
+                os._exit(0)
+        os.close(writing)
+        ends.append(reading)
+    said = [Path(f"/proc/self/fd/{end}").read_text() for end in ends]
+    for end in ends:
+        os.close(end)
+        os.wait()
+    return said
 
 
 # --- on the lab's devices -----------------------------------------------------------------------------------------

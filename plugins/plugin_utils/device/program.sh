@@ -6,7 +6,7 @@
 # unless the controller confirms it over a new connection. States and transitions: docs/commit.md.
 #
 # It lives at <state>/device; <state> is /var/lib/sallyport unless the site says otherwise:
-#   stage.<id>/     what a controller has sent; private, not locked, nothing live depends on it
+#   stage.<id>/     what a controller has sent; private, not locked, nothing live depends on it (stage.<id>.<pid>: not yet signed)
 #   armed/          the lock, by mkdir; armed/tx is the one pending transaction
 #   reverted/       the last transaction that was taken back, with its reason
 #   generation/<n>/ confirmed transactions, with what was there before them
@@ -253,7 +253,8 @@ watched() { alive guard1 && alive guard2 && [ -e "$TX/worker" ]; }
 decided() { ! current "$1" || [ -e "$TX/live" ] || ! attended; } # ID: is it live, or will it never be?
 arm() { # ID: from stage.<id> to a running worker with two guards
   TX=$STATE/stage.$1
-  sign program # before it is a transaction: a transaction of nobody is taken back by the next controller
+  # Before it is a transaction: one of nobody is taken back by the next controller. Half a signature is nobody's: by rename.
+  sign arming; mv "$TX/arming" "$TX/program"
   TX=$ARMED/tx
   # A lock that stays empty: its owner died between mkdir and mv.
   within 3 lock || { rmdir "$ARMED" 2>/dev/null || :; within 3 lock; } || refuse "the lock $ARMED cannot be had"
@@ -261,8 +262,8 @@ arm() { # ID: from stage.<id> to a running worker with two guards
   current "$1" || { rm -rf "$TX/stage.$1"; refuse "another change took the lock at the same moment"; }
   load "$TX"
   trap 'drop' EXIT # until the guards are there, leaving means that nothing has happened
-  for other in "$STATE"/stage.*; do # what dead controllers left; a live one has signed its own
-    [ ! -d "$other" ] || alive program "$other" || rm -rf "$other"
+  for other in "$STATE"/stage.*; do # what dead controllers left; a live one has signed its own, or is in its name
+    [ ! -d "$other" ] || alive program "$other" || [ -d "/proc/${other##*.}" ] || rm -rf "$other"
   done
   : >"$TX/output"
   mkdir "$TX/old"
