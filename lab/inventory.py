@@ -11,10 +11,16 @@ from lab.fleet import NETWORKS, Device, addresses
 
 def write(state: Path, prefix: str, slot: int, devices: list[Device], control: Path) -> None:
     """Put inventory.json into the lab's state folder."""
-    groups: dict[str, Any] = {"devices": {"children": []}, "vantages": {"hosts": []}}
+    groups: dict[str, Any] = {
+        "devices": {"children": []},
+        "vantages": {"hosts": []},
+        "unmanaged": {"children": ["update_repository"]},  # servers, which no playbook takes for a device
+        "update_repository": {"hosts": []},
+    }
     for device in devices:
         groups.setdefault(device.group, {"hosts": []})["hosts"].append(device.name)
-        if device.group != "vantages" and device.group not in groups["devices"]["children"]:
+        is_device = device.group not in ("vantages", "update_repository")
+        if is_device and device.group not in groups["devices"]["children"]:
             groups["devices"]["children"].append(device.group)
     # Host keys of a lab are new at each start: they are kept in the lab's own file, and leave with it.
     options = [f"UserKnownHostsFile={state / 'known_hosts'}", "GlobalKnownHostsFile=/dev/null"]

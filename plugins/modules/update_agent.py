@@ -1,0 +1,243 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Documentation of the action plugin of the same name, which does the work on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: update_agent
+short_description: Let a device keep itself patched
+version_added: 0.1.0
+description:
+- Sets up the update agent of a device through M(sallyport.iot.commit), so that it looks for updates, verifies and installs
+  them by its own timer.
+- A device that has all of it costs one exchange.
+options:
+  agent:
+    description:
+    - Which agent. C(auto) takes the one that suits the device.
+    type: str
+    choices: [auto, unattended-upgrades]
+    default: auto
+  mode:
+    description:
+    - C(automatic) installs updates; C(notify) only looks and tells; C(postponed) does so until a day has come;
+      C(manual) is the way out, with a reason.
+    type: str
+    choices: [automatic, notify, postponed, manual]
+    default: automatic
+  until:
+    description:
+    - For mode C(postponed), the day (UTC) on which updates begin again, as 2030-01-31.
+    type: str
+    default: ""
+  reason:
+    description:
+    - For mode C(manual), why this device is taken out; its evidence shows it.
+    type: str
+    default: ""
+  window:
+    description:
+    - When updates may be installed, in the device's local time; C(any) for the whole day.
+    type: str
+    default: "02:00-05:00"
+  jitter:
+    description:
+    - Seconds over which devices spread at random, so that a fleet does not ask at the same moment.
+    type: int
+    default: 1800
+  every:
+    description:
+    - Seconds between two looks for updates; the first comes within five minutes after a start.
+    type: int
+    default: 21600
+  bandwidth_kb:
+    description:
+    - The most that downloads may take, in kilobytes a second; 0 for no limit.
+    type: int
+    default: 0
+  repository:
+    description:
+    - >-
+      Your own mirror: C(uri), C(key) (the armoured public key that alone may sign it), C(suites) (not with a ring),
+      C(components), C(exclusive) (every other source is switched off).
+    type: dict
+    default: {}
+  ring:
+    description:
+    - The suite of your repository that this device follows, as ring0; with public mirrors it is an error.
+    type: str
+    default: ""
+  delay_days:
+    description:
+    - Days that a new version waits after this device first heard of it.
+    type: int
+    default: 0
+  origins:
+    description:
+    - Patterns of origins that may update this device, in unattended-upgrades' words, instead of the usual ones of its
+      system.
+    type: list
+    elements: str
+    default: []
+  pins:
+    description:
+    - Packages that stay at a version.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      package:
+        description: Its name.
+        type: str
+        required: true
+      version:
+        description: The version, which may end in an asterisk.
+        type: str
+        required: true
+  blocked:
+    description:
+    - Packages that are never updated.
+    type: list
+    elements: str
+    default: []
+  rollback:
+    description:
+    - Packages that go back to the version before when the device is not healthy after an update; others are held.
+    type: list
+    elements: str
+    default: []
+  health:
+    description:
+    - Commands of POSIX sh that must succeed after an update. That no running service stops and none fails is asked
+      anyway.
+    type: list
+    elements: str
+    default: []
+  health_seconds:
+    description:
+    - Seconds that the device has to become healthy after an update.
+    type: int
+    default: 60
+  reboot:
+    description:
+    - >-
+      When an update needs a reboot: C(never), in the C(window), or C(staggered), each device at its own minute of the
+      window.
+    type: str
+    choices: [never, window, staggered]
+    default: never
+  reboot_window:
+    description:
+    - When reboots may happen; empty for the window of the updates.
+    type: str
+    default: ""
+  proxy:
+    description:
+    - The HTTP proxy for updates, as http://proxy.example:3128.
+    type: str
+    default: ""
+  reserve_mb:
+    description:
+    - Megabytes that stay free; where an update needs more, nothing is begun.
+    type: int
+    default: 64
+  install:
+    description:
+    - Whether an agent that is missing is installed from the device's sources.
+    type: bool
+    default: true
+  confirm_seconds:
+    description:
+    - How long the device waits for the confirmation before it takes the change back.
+    type: int
+    default: 60
+  keep:
+    description:
+    - How many generations to keep on the device.
+    type: int
+    default: 10
+  state_dir:
+    description:
+    - Where the device keeps generations; it must survive a power cut.
+    type: path
+    default: /var/lib/sallyport
+attributes:
+  check_mode:
+    support: full
+    description: Says exactly what would change; changes nothing on the device.
+  diff_mode:
+    support: full
+    description: Shows every file, but one that holds a proxy's password.
+  platform:
+    platforms: posix
+    support: full
+    description: Debian and its kin with systemd.
+seealso:
+- module: sallyport.iot.commit
+- module: sallyport.iot.update_status
+author:
+- The Sallyport authors (@sallyport)
+"""
+
+EXAMPLES = r"""
+- name: Follow the first ring of the site's own repository
+  sallyport.iot.update_agent:
+    repository:
+      uri: http://packages.example.com/debian
+      key: "{{ lookup('ansible.builtin.file', 'packages.asc') }}"
+    ring: ring0
+    window: "01:00-04:00"
+    rollback: [panel]
+    health: ["wget -q -O /dev/null http://127.0.0.1/"]
+
+- name: Take a device out
+  sallyport.iot.update_agent:
+    mode: manual
+    reason: certified as it is until the plant's next stop
+"""
+
+RETURN = r"""
+agent:
+  description: The agent, or C(none).
+  returned: when not refused
+  type: str
+  sample: unattended-upgrades
+mode:
+  description: The mode.
+  returned: when not refused
+  type: str
+  sample: automatic
+notes:
+  description: What was found in the device's sources, and what is done about it.
+  returned: when not refused
+  type: list
+  elements: str
+  sample: ["/etc/apt/sources.list:1: trusted=yes lets unsigned packages in"]
+state:
+  description: C(unchanged), C(would_change), C(confirmed), C(reverted) or C(refused).
+  returned: always
+  type: str
+  sample: confirmed
+files:
+  description: What changed, file by file.
+  returned: when something was to do
+  type: list
+  elements: dict
+  sample: [{dest: /etc/systemd/system/sallyport-update.timer, change: created}]
+generation:
+  description: The generation that C(playbooks/rollback.yml) can go back from.
+  returned: when confirmed
+  type: int
+  sample: 3
+exchanges:
+  description: Round trips that this task cost.
+  returned: when the device was asked
+  type: int
+  sample: 1
+msg:
+  description: What was done, or why not and what to do.
+  returned: always
+  type: str
+  sample: "nothing to do: files and timers are as wanted"
+"""

@@ -1,0 +1,42 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""The update agents. Each is one folder: ``__init__.py`` with an :class:`~.base.Agent`, and ``agent.sh``, its half on the device.
+
+A new agent is one more folder, and one more line in ``AGENTS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import Agent, Unsupported
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.unattended_upgrades import (
+    UnattendedUpgrades,
+)
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.settings import Settings
+
+AGENTS: tuple[Agent, ...] = (UnattendedUpgrades(),)
+NONE = "none"
+
+
+def choose(wanted: str, device: Mapping[str, Any], settings: Settings) -> Agent | None:
+    """The agent for a device; None where it is taken out and could have none anyway.
+
+    Raises:
+        Unsupported: no agent suits the device, or the wanted one does not.
+    """
+    reasons = []
+    for agent in AGENTS:
+        if wanted not in ("auto", agent.name):
+            continue
+        why = agent.unsuited(device)
+        if not why:
+            return agent
+        reasons.append(f"{agent.name}: {why}")
+    if settings.mode == "manual":
+        return None
+    raise Unsupported(
+        f"no update agent suits this device ({'; '.join(reasons)}). If it is updated in another way, say so: "
+        "update_agent_mode: manual, with update_agent_reason"
+    )

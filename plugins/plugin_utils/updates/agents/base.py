@@ -1,0 +1,91 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""What an update agent is: the interface between what the operator wants and one way of updating devices."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.settings import Settings
+
+
+class Unsupported(Exception):
+    """A device cannot have what is asked for. The message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the device said to the one question that the role asks.
+
+    Attributes:
+        texts: text files, by path.
+        digests: SHA-256 of the role's own files, by path.
+        modes: ``mode owner group`` of the same, as ``ls -l`` prints them.
+        links: targets of the role's own links.
+        answers: everything else, by name.
+    """
+
+    texts: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    modes: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
+    answers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What an agent adds to the files and commands that all agents share.
+
+    Attributes:
+        files: entries as the access roles' driver takes them.
+        shell: sh variables for ``agent.sh``.
+        check, activate, verify, revert: sh commands of the commit.
+        notes: for the result.
+        warnings: for the operator's eye.
+        slow: seconds that activation may take beyond a second or two.
+    """
+
+    files: tuple[Mapping[str, Any], ...] = ()
+    shell: Mapping[str, str] = field(default_factory=dict)
+    check: tuple[str, ...] = ()
+    activate: tuple[str, ...] = ()
+    verify: tuple[str, ...] = ()
+    revert: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    slow: int = 0
+
+
+class Agent(abc.ABC):
+    """One way of updating. ``agent.sh`` in the same folder defines for ``run.sh``:
+
+    ``agent_repair``            finish what an interrupted run left; 1 where that is impossible
+    ``agent_refresh``           ask the sources, verify what they say; 1 where one did not answer or was not believed
+    ``agent_pending``           print ``NAME INSTALLED OFFERED security|update|other``
+    ``agent_needs``             print ``PATH KB`` for what stands in ``ready``
+    ``agent_fetch``             fetch and verify it; what is not whole leaves ``ready``; keep what to go back to
+    ``agent_install``           install what stands in ``ready``, and nothing else
+    ``agent_version NAME``      print what is installed
+    ``agent_back NAME VERSION`` go back to it
+    ``agent_restart_services``  so that nothing runs what is no longer there
+    ``agent_wants_reboot``      whether the last update needs one
+    """
+
+    name: str
+    folder: Path
+
+    @abc.abstractmethod
+    def unsuited(self, device: Mapping[str, Any]) -> str:
+        """Why a device cannot have this agent; "" where it can."""
+
+    @abc.abstractmethod
+    def question(self) -> str:
+        """sh that says what ``plan`` wants to know, read-only and quick."""
+
+    @abc.abstractmethod
+    def plan(self, settings: Settings, device: Mapping[str, Any], found: Found) -> Part:
+        """Files and commands for this device. Raises Unsupported."""

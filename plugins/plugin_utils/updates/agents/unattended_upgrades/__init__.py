@@ -1,0 +1,245 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""unattended-upgrades: the agent of the Debian family. Decisions only; ``agent.sh`` beside this does the work."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates import origins, sources
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import (
+    Agent,
+    Found,
+    Part,
+    Unsupported,
+)
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.settings import Repository, Settings
+
+CONFIG = "/etc/apt/apt.conf.d/99-sallyport-updates"
+PREFERENCES = "/etc/apt/preferences.d/99-sallyport"
+SOURCE = "/etc/apt/sources.list.d/sallyport.sources"
+KEY = "/etc/apt/keyrings/sallyport.asc"
+NEEDRESTART = "/etc/needrestart/conf.d/sallyport.conf"
+# An index that is older than this is not believed, whatever it says of itself: nobody can hold a device back for ever.
+OLDEST_INDEX = 30 * 86400
+_INSTALL_SECONDS = 600
+
+_DEBIAN = (
+    "origin=Debian,codename=${distro_codename},label=Debian",
+    "origin=Debian,codename=${distro_codename},label=Debian-Security",
+    "origin=Debian,codename=${distro_codename}-security,label=Debian-Security",
+)
+_ORIGINS = {
+    # Raspberry Pi OS calls itself debian where it is built from Debian's own packages.
+    "debian": (*_DEBIAN, "origin=Raspberry Pi Foundation,codename=${distro_codename}"),
+    "raspbian": (
+        "origin=Raspbian,codename=${distro_codename}",
+        "origin=Raspberry Pi Foundation,codename=${distro_codename}",
+    ),
+    "ubuntu": (
+        "origin=Ubuntu,archive=${distro_codename}-security",
+        "origin=Ubuntu,archive=${distro_codename}-updates",
+        "origin=Ubuntu,archive=${distro_codename}",
+    ),
+}
+
+_QUESTION = r"""
+for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
+  if [ -f "$file" ]; then blob "text $file" <"$file"; fi
+done
+if command -v apt-cache >/dev/null; then apt-cache policy 2>/dev/null | blob policy; fi
+if command -v unattended-upgrade >/dev/null; then say answer installed yes; fi
+"""
+
+
+class UnattendedUpgrades(Agent):
+    """apt, its signed sources, and unattended-upgrades to install what they offer."""
+
+    name = "unattended-upgrades"
+    folder = Path(__file__).parent
+
+    def unsuited(self, device: Mapping[str, Any]) -> str:
+        if device.get("packages") != "apt":
+            return f"it needs apt, and the device's packages are {device.get('packages') or 'unknown'}"
+        if device.get("init") != "systemd":
+            return f"its timer needs systemd, and the device's init is {device.get('init')}"
+        return ""
+
+    def question(self) -> str:
+        return _QUESTION
+
+    def plan(self, settings: Settings, device: Mapping[str, Any], found: Found) -> Part:
+        repository = settings.repository
+        patterns = self._origins(settings, device)
+        files: list[dict[str, Any]] = []
+        notes, warnings = [], []
+        for path, text in sorted(found.texts.items()):
+            if path == SOURCE:
+                continue
+            exclusive = repository is not None and repository.exclusive
+            new, remarks = sources.harden(path, text, disable=exclusive)
+            notes += [f"{one.where}: {one.text}" for one in remarks]
+            if new != text:
+                files.append({"dest": path, "content": new, "mode": "keep"})
+        files.append(_own(SOURCE, _source(repository) if repository else None))
+        files.append(_own(KEY, repository.key if repository else None))
+        files.append(_own(PREFERENCES, _preferences(settings) or None))
+        files.append(_own(NEEDRESTART, "$nrconf{restart} = 'a';\n$nrconf{kernelhints} = 0;\n"))
+        secret = "@" in settings.proxy
+        files.append(
+            {
+                "dest": CONFIG,
+                "content": _config(settings, patterns),
+                "mode": "0600" if secret else "0644",
+                "secret": secret,
+            }
+        )
+        releases = origins.read_policy(found.answers.get("policy", ""))
+        codename = str((device.get("os") or {}).get("codename") or "")
+        if repository is None and releases and origins.idle(patterns, releases, codename):
+            offered = sorted({f"origin={one.get('o', '')},label={one.get('l', '')}" for one in releases})
+            warnings.append(
+                f"no origin that may update this device matches any of its sources ({'; '.join(offered)}): nothing would ever be "
+                "updated. Name them in update_agent_origins"
+            )
+        missing = found.answers.get("installed") != "yes"
+        if missing and not settings.install and settings.mode != "manual":
+            raise Unsupported(
+                "unattended-upgrades is not installed. Let the role install it (update_agent_install: true), or put it into "
+                "the image"
+            )
+        missing = missing and settings.mode != "manual"
+        if missing:
+            notes.append("unattended-upgrades is installed from the device's sources")
+        return Part(
+            files=tuple(files),
+            shell={
+                "OWN_URI": repository.uri if repository else "",
+                "OWN_SUITE": repository.suites[0] if repository else "",
+            },
+            check=(f'APT_CONFIG="$(staged {CONFIG})" apt-config dump >/dev/null',),
+            activate=(_INSTALL,) if missing else (),
+            verify=("apt-config dump >/dev/null && apt-get indextargets >/dev/null",),
+            revert=(_UNINSTALL,),
+            notes=tuple(notes),
+            warnings=tuple(warnings),
+            slow=_INSTALL_SECONDS if missing else 0,
+        )
+
+    def _origins(self, settings: Settings, device: Mapping[str, Any]) -> tuple[str, ...]:
+        repository = settings.repository
+        own: tuple[str, ...] = ()
+        if repository is not None:
+            # What stands in ring0-previous is where to go back to, never what to update to.
+            suites = repository.suites[:1] if settings.ring else repository.suites
+            own = tuple(f"site={repository.host},suite={suite}" for suite in suites)
+        if repository is not None and repository.exclusive:
+            return (*own, *settings.origins)
+        known = _ORIGINS.get(str((device.get("os") or {}).get("id") or ""), ())
+        patterns = (*own, *(settings.origins or known))
+        if not patterns:
+            raise Unsupported(
+                f"which origins may update {(device.get('os') or {}).get('pretty') or 'this system'} is not known: name them in "
+                "update_agent_origins, as origin=Name,label=Name (apt-cache policy shows them)"
+            )
+        return patterns
+
+
+def _own(path: str, content: str | None) -> dict[str, Any]:
+    return (
+        {"dest": path, "state": "absent"}
+        if content is None
+        else {"dest": path, "content": content, "mode": "0644"}
+    )
+
+
+def _source(repository: Repository) -> str:
+    return (
+        "# Managed by Sallyport: role update_agent.\n"
+        f"Types: deb\nURIs: {repository.uri}/\nSuites: {' '.join(repository.suites)}\n"
+        f"Components: {' '.join(repository.components)}\nSigned-By: {KEY}\n"
+        f"Check-Valid-Until: yes\nValid-Until-Max: {OLDEST_INDEX}\n"
+    )
+
+
+def _preferences(settings: Settings) -> str:
+    """Pins hold a package where it is told to be; what is offered for going back never counts as an update."""
+    text = ""
+    for pin in settings.pins:
+        text += f"Package: {pin.package}\nPin: version {pin.version}\nPin-Priority: 1001\n\n"
+    if settings.ring and settings.repository is not None:
+        text += f"Package: *\nPin: release a={settings.repository.suites[1]}\nPin-Priority: 1\n\n"
+    return "# Managed by Sallyport: role update_agent.\n" + text if text else ""
+
+
+def _config(settings: Settings, patterns: tuple[str, ...]) -> str:
+    lines = [
+        "// Managed by Sallyport: role update_agent. One timer of ours does what Debian's own would do beside it.",
+        'APT::Periodic::Enable "0";',
+        "",
+        "// Nothing unsigned, whatever a source says of itself.",
+        'APT::Get::AllowUnauthenticated "false";',
+        'Acquire::AllowInsecureRepositories "false";',
+        'Acquire::AllowWeakRepositories "false";',
+        'Acquire::AllowDowngradeToInsecureRepositories "false";',
+        'Acquire::Check-Valid-Until "true";',
+        'Acquire::Check-Date "true";',
+        "",
+        'Acquire::Retries "2";',
+        'Acquire::http::Timeout "30";',
+        'Acquire::https::Timeout "30";',
+    ]
+    if settings.bandwidth_kb:
+        lines += [f'Acquire::{way}::Dl-Limit "{settings.bandwidth_kb}";' for way in ("http", "https")]
+    if settings.proxy:
+        lines += [f'Acquire::{way}::Proxy "{settings.proxy}";' for way in ("http", "https")]
+    lines += [
+        "",
+        "// Settings that somebody changed stay as they are; nobody is there to ask.",
+        'Dpkg::Options { "--force-confdef"; "--force-confold"; };',
+        "",
+        "#clear Unattended-Upgrade::Allowed-Origins;",
+        "#clear Unattended-Upgrade::Origins-Pattern;",
+        "Unattended-Upgrade::Origins-Pattern {",
+        *(f'  "{pattern}";' for pattern in patterns),
+        "};",
+    ]
+    blocked = [*settings.blocked, *(pin.package for pin in settings.pins)]
+    if blocked:
+        names = [f'  "^{_escaped(name)}$";' for name in dict.fromkeys(blocked)]
+        lines += ["Unattended-Upgrade::Package-Blacklist {", *names, "};"]
+    lines += [
+        'Unattended-Upgrade::AutoFixInterruptedDpkg "true";',
+        'Unattended-Upgrade::MinimalSteps "true";',
+        'Unattended-Upgrade::InstallOnShutdown "false";',
+        'Unattended-Upgrade::Automatic-Reboot "false";',
+        'Unattended-Upgrade::Allow-downgrade "false";',
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _escaped(name: str) -> str:
+    return name.replace(".", r"\.").replace("+", r"\+")
+
+
+# What the role brought goes again with the role: the list of packages that were not there before.
+_INSTALL = """
+mkdir -p /var/lib/sallyport-updates
+if ! command -v unattended-upgrade >/dev/null; then
+  dpkg-query -W -f '${db:Status-Abbrev}${Package}\\n' | grep '^ii' | sort >/var/lib/sallyport-updates/before
+  apt-get -q update >&2
+  DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install unattended-upgrades >&2
+  dpkg-query -W -f '${db:Status-Abbrev}${Package}\\n' | grep '^ii' | sort |
+    comm -13 /var/lib/sallyport-updates/before - | sed 's/^ii *//' >/var/lib/sallyport-updates/brought
+fi
+""".strip("\n")
+_UNINSTALL = f"""
+if [ ! -e {shlex.quote(CONFIG)} ] && [ -s /var/lib/sallyport-updates/brought ]; then
+  # shellcheck disable=SC2046
+  DEBIAN_FRONTEND=noninteractive apt-get -q -y purge $(cat /var/lib/sallyport-updates/brought) >&2 || :
+fi
+""".strip("\n")

@@ -1,0 +1,173 @@
+# shellcheck shell=sh
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+# unattended-upgrades and apt, as run.sh wants every agent. Read by run.sh in its state folder.
+
+# What cut a run short, power or a killed dpkg, is finished before anything else: a half-installed package is no state
+# to look at. Conffiles that people changed stay theirs.
+agent_repair() {
+    if [ -n "$(ls /var/lib/dpkg/updates 2>/dev/null)" ] || [ -n "$(dpkg --audit 2>&1)" ]; then
+        {
+            dpkg --force-confdef --force-confold --configure -a || :
+            apt-get -y -q --fix-broken install || :
+            # What was only unpacked in part is put in again.
+            broken=$(dpkg-query -W -f '${db:Status-Eflag} ${db:Status-Status} ${Package}\n' |
+                awk '$1 == "reinstreq" || $2 == "half-installed" {print $3}')
+            # shellcheck disable=SC2086 # names of packages
+            [ -z "$broken" ] || apt-get -y -q --reinstall install $broken || :
+            dpkg --force-confdef --force-confold --configure -a || :
+        } >repair.log 2>&1
+        tell "repaired an interrupted installation"
+        [ -z "$(dpkg --audit 2>&1)" ] || return 1
+    fi
+}
+
+# Fetch and verify the indexes. 1 where any source did not answer, or was not believed.
+agent_refresh() {
+    good=0
+    apt-get -q -o APT::Update::Error-Mode=any update >refresh.log 2>&1 || good=1
+    while IFS= read -r line; do
+        case $line in
+            W:* | E:*) ;;
+            *) continue ;;
+        esac
+        text=${line#?: }
+        case $line in
+            *'is expired'* | *'not valid yet'*) refuse expired "$text" ;;
+            *'not signed'* | *NO_PUBKEY* | *BADSIG* | *'signature'* | *EXPKEYSIG* | *REVKEYSIG* | *'Clearsigned file'*)
+                refuse signature "$text"
+                ;;
+            *'Hash Sum mismatch'* | *'unexpected size'* | *'Mirror sync in progress'*) refuse tampered "$text" ;;
+            *'Some index files failed'*) continue ;;
+            *) tell "unreachable $text" ;;
+        esac
+        good=1
+    done <refresh.log
+    older_than_ours
+    return "$good"
+}
+
+# A repository that offers less than what runs here was turned back, by accident or by somebody who wants an old hole
+# open. apt never goes back by itself, and says nothing; this does. Only for the operator's own repository: elsewhere a
+# package made by hand may well be newer.
+older_than_ours() {
+    [ -n "$OWN_URI" ] || return 0
+    # shellcheck disable=SC2016 # apt fills that in
+    apt-get -q indextargets --format '$(FILENAME)' "Created-By: Packages" "Repo-URI: $OWN_URI/" "Release: $OWN_SUITE" |
+        while read -r file; do
+            for file in "$file" "$file".*; do
+                [ ! -f "$file" ] || /usr/lib/apt/apt-helper cat-file "$file"
+            done
+        done | awk '/^Package: / {p = $2} /^Version: / {print p, $2}' | sort >offered
+    dpkg-query -W -f '${db:Status-Abbrev} ${Package} ${Version}\n' | awk '$1 == "ii" {print $2, $3}' | sort >have
+    join have offered | while read -r name ours theirs; do
+        if dpkg --compare-versions "$theirs" lt "$ours"; then printf '%s %s %s\n' "$name" "$ours" "$theirs"; fi
+    done >older
+    while read -r name ours theirs; do
+        # Several versions may be on offer; the best one counts.
+        if awk -v n="$name" '$1 == n {print $2}' offered | while read -r other; do
+            ! dpkg --compare-versions "$other" ge "$ours" || printf 'x'
+        done | grep -q x; then continue; fi
+        # What this device itself has turned away, or the operator holds back, is no surprise.
+        ! grep -q "^$name " held || continue
+        refuse downgrade "$name: $ours is installed, the repository offers $theirs"
+    done <older
+}
+
+# NAME INSTALLED OFFERED KIND; `other` is what no allowed origin offers, or what is blocked: told, never installed.
+agent_pending() {
+    apt-get -s -q --with-new-pkgs upgrade >pending.log 2>&1 || return 1
+    unattended-upgrade --dry-run -v >allowed.log 2>&1 || :
+    allowed=$(sed -n 's/^Packages that will be upgraded: //p' allowed.log)
+    sed -n 's/^Inst \([^ ]*\) \[\([^]]*\)\] (\([^ ]*\) \(.*\) \[.*/\1 \2 \3 \4/p' pending.log |
+        while read -r name old new from; do
+            kind=other
+            case " $allowed " in
+                *" ${name%%:*} "* | *" $name "*)
+                    kind=update
+                    case $from in *[Ss]ecurity*) kind=security ;; esac
+                    ;;
+            esac
+            printf '%s %s %s %s\n' "$name" "$old" "$new" "$kind"
+        done
+}
+
+# PATH KB, one a line: what the chosen updates need where. dpkg keeps the old files until the new ones are there.
+agent_needs() {
+    download=0 unpacked=0
+    while read -r name _ new _; do
+        set -- "$(apt-cache show --no-all-versions "$name=$new" 2>/dev/null |
+            awk '/^Size: / {s = $2} /^Installed-Size: / {i = $2} END {print int(s / 1024) + 1 " " i + 0}')"
+        download=$((download + ${1% *}))
+        unpacked=$((unpacked + ${1#* }))
+    done <ready
+    printf '/var/cache/apt/archives %s\n/var/lib/dpkg %s\n/usr %s\n' "$download" "$download" $((download + unpacked))
+}
+
+# Everything is fetched and its hashes are compared before anything is installed; what is not whole leaves `ready`. The
+# versions to go back to are fetched too, as long as the network is there.
+agent_fetch() {
+    words=$(awk '{print $1 "=" $3}' ready)
+    # shellcheck disable=SC2086 # one word for each package
+    if ! apt-get -y -q --download-only --only-upgrade install $words >fetch.log 2>&1; then
+        : >whole
+        while read -r name old new kind; do
+            if apt-get -y -q --download-only --only-upgrade install "$name=$new" >fetch.log 2>&1; then
+                printf '%s %s %s %s\n' "$name" "$old" "$new" "$kind" >>whole
+                continue
+            fi
+            why=$(sed -n 's/^E: //p' fetch.log | head -n 1)
+            case $(cat fetch.log) in
+                *'Hash Sum mismatch'* | *'unexpected size'* | *'File has'*) refuse tampered "$name $new: $why" ;;
+                *) tell "unreachable $name $new: $why" ;;
+            esac
+        done <ready
+        mv -f whole ready
+    fi
+    mkdir -p previous
+    while read -r name old _; do
+        case " $ROLLBACK " in *" $name "*) ;; *) continue ;; esac
+        [ "$(saved "$name" "$old")" = "" ] || continue
+        rm -f previous/"${name%%:*}"_*.deb
+        (cd previous && apt-get -q download "$name=$old") >>fetch.log 2>&1 || tell "unprepared $name $old is not to be had any more"
+    done <ready
+}
+
+# saved NAME VERSION: the package of that version which was kept.
+saved() {
+    for file in previous/"${1%%:*}"_*.deb; do
+        if [ -f "$file" ] && [ "$(dpkg-deb -f "$file" Version)" = "$2" ]; then printf '%s' "$file"; fi
+    done
+}
+
+agent_install() {
+    # What was not chosen is kept out, and nothing else is changed for it.
+    {
+        printf 'Unattended-Upgrade::Package-Blacklist {\n'
+        awk 'NR == FNR {r[$1] = 1; next} !($1 in r) {print $1}' ready pending |
+            sed 's/:.*//; s/[.+]/\\&/g; s/.*/  "^&$";/'
+        printf '};\n'
+    } >run.conf
+    APT_CONFIG=$PWD/run.conf unattended-upgrade -v >install.log 2>&1
+}
+
+# agent_back NAME VERSION: to the package that was kept.
+agent_back() {
+    file=$(saved "$1" "$2")
+    [ -n "$file" ] || return 1
+    apt-get -y -q --allow-downgrades -o Dpkg::Options::=--force-confold install "$PWD/$file" >>install.log 2>&1 || return 1
+    [ "$(agent_version "$1")" = "$2" ]
+}
+
+agent_version() { dpkg-query -W -f '${Version}' "$1" 2>/dev/null || :; }
+
+# Services that still run code which is no longer on the disk. needrestart restarts them where it is installed.
+agent_restart_services() {
+    if command -v needrestart >/dev/null; then needrestart -b -r a >needrestart.log 2>&1 || :; fi
+    for maps in /proc/[0-9]*/maps; do
+        grep -q '\.so[.0-9]* (deleted)$' "$maps" 2>/dev/null || continue
+        sed -n 's|.*/\([^/]*\.service\)$|\1|p' "${maps%maps}cgroup" 2>/dev/null | head -n 1
+    done | sort -u >stale
+}
+
+agent_wants_reboot() { [ -e /run/reboot-required ]; }

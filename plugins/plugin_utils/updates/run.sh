@@ -1,0 +1,281 @@
+#!/bin/sh
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+# One run of this device's update agent, by its own timer: what every agent does the same way, in this order. What
+# differs between agents is in agent.sh beside it, what the operator wants is in settings, what health means is in
+# health.sh. The record of the last run is /var/lib/sallyport-updates/status; docs/updates.md says how to read it.
+# usage: run.sh update|reboot
+set -eu
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+LC_ALL=C
+DEBIAN_FRONTEND=noninteractive
+export PATH LC_ALL DEBIAN_FRONTEND
+umask 022
+here=/usr/local/lib/sallyport/updates
+state=/var/lib/sallyport-updates
+# shellcheck source=/dev/null
+. "$here/settings"
+# shellcheck source=/dev/null
+. "$here/agent.sh"
+
+# --- the record ------------------------------------------------------------------------------------------------------
+
+# settle_file FILE: FILE.new takes its place, whole; what a killed run or a power cut leaves is the old one.
+settle_file() {
+    sync -f "$1.new" 2>/dev/null || sync
+    mv -f "$1.new" "$1"
+}
+
+# refuse KIND TEXT: what came from the network and was not taken.
+refuse() { printf 'refused %s %s\n' "$1" "$2" >>told; }
+tell() { printf '%s\n' "$*" >>told; }
+# A line of somebody's list, or nothing; files that are not there have no lines.
+lines() { if [ -f "$1" ]; then cat "$1"; fi; }
+
+# since NAME VERSION: when this device first heard of it.
+since() { awk -v n="$1" -v v="$2" -v d="$now" '$1 == n && $2 == v {d = $3} END {print d}' seen; }
+
+# finish RESULT TEXT: write down how the run ended, and end.
+finish() {
+    rm -f spare # a full disk has room for the record all the same
+    {
+        printf 'agent %s\nmode %s\nran %s\nresult %s\nmessage %s\n' "$AGENT" "$MODE" "$now" "$1" "$2"
+        lines told
+        lines pending | while read -r name old new kind; do
+            printf 'pending %s %s %s %s %s\n' "$name" "$old" "$new" "$kind" "$(since "$name" "$new")"
+        done
+        lines held | sed 's/^/held /'
+        lines installed | sed 's/^/installed /'
+        lines stale | sed 's/^/restart /'
+        if agent_wants_reboot; then printf 'reboot needed\n'; fi
+        if [ -f checked ]; then printf 'checked %s\n' "$(cat checked)"; fi
+        if [ "$1" = ok ]; then printf 'succeeded %s\n' "$now"; elif [ -f succeeded ]; then
+            printf 'succeeded %s\n' "$(cat succeeded)"
+        fi
+    } >status.new
+    settle_file status
+    [ "$1" != ok ] || printf '%s' "$now" >succeeded
+    dd if=/dev/zero of=spare bs=1024 count=64 2>/dev/null || rm -f spare
+    printf 'sallyport-update: %s: %s\n' "$1" "$2"
+    case $1 in ok | waiting) exit 0 ;;
+        *) exit 1 ;; esac
+}
+
+# --- gates -----------------------------------------------------------------------------------------------------------
+
+# inside BEGIN LENGTH: whether the device's local time is in that window, in minutes since midnight.
+inside() {
+    [ "$2" -lt 1440 ] || return 0
+    at=$(date +%H:%M)
+    hour=${at%:*} minute=${at#*:}
+    at=$((${hour#0} * 60 + ${minute#0}))
+    [ $(((at - $1 + 1440) % 1440)) -lt "$2" ]
+}
+
+# room PATH KB: whether that much is free there, beside what is to stay free. Says what is lacking.
+room() {
+    free=$(df -kP "$1" | awk 'NR == 2 {print $4}')
+    [ "$free" -lt $(($2 + RESERVE_KB)) ] || return 0
+    lacking="$1 needs $2 kB and $RESERVE_KB kB to spare, and has $free kB"
+    return 1
+}
+
+# Services that run, without those that come and go with their callers.
+services() {
+    systemctl list-units --type=service --state=running --plain --no-legend --no-pager | awk '{print $1}' | grep -v @ | sort
+}
+failures() { systemctl list-units --state=failed --plain --no-legend --no-pager | awk '{print $1}' | sort; }
+
+# healthy SECONDS: the operator's own checks, and no service that ran before the update has stopped. Says what is wrong.
+healthy() {
+    left=$1
+    while :; do
+        wrong=$(/bin/sh "$here/health.sh" 2>&1) && wrong='' || wrong=$(printf '%s' "$wrong" | tail -n 1)
+        if [ -z "$wrong" ] && [ -f services.before ]; then
+            services >services.now
+            wrong=$(comm -23 services.before services.now | tr '\n' ' ')
+            [ -z "$wrong" ] || wrong="no longer running: $wrong"
+        fi
+        if [ -z "$wrong" ] && [ -f failures.before ]; then
+            failures >failures.now
+            wrong=$(comm -13 failures.before failures.now | tr '\n' ' ')
+            [ -z "$wrong" ] || wrong="failed: $wrong"
+        fi
+        [ -n "$wrong" ] || return 0
+        [ "$left" -gt 0 ] || return 1
+        left=$((left - 1))
+        sleep 1
+    done
+}
+
+# --- the run ---------------------------------------------------------------------------------------------------------
+
+# The first time that this device heard of each version: age is counted from there, and a delay too.
+note_when_seen() {
+    touch seen
+    while read -r name _ new _; do
+        printf '%s %s %s\n' "$name" "$new" "$(since "$name" "$new")"
+    done <pending >seen.new
+    settle_file seen
+}
+
+# What may go in now: not what failed here before in this very version, not what is younger than the delay.
+choose() {
+    while read -r name old new kind; do
+        [ "$kind" != other ] || continue
+        if awk -v n="$name" -v v="$new" '$1 == n && $2 == v {f = 1} END {exit !f}' held; then continue; fi
+        if [ $((now - $(since "$name" "$new"))) -lt "$DELAY" ]; then
+            tell "waiting $name $new is younger than the delay"
+            continue
+        fi
+        printf '%s %s %s %s\n' "$name" "$old" "$new" "$kind"
+    done <pending >ready
+}
+
+# settle_installed: after an installation, whole or cut short. Health decides what becomes of it.
+settle_installed() {
+    while read -r name old new _; do
+        have=$(agent_version "$name")
+        [ "$have" = "$new" ] || continue
+        { grep -v "^$name " installed || :; printf '%s %s %s\n' "$name" "$new" "$now"; } >installed.new
+        mv -f installed.new installed
+        { grep -v "^$name " pending || :; } >pending.new
+        mv -f pending.new pending
+        { grep -v "^$name " held || :; } >held.new
+        mv -f held.new held
+    done <working
+    agent_restart_services || :
+    if healthy "$HEALTH_SECONDS"; then
+        rm -f working services.before failures.before
+        return 0
+    fi
+    go_back "$wrong"
+}
+
+# go_back WHY: listed packages return to the version that they had; the others stay, and are held.
+go_back() {
+    why=$1
+    returned='' kept=''
+    while read -r name old new _; do
+        [ "$(agent_version "$name")" = "$new" ] || continue
+        case " $ROLLBACK " in
+            *" $name "*)
+                if agent_back "$name" "$old"; then returned="$returned $name"; else kept="$kept $name"; fi
+                ;;
+            *) kept="$kept $name" ;;
+        esac
+        { grep -v "^$name " held || :; printf '%s %s %s %s\n' "$name" "$new" "$now" "$why"; } >held.new
+        mv -f held.new held
+        { grep -v "^$name " installed || :; } >installed.new
+        mv -f installed.new installed
+    done <working
+    for name in $returned; do tell "back $name"; done
+    if [ -n "$returned" ] && healthy "$HEALTH_SECONDS"; then
+        rm -f working services.before failures.before
+        finish rolled_back "after the update: $why; back to what ran before:$returned${kept:+; held:$kept}"
+    fi
+    rm -f working services.before failures.before
+    finish unhealthy "after the update: $why;${returned:+ back to what ran before:$returned, which did not help;}${kept:+ held:$kept}"
+}
+
+update() {
+    : >told
+    touch seen pending held installed
+    # Postponed until a day that has come is automatic.
+    acting=$MODE
+    if [ "$MODE" = postponed ] && [ "$now" -ge "$UNTIL" ]; then acting=automatic; fi
+    room "$state" 0 || finish blocked "too little space, nothing was begun: $lacking"
+    if [ "$acting" = automatic ]; then
+        agent_repair || finish failed "an interrupted installation could not be finished: see $state/repair.log"
+        if [ -f working ]; then
+            # The run that began this was killed: what it had installed has not been judged yet.
+            tell "repaired $(wc -l <working) packages of a run that was cut short"
+            settle_installed
+        fi
+    fi
+    if agent_refresh; then printf '%s' "$now" >checked; fi
+    agent_pending >pending.new || finish failed "what is pending could not be told: see $state/pending.log"
+    mv -f pending.new pending
+    note_when_seen
+    case $acting in
+        automatic) ;;
+        postponed) finish ok "$(wc -l <pending) updates are pending; postponed by the operator" ;;
+        *) finish ok "$(wc -l <pending) updates are pending; this device only tells" ;;
+    esac
+    choose
+    if ! [ -s ready ]; then
+        if grep -q '^refused' told; then finish refused "what came from the network was not taken"; fi
+        finish ok "nothing to install"
+    fi
+    inside "$WINDOW_BEGIN" "$WINDOW_LENGTH" || finish waiting "$(wc -l <ready) updates wait for the window"
+    rm -f services.before failures.before
+    if ! healthy 5; then
+        # A sick device is left alone, but for a newer version of what made it sick.
+        awk 'NR == FNR {h[$1] = 1; next} $1 in h' held ready >ready.new
+        mv -f ready.new ready
+        [ -s ready ] || finish unhealthy "not healthy before the update, so nothing was installed: $wrong"
+    fi
+    agent_needs | while read -r path kb; do room "$path" "$kb" || printf '%s\n' "$lacking"; done >lacking
+    [ ! -s lacking ] || finish blocked "too little space, nothing was begun: $(head -n 1 lacking)"
+    agent_fetch || :
+    if [ -s ready ]; then
+        services >services.before
+        failures >failures.before
+        cp ready working.new
+        settle_file working
+        if ! agent_install; then
+            agent_repair || finish failed "the installation failed and could not be finished: see $state/install.log"
+        fi
+        missing=''
+        while read -r name _ new _; do
+            [ "$(agent_version "$name")" = "$new" ] || missing="$missing $name"
+        done <ready
+        settle_installed
+        reboot_now_or_later
+        [ -z "$missing" ] || finish failed "not installed:$missing; see $state/install.log"
+    fi
+    if grep -q '^refused' told; then finish refused "what came from the network was not taken"; fi
+    finish ok "$(wc -l <ready) updates installed"
+}
+
+# --- reboots ---------------------------------------------------------------------------------------------------------
+
+# A staggered device waits for its own slot, which its timer knows.
+reboot_now_or_later() {
+    agent_wants_reboot || return 0
+    case $REBOOT in window) if inside "$REBOOT_BEGIN" "$REBOOT_LENGTH"; then : >rebooting; fi ;; esac
+}
+
+restart_device() {
+    if [ "$REBOOT" = never ] || ! agent_wants_reboot; then return 0; fi
+    inside "$REBOOT_BEGIN" "$REBOOT_LENGTH" || return 0
+    [ ! -f working ] || return 0
+    printf 'sallyport-update: reboot, as the last update needs\n'
+    reboot
+}
+
+mkdir -p "$state"
+cd "$state"
+now=$(date +%s)
+case ${1:-} in
+    update)
+        # In a child: whatever ends it, the record says so, and is written before the device goes down.
+        rm -f rebooting
+        verdict=0
+        /bin/sh "$0" turn || verdict=$?
+        if [ "$verdict" != 0 ] && [ "$verdict" != 10 ]; then
+            finish failed "the run broke off with status $verdict: see journalctl -u sallyport-update"
+        fi
+        if [ -f rebooting ]; then
+            rm -f rebooting
+            restart_device
+        fi
+        exit "$verdict"
+        ;;
+    turn) update ;;
+    reboot) restart_device ;;
+    *)
+        printf 'usage: run.sh update|reboot\n' >&2
+        exit 2
+        ;;
+esac

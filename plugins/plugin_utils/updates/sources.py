@@ -1,0 +1,107 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Lists of package sources, in both of apt's formats: what in them lets unsigned packages in, and how it goes. Pure.
+
+A file keeps its comments and its order; only the words that matter change.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# Each of them installs what nobody signed, or signs off what was tampered with.
+_LAX = ("trusted", "allow-insecure", "allow-weak", "allow-downgrade-to-insecure")
+_TRUE = ("yes", "true", "with", "on", "enable", "1")
+_OFF = "# Sallyport: "
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something about one source: where it stands and what it means. ``mended``: the new text is without it."""
+
+    where: str
+    text: str
+    mended: bool
+
+
+def harden(path: str, text: str, *, disable: bool = False) -> tuple[str, list[Remark]]:
+    """The file without what lets unsigned packages in, and remarks about it.
+
+    Args:
+        disable: another repository takes its place: every source in it is switched off.
+
+    >>> harden("/etc/apt/sources.list", "deb [trusted=yes] http://a.example stable main\\n")[0]
+    'deb http://a.example stable main\\n'
+    """
+    if path.endswith(".sources"):
+        return _deb822(path, text, disable)
+    return _one_line(path, text, disable)
+
+
+def _one_line(path: str, text: str, disable: bool) -> tuple[str, list[Remark]]:
+    lines, remarks = [], []
+    for number, found in enumerate(text.split("\n"), 1):
+        line = found
+        match = re.match(r"\s*(deb(?:-src)?)\s+(?:\[([^\]]*)\]\s*)?(.*)$", line)
+        if not match:
+            lines.append(line)
+            continue
+        where = f"{path}:{number}"
+        kind, options, rest = match.group(1), (match.group(2) or "").split(), match.group(3)
+        kept = [word for word in options if not _lax(*word.lower().partition("=")[::2])]
+        if len(kept) != len(options):
+            gone = " ".join(word for word in options if word not in kept)
+            remarks.append(Remark(where, f"{gone} lets unsigned packages in", True))
+            line = " ".join(filter(None, (kind, f"[{' '.join(kept)}]" if kept else "", rest)))
+        if disable:
+            remarks.append(Remark(where, "update_agent_repository takes its place", True))
+            line = _OFF + line
+        elif not any(word.lower().startswith("signed-by=") for word in kept):
+            remarks.append(Remark(where, "no Signed-By: every key that apt trusts may sign for it", False))
+        lines.append(line)
+    return "\n".join(lines), remarks
+
+
+def _deb822(path: str, text: str, disable: bool) -> tuple[str, list[Remark]]:
+    remarks = []
+    stanzas = []
+    for number, found in _stanzas(text):
+        stanza = found
+        where = f"{path}:{number}"
+        fields = {name.lower(): value for name, value in re.findall(r"^([A-Za-z-]+):\s*(.*)$", stanza, re.M)}
+        if "uris" in fields:
+            for name, value in fields.items():
+                if _lax(name, value.strip().lower()):
+                    remarks.append(Remark(where, f"{name}: {value.strip()} lets unsigned packages in", True))
+                    stanza = re.sub(rf"(?im)^{re.escape(name)}:.*\n?", "", stanza)
+            if fields.get("enabled", "yes").strip().lower() in ("no", "false", "off", "0"):
+                pass
+            elif disable:
+                remarks.append(Remark(where, "update_agent_repository takes its place", True))
+                stanza = "Enabled: no\n" + re.sub(r"(?im)^enabled:.*\n?", "", stanza)
+            elif "signed-by" not in fields:
+                remarks.append(
+                    Remark(where, "no Signed-By: every key that apt trusts may sign for it", False)
+                )
+        stanzas.append(stanza)
+    return "".join(stanzas), remarks
+
+
+def _lax(name: str, value: str) -> bool:
+    return name in _LAX and value in _TRUE
+
+
+def _stanzas(text: str) -> Iterator[tuple[int, str]]:
+    """Paragraphs with the empty lines that end them, and the number of the first line of each."""
+    number, ended = 1, False
+    lines: list[str] = []
+    for index, line in enumerate(text.splitlines(keepends=True), 1):
+        if ended and line.strip():
+            yield number, "".join(lines)
+            number, lines, ended = index, [], False
+        lines.append(line)
+        ended = not line.strip()
+    if lines:
+        yield number, "".join(lines)
