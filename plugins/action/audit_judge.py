@@ -33,6 +33,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.audit.findings impor
     waive,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.audit.inputs import read_policy
+from ansible_collections.sallyport.iot.plugins.plugin_utils.audit.updates import judge_updates
 from ansible_collections.sallyport.iot.plugins.plugin_utils.audit.view import (
     allowed_for,
     footnotes,
@@ -63,6 +64,8 @@ class ActionModule(ActionBase):
                 "firewall": {"type": "dict", "default": {}},
                 "passwords": {"type": "dict", "default": {}},
                 "tls": {"type": "dict", "default": {}},
+                "updates": {"type": "dict", "default": {}},
+                "update_days": {"type": "int", "default": 14},
                 "try_logins": {"type": "bool", "required": True},
                 "listeners": {"type": "list", "elements": "dict", "default": []},
                 "waivers": {"type": "list", "elements": "dict", "default": []},
@@ -84,6 +87,7 @@ class ActionModule(ActionBase):
         findings = list(about_device(probe, plan, facts))
         findings += judge_firewall(arguments["firewall"]) + judge_passwords(arguments["passwords"])
         findings += certificates.judge_tls(arguments["tls"])
+        findings += judge_updates(arguments["updates"], arguments["update_days"])
         sights: dict[str, Any] = {}
         for scan in arguments["scans"]:
             place = scan["item"]
@@ -113,6 +117,7 @@ class ActionModule(ActionBase):
                 "reached": bool(facts),
                 "system": system(facts),
                 "boot_window": arguments["firewall"].get("boot_window", {}),
+                "updates": arguments["updates"].get("updates", {}),
                 "vantages": sights,
             },
             host_keys=facts.get("ssh", {}).get("host_keys", []),

@@ -45,6 +45,14 @@ options:
     description: The result of M(sallyport.iot.tls_report).
     type: dict
     default: {}
+  updates:
+    description: The result of M(sallyport.iot.update_status).
+    type: dict
+    default: {}
+  update_days:
+    description: How many days an update may be pending, and the last look ago.
+    type: int
+    default: 14
   listeners:
     description: Programs that the site declares, as C({process, unit, tcp, udp}).
     type: list

@@ -119,9 +119,15 @@ def test_the_catalogue_names_each_control_once_with_its_provisions() -> None:
 
 def test_every_control_that_the_audit_speaks_of_is_in_the_catalogue() -> None:
     from ansible_collections.sallyport.iot.plugins.action import audit_judge
-    from ansible_collections.sallyport.iot.plugins.plugin_utils.audit import certificates, compare, fleet
+    from ansible_collections.sallyport.iot.plugins.plugin_utils.audit import (
+        certificates,
+        compare,
+        fleet,
+        updates,
+    )
 
     spoken = {compare.EXPOSURE, compare.LISTENERS, compare.TELNET, compare.LOGINS, compare.PASSWORDS}
     spoken |= {compare.FIREWALL, fleet.HOST_KEYS, audit_judge.SETTLED}
     spoken |= {certificates.CERTIFICATES, certificates.UNIQUE_KEYS}
+    spoken |= {updates.AUTOMATIC, updates.AUTHENTIC, updates.TIMELY}
     assert spoken == {control["id"] for control in evidence.load_controls()}

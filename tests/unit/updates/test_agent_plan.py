@@ -16,7 +16,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.unatt
     SOURCE,
 )
 
-from tests.unit.updates.test_settings import repository, settings
+from tests.unit.updates.test_update_settings import repository, settings
 
 DEBIAN: dict[str, Any] = {
     "packages": "apt",

@@ -1,0 +1,84 @@
+"""dpkg that is killed, a device that loses power and a disk that is full: found, finished, or not begun."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.updates_site import DEVICES, Site
+
+# Kills the dpkg that runs this very script, once.
+KILL = 'if [ -e /run/kill-{phase} ]; then rm /run/kill-{phase}; kill -9 "$PPID"; sleep 1; fi'
+SCRIPTS = {phase: KILL.format(phase=phase) for phase in ("preinst", "postinst", "prerm", "postrm")}
+WAIT = "while [ -e /run/wait ]; do sleep 0.1; done"
+
+
+@pytest.fixture(scope="module")
+def boiler(site: Site) -> None:
+    site.install(site.build("boiler", "1", **SCRIPTS))
+    site.publish(site.work / "boiler_1_all.deb")
+    site.applied()
+
+
+@pytest.mark.parametrize(("number", "phase"), enumerate(["prerm", "preinst", "postrm", "postinst"], 2))
+def test_a_dpkg_that_is_killed_is_finished(site: Site, boiler: None, number: int, phase: str) -> None:
+    """All devices at the same time; what the run itself does not finish, the next one does."""
+    site.publish(site.build("boiler", str(number), **SCRIPTS))
+    site.all(lambda device: site.sh(device, f"touch /run/kill-{phase}"))
+    first = site.turn()
+    for device in DEVICES:
+        assert site.sh(device, f"ls /run/kill-{phase} 2>/dev/null || echo killed") == "killed\n", first[
+            device
+        ]
+    again = site.turn()
+    for device in DEVICES:
+        assert again[device]["result"] == "ok", (device, first[device], again[device])
+        assert site.version(device, "boiler") == str(number)
+        assert site.sh(device, "dpkg --audit") == ""
+    assert any("repaired" in said for said in (*first.values(), *again.values())), first
+
+
+def test_a_device_that_loses_power_while_dpkg_works_finishes_after_the_next_start(
+    site: Site, boiler: None
+) -> None:
+    site.publish(site.build("boiler", "6", postinst=WAIT))
+    device = "debian12"
+    site.sh(device, "touch /run/wait; systemctl start --no-block sallyport-update.service")
+    half = "dpkg-query -W -f '${db:Status-Status}' boiler"
+    site.wait(lambda: site.sh(device, half) == "half-configured", 60, lambda: site.status(device))
+    site.lab.power_cut(device)
+    assert site.sh(device, half) != "installed"
+    (said,) = site.turn(device).values()
+    assert said["result"] == "ok" and "repaired" in said, said
+    assert site.sh(device, half) == "installed" and site.version(device, "boiler") == "6"
+    assert any(line.startswith("boiler 6 ") for line in said["installed"]), said
+
+
+def test_too_little_space_is_found_before_anything_is_begun(site: Site, boiler: None) -> None:
+    site.publish(site.build("boiler", "7", kilobytes="4096"))
+    device, cache = "debian13", "/var/cache/apt/archives"
+    site.sh(device, f"mount -t tmpfs -o size=66m tmpfs {cache} && mkdir -p {cache}/partial")
+    before = site.version(device, "boiler")
+    try:
+        (said,) = site.turn(device).values()
+        assert said["result"] == "blocked" and f"{cache} needs 4" in said["message"], said
+        assert site.version(device, "boiler") == before
+        assert "boiler" not in site.sh(device, f"ls {cache}")
+    finally:
+        site.sh(device, f"umount {cache}")
+    (said,) = site.turn(device).values()
+    assert said["result"] == "ok" and site.version(device, "boiler") == "7", said
+
+
+def test_a_disk_without_a_single_block_still_takes_the_record(site: Site, boiler: None) -> None:
+    device, state = "debian13", "/var/lib/sallyport-updates"
+    site.sh(
+        device,
+        f"mount -t tmpfs -o size=512k tmpfs {state} && dd if=/dev/zero of={state}/spare bs=1k count=64 2>/dev/null",
+    )
+    try:
+        site.sh(device, f"dd if=/dev/zero of={state}/filler bs=1k 2>/dev/null || :")
+        assert site.sh(device, f"df -kP {state} | awk 'NR == 2 {{print $4}}'").strip() == "0"
+        (said,) = site.turn(device).values()
+        assert said["result"] == "blocked" and f"{state} needs 0 kB" in said["message"], said
+    finally:
+        site.sh(device, f"umount {state}")

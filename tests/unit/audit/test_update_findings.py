@@ -1,0 +1,65 @@
+"""What a device says of its updates, as findings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.sallyport.iot.plugins.plugin_utils.audit.updates import judge_updates
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates import record
+
+DAY = 86400
+NOW = 100 * DAY
+WELL = f"ran {NOW - 60}\nresult ok\nmessage nothing to install\nchecked {NOW - 60}\nsucceeded {NOW - 60}\n"
+
+
+def result(
+    status: str = WELL, mode: str = "automatic", timer: str = "active", agent: str = "unattended-upgrades"
+) -> dict[str, Any]:
+    settings = f"AGENT={agent}\nMODE={mode}\nREASON='certified as it is'\nRING=ring0\nEVERY=21600\n"
+    records = (("now", str(NOW)), ("settings", settings), ("status", status), ("timers", f"{timer} inactive"))
+    return {"updates": record.read(Reply(records, 0))}
+
+
+def found(said: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(one.kind, one.weight) for one in judge_updates(said, 14)]
+
+
+def test_a_device_that_updates_and_is_well_has_no_finding() -> None:
+    assert found(result()) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "weight", "text"),
+    [
+        (result(timer="inactive"), "no_timer", "difference", "the update timer is inactive"),
+        (result(mode="manual", timer="inactive"), "opted_out", "note", "certified as it is"),
+        (result(mode="postponed"), "opted_out", "note", "not automatic (postponed)"),
+        (result(WELL.replace("ok", "rolled_back")), "update_failed", "difference", "ended as rolled back: nothing"),
+        (result(WELL.replace("ok", "blocked")), "update_failed", "difference", "blocked"),
+        (result(WELL + "held panel 2.0 5 failed: panel.service\n"), "held", "difference", "panel 2.0 harmed this device"),
+        (result(WELL + "reboot needed\n"), "reboot_needed", "note", "only after a reboot"),
+        (result(WELL + "refused signature bad\n"), "update_refused", "difference", "refused (signature): bad"),
+        (result(WELL + f"pending panel 1 2 security {NOW - 15 * DAY}\n"), "update_overdue", "difference", "for 15 days"),
+        (result("", ""), "not_checked", "not_assessed", "not looked for updates yet"),
+        (result(f"ran {NOW}\nresult ok\nchecked {NOW - 20 * DAY}\n"), "not_checked", "difference", "for 20 days"),
+        ({"updates": {**result()["updates"], "agent": ""}}, "no_agent", "note", "no update agent here"),
+    ],
+)  # fmt: skip
+def test_each_trouble_is_one_finding_that_says_what_to_do(
+    said: dict[str, Any], kind: str, weight: str, text: str
+) -> None:
+    mine = [one for one in judge_updates(said, 14) if one.kind == kind]
+    assert [one.weight for one in mine] == [weight] and text in mine[0].message and mine[0].remedy
+
+
+def test_what_is_young_or_blocked_on_purpose_is_not_overdue() -> None:
+    young = WELL + f"pending panel 1 2 security {NOW - 13 * DAY}\npending other 1 2 other {NOW - 90 * DAY}\n"
+    assert found(result(young)) == []
+
+
+def test_a_device_that_could_not_be_asked_is_not_green() -> None:
+    kinds = found({"unreachable": True, "msg": "no route"})
+    assert kinds == [("updates_not_assessed", "not_assessed")] * 3
+    assert found({}) == [] and found({"skipped": True}) == []
