@@ -57,8 +57,10 @@ finish() {
     [ "$1" != ok ] || printf '%s' "$now" >succeeded
     dd if=/dev/zero of=spare bs=1024 count=64 2>/dev/null || rm -f spare
     printf 'sallyport-update: %s: %s\n' "$1" "$2"
-    case $1 in ok | waiting) exit 0 ;;
-        *) exit 1 ;; esac
+    case $1 in
+        ok | waiting) exit 0 ;;
+        *) exit 10 ;; # whatever else ends a run was not meant to
+    esac
 }
 
 # --- gates -----------------------------------------------------------------------------------------------------------

@@ -47,9 +47,9 @@ agent_refresh() {
     return "$good"
 }
 
-# A repository that offers less than what runs here was turned back, by accident or by somebody who wants an old hole
-# open. apt never goes back by itself, and says nothing; this does. Only for the operator's own repository: elsewhere a
-# package made by hand may well be newer.
+# A repository that once offered more, and now less than what runs here, was turned back: by accident, or by somebody who
+# wants an old hole open. apt never goes back by itself, and says nothing; this does. `best` holds the best version ever
+# heard of from the operator's own repository, of packages that are installed.
 older_than_ours() {
     [ -n "$OWN_URI" ] || return 0
     # shellcheck disable=SC2016 # apt fills that in
@@ -58,20 +58,24 @@ older_than_ours() {
             for file in "$file" "$file".*; do
                 [ ! -f "$file" ] || /usr/lib/apt/apt-helper cat-file "$file"
             done
-        done | awk '/^Package: / {p = $2} /^Version: / {print p, $2}' | sort >offered
-    dpkg-query -W -f '${db:Status-Abbrev} ${Package} ${Version}\n' | awk '$1 == "ii" {print $2, $3}' | sort >have
-    join have offered | while read -r name ours theirs; do
-        if dpkg --compare-versions "$theirs" lt "$ours"; then printf '%s %s %s\n' "$name" "$ours" "$theirs"; fi
-    done >older
-    while read -r name ours theirs; do
-        # Several versions may be on offer; the best one counts.
-        if awk -v n="$name" '$1 == n {print $2}' offered | while read -r other; do
-            ! dpkg --compare-versions "$other" ge "$ours" || printf 'x'
-        done | grep -q x; then continue; fi
-        # What this device itself has turned away, or the operator holds back, is no surprise.
-        ! grep -q "^$name " held || continue
-        refuse downgrade "$name: $ours is installed, the repository offers $theirs"
-    done <older
+        done | awk '/^Package: / {p = $2} /^Version: / {print p, $2}' | sort -u >all
+    dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' | awk '$1 == "ii" {print $2}' | sort -u | join - all >offered
+    rm -f all
+    [ -s best ] || cp offered best
+    comm -13 best offered | while read -r name version; do
+        top=$(awk -v n="$name" '$1 == n {print $2}' best)
+        if [ -z "$top" ] || dpkg --compare-versions "$version" gt "$top"; then
+            { grep -v "^$name " best || :; printf '%s %s\n' "$name" "$version"; } | sort >best.new
+            mv -f best.new best
+            continue
+        fi
+        # The best is offered too, or this device itself has turned it away: no surprise.
+        if grep -qxF "$name $top" offered || grep -q "^$name " held; then continue; fi
+        ours=$(agent_version "$name")
+        if dpkg --compare-versions "$version" lt "$ours"; then
+            refuse downgrade "$name: $ours is installed, the repository offers $version"
+        fi
+    done
 }
 
 # NAME INSTALLED OFFERED KIND; `other` is what no allowed origin offers, or what is blocked: told, never installed.
