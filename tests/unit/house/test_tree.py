@@ -19,7 +19,7 @@ PLAYBOOKS = sorted(
 )
 # Whoever builds this anywhere can reach these; a mirror of one workplace is none of them.
 PUBLIC = {
-    "github.com", "www.apache.org", "docs.ansible.com", "json-schema.org", "acme-v02.api.letsencrypt.org",
+    "acme-v02.api.letsencrypt.org", "deb.debian.org", "docs.ansible.com", "github.com", "json-schema.org", "www.apache.org",
 }  # fmt: skip
 # Written in two parts, or this file would name what no file may name.
 PRIVATE = ("/work" + "/main", "/work" + "/shared", "/work" + "/.", "." + "library", "/tmp" + "/brief")
