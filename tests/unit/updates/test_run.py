@@ -1,0 +1,264 @@
+"""The program that every agent shares, with an agent of our own behind it: each gate, the way back, and runs that are killed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RUN = Path(__file__).parents[3] / "plugins/plugin_utils/updates/run.sh"
+SHELLS = {"dash": ["/bin/sh"], "busybox": ["/bin/busybox", "sh"]}
+# Versions are files in v/, offers are lines of the file offers: NAME VERSION KIND.
+AGENT = """
+agent_repair() { if [ -e broken ]; then rm broken; tell "repaired what was broken"; fi; }
+agent_refresh() { if [ -e forged ]; then refuse signature "somebody else's"; return 1; fi; }
+agent_pending() {
+    while read -r name new kind; do
+        old=$(agent_version "$name")
+        [ "$old" = "$new" ] || printf '%s %s %s %s\\n' "$name" "$old" "$new" "$kind"
+    done <offers
+}
+agent_needs() { printf '%s 1\\n' "$PWD"; }
+agent_fetch() { :; }
+agent_install() {
+    while read -r name _ new _; do
+        printf '%s' "$new" >"v/$name"
+        if [ -e kill ]; then rm kill; : >broken; kill -9 $$; fi
+    done <ready
+}
+agent_version() { cat "v/$1"; }
+agent_back() { printf '%s' "$2" >"v/$1"; }
+agent_restart_services() { :; }
+agent_wants_reboot() { [ -e reboot-required ]; }
+"""
+SETTINGS: dict[str, Any] = {
+    "AGENT": "ours", "MODE": "automatic", "REASON": "", "UNTIL": 0, "RING": "", "EVERY": 60, "WINDOW_BEGIN": 0,
+    "WINDOW_LENGTH": 1440, "DELAY": 0, "HEALTH_SECONDS": 1, "ROLLBACK": "", "REBOOT": "never", "REBOOT_BEGIN": 0,
+    "REBOOT_LENGTH": 1440, "RESERVE_KB": 1,
+}  # fmt: skip
+
+
+class Chamber:
+    """A device's folders, with the tools of this machine."""
+
+    def __init__(self, folder: Path, shell: list[str]) -> None:
+        self.shell = shell
+        self.here, self.state, self.tools = (folder / name for name in ("here", "state", "bin"))
+        for path in (self.here, self.state / "v", self.tools):
+            path.mkdir(parents=True)
+        text = RUN.read_text(encoding="utf-8")
+        for old, new in (
+            ("/usr/local/lib/sallyport/updates", str(self.here)),
+            ("/var/lib/sallyport-updates", str(self.state)),
+            ("PATH=/usr/local/sbin", f"PATH={self.tools}:/usr/local/sbin"),
+            ('/bin/sh "$0" turn', f'{" ".join(shell)} "$0" turn'),
+        ):
+            assert old in text
+            text = text.replace(old, new)
+        (self.here / "run.sh").write_text(text, encoding="utf-8")
+        (self.here / "agent.sh").write_text(AGENT, encoding="utf-8")
+        self.tool("systemctl", f"case $* in *failed*) ;; *) cat {self.state}/services ;; esac")
+        self.tool("reboot", f"echo once >>{self.state}/rebooted")
+        (self.state / "services").write_text("a.service\nb.service\n", encoding="utf-8")
+        self.health("")
+        self.settings()
+        self.install(panel="1")
+
+    def tool(self, name: str, text: str) -> None:
+        path = self.tools / name
+        path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        path.chmod(0o755)
+
+    def health(self, text: str) -> None:
+        (self.here / "health.sh").write_text(text + "\n", encoding="utf-8")
+
+    def settings(self, **values: Any) -> None:
+        lines = "".join(f"{name}='{value}'\n" for name, value in {**SETTINGS, **values}.items())
+        (self.here / "settings").write_text(lines, encoding="utf-8")
+
+    def install(self, **versions: str) -> None:
+        for name, version in versions.items():
+            (self.state / "v" / name).write_text(version, encoding="utf-8")
+
+    def offer(self, *lines: str) -> None:
+        (self.state / "offers").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+    def mark(self, name: str) -> None:
+        (self.state / name).touch()
+
+    def version(self, name: str = "panel") -> str:
+        return (self.state / "v" / name).read_text(encoding="utf-8")
+
+    def run(self, word: str = "update") -> dict[str, list[str]]:
+        done = subprocess.run(
+            [*self.shell, str(self.here / "run.sh"), word],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode in (0, 10), (done.returncode, done.stdout, done.stderr)
+        found: dict[str, list[str]] = {}
+        for line in (self.state / "status").read_text(encoding="utf-8").splitlines():
+            key, _, rest = line.partition(" ")
+            found.setdefault(key, []).append(rest)
+        assert (found["result"][0] in ("ok", "waiting")) == (done.returncode == 0) or word == "reboot"
+        return found
+
+    @property
+    def reboots(self) -> int:
+        path = self.state / "rebooted"
+        return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
+
+
+@pytest.fixture(params=SHELLS)
+def device(request: pytest.FixtureRequest, tmp_path: Path) -> Chamber:
+    shell = SHELLS[request.param]
+    if not shutil.which(shell[0]):
+        pytest.skip(f"no {shell[0]} here")
+    return Chamber(tmp_path, shell)
+
+
+def minute(offset: int) -> int:
+    now = time.localtime(time.time() + offset * 60)
+    return now.tm_hour * 60 + now.tm_min
+
+
+def test_what_is_offered_goes_in_and_is_written_down(device: Chamber) -> None:
+    device.offer("panel 2 security")
+    said = device.run()
+    assert said["result"] == ["ok"] and said["message"] == ["1 updates installed"] and device.version() == "2"
+    assert said["installed"][0].startswith("panel 2 ") and "pending" not in said
+    assert said["checked"] == said["succeeded"] == said["ran"]
+    assert device.run()["message"] == ["nothing to install"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "result", "word"),
+    [
+        ({"MODE": "notify"}, "ok", "only tells"),
+        ({"MODE": "manual"}, "ok", "only tells"),
+        ({"MODE": "postponed", "UNTIL": 99999999999}, "ok", "postponed"),
+        ({"WINDOW_BEGIN": (minute(120)), "WINDOW_LENGTH": 60}, "waiting", "window"),
+        ({"WINDOW_BEGIN": (minute(-60)), "WINDOW_LENGTH": 30}, "waiting", "window"),
+        ({"DELAY": 3600}, "ok", "nothing to install"),
+        ({"RESERVE_KB": 10**12}, "blocked", "nothing was begun"),
+    ],
+)
+def test_a_closed_gate_leaves_the_device_as_it_is(
+    device: Chamber, settings: dict[str, Any], result: str, word: str
+) -> None:
+    device.settings(**settings)
+    device.offer("panel 2 update")
+    said = device.run()
+    assert said["result"] == [result] and word in said["message"][0] and device.version() == "1"
+    assert result == "blocked" or said["pending"][0].startswith("panel 1 2 update ")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"MODE": "postponed", "UNTIL": 1},
+        {"WINDOW_BEGIN": minute(-30), "WINDOW_LENGTH": 120},
+        {"WINDOW_BEGIN": minute(-1430), "WINDOW_LENGTH": 1435},
+    ],
+)
+def test_an_open_gate_lets_it_in(device: Chamber, settings: dict[str, Any]) -> None:
+    device.settings(**settings)
+    device.offer("panel 2 update")
+    assert device.run()["result"] == ["ok"] and device.version() == "2"
+
+
+def test_age_counts_from_when_the_device_first_heard_of_a_version(device: Chamber) -> None:
+    device.settings(DELAY=3600)
+    device.offer("panel 2 update")
+    device.run()
+    (device.state / "seen").write_text(f"panel 2 {int(time.time()) - 4000}\n", encoding="utf-8")
+    assert device.run()["result"] == ["ok"] and device.version() == "2"
+
+
+def test_what_is_not_believed_is_said_and_the_rest_goes_on(device: Chamber) -> None:
+    device.offer("panel 2 update")
+    device.mark("forged")
+    said = device.run()
+    assert said["result"] == ["refused"] and said["refused"] == ["signature somebody else's"]
+    assert device.version() == "2" and "checked" not in said
+
+
+def test_what_no_allowed_origin_offers_is_only_told(device: Chamber) -> None:
+    device.offer("panel 2 other")
+    assert device.run()["pending"][0].startswith("panel 1 2 other ") and device.version() == "1"
+
+
+@pytest.mark.parametrize("listed", ["panel", ""])
+def test_an_update_that_harms_goes_back_where_listed_and_is_held(device: Chamber, listed: str) -> None:
+    device.settings(ROLLBACK=listed)
+    device.health(f'[ "$(cat {device.state}/v/panel)" != 2 ] || {{ echo it is sick >&2; exit 1; }}')
+    device.offer("panel 2 update")
+    said = device.run()
+    assert said["result"] == ["rolled_back" if listed else "unhealthy"] and "it is sick" in said["message"][0]
+    assert device.version() == ("1" if listed else "2") and "installed" not in said
+    assert said["held"][0].startswith("panel 2 ")
+    device.install(other="1")
+    device.offer("panel 2 update", "other 2 update")
+    said = device.run()
+    # Never that version again; a device that is still sick gets nothing else, one that is well does.
+    assert device.version() == ("1" if listed else "2") and device.version("other") == (
+        "2" if listed else "1"
+    )
+    device.offer("panel 3 update", "other 2 update")
+    said = device.run()
+    assert device.version() == "3" and "held" not in said, said
+
+
+def test_a_service_that_stopped_is_harm_too(device: Chamber) -> None:
+    device.settings(ROLLBACK="panel")
+    device.tool(
+        "systemctl",
+        f"case $* in *failed*) ;; *) echo a.service; [ $(cat {device.state}/v/panel) = 2 ] || echo b.service ;; esac",
+    )
+    device.offer("panel 2 update")
+    said = device.run()
+    assert said["result"] == ["rolled_back"] and "no longer running: b.service" in said["message"][0]
+
+
+def test_a_run_that_is_killed_is_said_and_the_next_one_judges_what_it_left(device: Chamber) -> None:
+    device.settings(ROLLBACK="panel")
+    device.health(f'[ "$(cat {device.state}/v/panel)" != 2 ] || {{ echo it is sick >&2; exit 1; }}')
+    device.offer("panel 2 update")
+    device.mark("kill")
+    said = device.run()
+    assert said["result"] == ["failed"] and "broke off" in said["message"][0] and device.version() == "2"
+    said = device.run()
+    assert said["result"] == ["rolled_back"] and device.version() == "1", said
+    assert "what was broken" in said["repaired"] and not (device.state / "working").exists()
+
+
+def test_a_reboot_happens_where_it_may_and_only_where_it_is_needed(device: Chamber) -> None:
+    device.settings(REBOOT="window", REBOOT_BEGIN=minute(120), REBOOT_LENGTH=60)
+    device.offer("panel 2 update")
+    device.mark("reboot-required")
+    assert device.run()["reboot"] == ["needed"] and device.reboots == 0
+    device.run("reboot")
+    assert device.reboots == 0
+    device.settings(REBOOT="window", REBOOT_BEGIN=minute(-10), REBOOT_LENGTH=60)
+    device.offer("panel 3 update")
+    device.run()
+    assert device.reboots == 1
+    device.settings(REBOOT="staggered", REBOOT_BEGIN=minute(-10), REBOOT_LENGTH=60)
+    device.offer("panel 4 update")
+    device.run()
+    assert device.reboots == 1  # it has a minute of its own
+    device.run("reboot")
+    assert device.reboots == 2
+    device.settings(REBOOT="never")
+    device.run("reboot")
+    assert device.reboots == 2
+    (device.state / "reboot-required").unlink()
+    device.settings(REBOOT="window")
+    device.run("reboot")
+    assert device.reboots == 2
