@@ -154,30 +154,42 @@ settle_installed() {
     go_back "$wrong"
 }
 
-# go_back WHY: listed packages return to the version that they had; the others stay, and are held.
+# hold NAME VERSION WHY: that very version harmed this device, and does not come again.
+hold() {
+    { grep -v "^$1 " held || :; printf '%s %s %s %s\n' "$1" "$2" "$now" "$3"; } >held.new
+    mv -f held.new held
+    { grep -v "^$1 " installed || :; } >installed.new
+    mv -f installed.new installed
+}
+
+# go_back WHY: listed packages return to the version that they had. Where that helps, the others have done no harm; where
+# it does not, or nothing is listed, they stay as they are, and are held.
 go_back() {
     why=$1
     returned='' kept=''
+    : >staying
     while read -r name old new _; do
         [ "$(agent_version "$name")" = "$new" ] || continue
         case " $ROLLBACK " in
             *" $name "*)
-                if agent_back "$name" "$old"; then returned="$returned $name"; else kept="$kept $name"; fi
+                hold "$name" "$new" "$why"
+                if agent_back "$name" "$old"; then
+                    returned="$returned $name"
+                    tell "back $name"
+                    continue
+                fi
                 ;;
-            *) kept="$kept $name" ;;
         esac
-        { grep -v "^$name " held || :; printf '%s %s %s %s\n' "$name" "$new" "$now" "$why"; } >held.new
-        mv -f held.new held
-        { grep -v "^$name " installed || :; } >installed.new
-        mv -f installed.new installed
+        kept="$kept $name"
+        printf '%s %s\n' "$name" "$new" >>staying
     done <working
-    for name in $returned; do tell "back $name"; done
     if [ -n "$returned" ] && healthy "$HEALTH_SECONDS"; then
         rm -f working services.before failures.before
-        finish rolled_back "after the update: $why; back to what ran before:$returned${kept:+; held:$kept}"
+        finish rolled_back "after the update: $why; back to what ran before:$returned"
     fi
+    while read -r name new; do hold "$name" "$new" "$why"; done <staying
     rm -f working services.before failures.before
-    finish unhealthy "after the update: $why;${returned:+ back to what ran before:$returned, which did not help;}${kept:+ held:$kept}"
+    finish unhealthy "after the update: $why;${returned:+ back to what ran before, which did not help:$returned;} held:${kept:-$returned}"
 }
 
 update() {

@@ -215,6 +215,18 @@ def test_an_update_that_harms_goes_back_where_listed_and_is_held(device: Chamber
     assert device.version() == "3" and "held" not in said, said
 
 
+def test_what_came_with_it_and_did_no_harm_stays(device: Chamber) -> None:
+    device.settings(ROLLBACK="panel")
+    device.health(f'[ "$(cat {device.state}/v/panel)" != 2 ] || {{ echo it is sick >&2; exit 1; }}')
+    device.install(other="1")
+    device.offer("panel 2 update", "other 2 update")
+    said = device.run()
+    assert said["result"] == ["rolled_back"] and said["back"] == ["panel"]
+    assert device.version() == "1" and device.version("other") == "2"
+    assert [line.split()[0] for line in said["held"]] == ["panel"]
+    assert [line.split()[0] for line in said["installed"]] == ["other"]
+
+
 def test_a_service_that_stopped_is_harm_too(device: Chamber) -> None:
     device.settings(ROLLBACK="panel")
     device.tool(

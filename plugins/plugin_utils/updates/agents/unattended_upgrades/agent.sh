@@ -4,23 +4,29 @@
 # unattended-upgrades and apt, as run.sh wants every agent. Read by run.sh in its state folder.
 
 # What cut a run short, power or a killed dpkg, is finished before anything else: a half-installed package is no state
-# to look at. Conffiles that people changed stay theirs.
+# to look at. Whoever holds dpkg's lock may be somebody at work, and is waited for. Conffiles that people changed stay
+# theirs.
 agent_repair() {
-    if [ -n "$(ls /var/lib/dpkg/updates 2>/dev/null)" ] || [ -n "$(dpkg --audit 2>&1)" ]; then
-        {
+    if whole; then return 0; fi
+    {
+        for _ in 1 2 3; do
+            apt-get -y -q -o DPkg::Lock::Timeout=300 --fix-broken install || :
             dpkg --force-confdef --force-confold --configure -a || :
-            apt-get -y -q --fix-broken install || :
             # What was only unpacked in part is put in again.
             broken=$(dpkg-query -W -f '${db:Status-Eflag} ${db:Status-Status} ${Package}\n' |
                 awk '$1 == "reinstreq" || $2 == "half-installed" {print $3}')
             # shellcheck disable=SC2086 # names of packages
-            [ -z "$broken" ] || apt-get -y -q --reinstall install $broken || :
-            dpkg --force-confdef --force-confold --configure -a || :
-        } >repair.log 2>&1
-        tell "repaired an interrupted installation"
-        [ -z "$(dpkg --audit 2>&1)" ] || return 1
-    fi
+            [ -z "$broken" ] || apt-get -y -q -o DPkg::Lock::Timeout=300 --reinstall install $broken || :
+            if whole; then break; fi
+            sleep 1
+        done
+    } >repair.log 2>&1
+    whole || return 1
+    tell "repaired an interrupted installation"
 }
+
+# Whether dpkg has nothing left to finish.
+whole() { [ -z "$(ls /var/lib/dpkg/updates 2>/dev/null)" ] && [ -z "$(dpkg --audit 2>&1)" ]; }
 
 # Fetch and verify the indexes. 1 where any source did not answer, or was not believed.
 agent_refresh() {
