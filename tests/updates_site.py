@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lab.fleet import CHECKOUT, addresses
 from lab.labs import Lab
 from lab.podman import podman
@@ -20,6 +22,7 @@ from lab.podman import podman
 TOOLS = Path(sys.executable).parent
 DEVICES = ("debian11", "debian12", "debian13")
 SERVER = "repository"
+DEFAULTS = yaml.safe_load((CHECKOUT / "roles/update_agent/defaults/main.yml").read_text(encoding="utf-8"))
 PUBLIC = "/srv/sallyport-repository/public"
 GNUPG = "/srv/sallyport-repository/gnupg"
 
@@ -80,7 +83,7 @@ class Site:
         extra: dict[str, Any] = {f"update_agent_{name}": value for name, value in values.items()}
         for host, own in (per or {}).items():
             for name, value in own.items():
-                default = extra.get(f"update_agent_{name}")
+                default = extra.get(f"update_agent_{name}", DEFAULTS[f"update_agent_{name}"])
                 table = default if isinstance(default, _Table) else _Table(default)
                 table.values[host] = value
                 extra[f"update_agent_{name}"] = table
@@ -184,7 +187,7 @@ class Site:
         found["result"], found["message"] = (found.get(key, [""])[0] for key in ("result", "message"))
         found["log"] = self.sh(
             device,
-            "journalctl -q -n 12 -o cat -u sallyport-update; tail -n 15 /var/lib/sallyport-updates/*.log",
+            "journalctl -q -n 12 -o cat -u sallyport-update; tail -n 15 /var/lib/sallyport-updates/*.log 2>/dev/null || :",
         )
         return found
 

@@ -97,6 +97,8 @@ def test_the_way_back_of_a_version_is_kept_beside_the_ring(site: Site, told: dic
 
 def test_from_now_on_the_tests_start_the_runs(site: Site, told: dict[str, Run]) -> None:
     site.applied()
+    busy = "systemctl is-active sallyport-update.service || :"
     for device in DEVICES:
-        active = "systemctl is-active sallyport-update.service || :"
-        site.wait(lambda device=device: "activating" not in site.sh(device, active), 60, lambda device=device: device)
+        site.wait(
+            lambda device=device: "activating" not in site.sh(device, busy), 60, lambda device=device: device
+        )

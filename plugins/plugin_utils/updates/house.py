@@ -241,6 +241,9 @@ _AS_ON_DISK = (
     f"for timer in {' '.join(_TIMERS)}; do\n"
     f'  if [ -e {_UNITS}/timers.target.wants/"$timer" ]; then systemctl restart "$timer"; else systemctl stop "$timer" || :; fi\n'
     "done\n"
-    f"if [ ! -e {SETTINGS} ]; then rm -rf {STATE}; fi"
+    f"if [ ! -e {SETTINGS} ]; then\n"
+    # A unit that failed is remembered, even when its file is gone.
+    f"  systemctl reset-failed {_UPDATE}.service {_REBOOT}.service 2>/dev/null || :\n"
+    f"  systemctl daemon-reload\n  rm -rf {STATE}\nfi"
 )
 _FORGET = f"if [ ! -e {SETTINGS} ]; then rm -rf {STATE}; fi"

@@ -22,6 +22,7 @@ CONFIG = "/etc/apt/apt.conf.d/99-sallyport-updates"
 PREFERENCES = "/etc/apt/preferences.d/99-sallyport"
 SOURCE = "/etc/apt/sources.list.d/sallyport.sources"
 KEY = "/etc/apt/keyrings/sallyport.asc"
+PENDING = "/usr/local/lib/sallyport/updates/pending.py"
 NEEDRESTART = "/etc/needrestart/conf.d/sallyport.conf"
 # An index that is older than this is not believed, whatever it says of itself: nobody can hold a device back for ever.
 OLDEST_INDEX = 30 * 86400
@@ -87,6 +88,7 @@ class UnattendedUpgrades(Agent):
         files.append(_own(SOURCE, _source(repository) if repository else None))
         files.append(_own(KEY, repository.key if repository else None))
         files.append(_own(PREFERENCES, _preferences(settings) or None))
+        files.append(_own(PENDING, (self.folder / "pending.py").read_text(encoding="utf-8")))
         files.append(_own(NEEDRESTART, "$nrconf{restart} = 'a';\n$nrconf{kernelhints} = 0;\n"))
         secret = "@" in settings.proxy
         files.append(

@@ -86,32 +86,16 @@ older_than_ours() {
 
 # NAME INSTALLED OFFERED KIND; `other` is what no allowed origin offers, or what is blocked: told, never installed.
 agent_pending() {
-    apt-get -s -q --with-new-pkgs upgrade >pending.log 2>&1 || return 1
-    unattended-upgrade --dry-run -v >allowed.log 2>&1 || :
-    allowed=$(sed -n 's/^Packages that will be upgraded: //p' allowed.log)
-    sed -n 's/^Inst \([^ ]*\) \[\([^]]*\)\] (\([^ ]*\) \(.*\) \[.*/\1 \2 \3 \4/p' pending.log |
-        while read -r name old new from; do
-            kind=other
-            case " $allowed " in
-                *" ${name%%:*} "* | *" $name "*)
-                    kind=update
-                    case $from in *[Ss]ecurity*) kind=security ;; esac
-                    ;;
-            esac
-            printf '%s %s %s %s\n' "$name" "$old" "$new" "$kind"
-        done
+    # shellcheck disable=SC2154 # run.sh says where that is
+    python3 "$here/pending.py" >sizes 2>pending.log || return 1
+    cut -d ' ' -f 1-4 sizes
 }
 
 # PATH KB, one a line: what the chosen updates need where. dpkg keeps the old files until the new ones are there.
 agent_needs() {
-    download=0 unpacked=0
-    while read -r name _ new _; do
-        set -- "$(apt-cache show --no-all-versions "$name=$new" 2>/dev/null |
-            awk '/^Size: / {s = $2} /^Installed-Size: / {i = $2} END {print int(s / 1024) + 1 " " i + 0}')"
-        download=$((download + ${1% *}))
-        unpacked=$((unpacked + ${1#* }))
-    done <ready
-    printf '/var/cache/apt/archives %s\n/var/lib/dpkg %s\n/usr %s\n' "$download" "$download" $((download + unpacked))
+    awk 'NR == FNR {r[$1 " " $3] = 1; next}
+        ($1 " " $3) in r {d += $5 / 1024 + 1; u += $6}
+        END {printf "/var/cache/apt/archives %d\n/var/lib/dpkg %d\n/usr %d\n", d, d, d + u}' ready sizes
 }
 
 # Everything is fetched and its hashes are compared before anything is installed; what is not whole leaves `ready`. The
