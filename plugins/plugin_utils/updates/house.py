@@ -200,13 +200,12 @@ def _health(commands: Sequence[str]) -> str:
 
 
 def _service(what: str, word: str) -> str:
-    # Nothing here may end with whoever started it, and nothing may be half killed: dpkg gets the time that it needs.
+    # A shutdown waits for dpkg as long as dpkg needs: only run.sh is told to stop, and it ends with what it has begun.
     return (
-        f"{_MANAGED}[Unit]\nDescription=Sallyport: {what}\nDocumentation=file:{FOLDER}\n"
-        "After=network-online.target time-sync.target\nWants=network-online.target\n"
-        "# Docker and the like hold dpkg's lock for themselves.\nConflicts=shutdown.target\n\n"
+        f"{_MANAGED}[Unit]\nDescription=Sallyport: {what}\nAfter=network-online.target time-sync.target\n"
+        "Wants=network-online.target\n\n"
         f"[Service]\nType=oneshot\nExecStart=/bin/sh {RUN} {word}\nTimeoutStartSec=2h\nTimeoutStopSec=15min\n"
-        "KillMode=process\nNice=10\nIOSchedulingClass=idle\nPrivateTmp=yes\n"
+        "KillMode=process\nNice=10\nIOSchedulingClass=idle\n"
     )
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -26,13 +27,13 @@ def read(reply: Reply) -> dict[str, Any]:
     Times are epochs of the device's own clock, ages are seconds.
     """
     settings = dict(_assignments(reply.get("settings")))
-    now = int(reply.get("now") or 0)
+    now = _number(reply.get("now"))
     record: dict[str, Any] = {
         "agent": settings.get("AGENT", ""),
         "mode": settings.get("MODE", ""),
         "reason": settings.get("REASON", ""),
         "ring": settings.get("RING", ""),
-        "every": int(settings.get("EVERY") or 0),
+        "every": _number(settings.get("EVERY", "")),
         "timer": (reply.get("timers").split() or ["unknown"])[0],
         "now": now,
         "ran": 0,
@@ -57,22 +58,24 @@ def read(reply: Reply) -> dict[str, Any]:
 
 def _take(record: dict[str, Any], word: str, rest: str, now: int) -> None:
     parts = rest.split()
-    if word in ("ran", "checked", "succeeded") and rest.isdigit():
-        record[word] = int(rest)
+    if word in ("ran", "checked", "succeeded"):
+        record[word] = _number(rest)
     elif word in ("result", "message"):
         record[word] = rest
     elif word == "reboot":
         record["reboot_needed"] = True
     elif word == "pending" and len(parts) == 5:
         keys = ("name", "installed", "offered", "kind")
-        record["pending"].append({**dict(zip(keys, parts, strict=False)), "age": max(0, now - int(parts[4]))})
+        record["pending"].append(
+            {**dict(zip(keys, parts, strict=False)), "age": max(0, now - _number(parts[4]))}
+        )
     elif word == "refused" and parts:
         record["refused"].append({"kind": parts[0], "why": rest.partition(" ")[2]})
     elif word == "held" and len(parts) >= 3:
         why = rest.split(" ", 3)[3] if len(parts) > 3 else ""
-        record["held"].append({"name": parts[0], "version": parts[1], "since": int(parts[2]), "why": why})
+        record["held"].append({"name": parts[0], "version": parts[1], "since": _number(parts[2]), "why": why})
     elif word == "installed" and len(parts) == 3:
-        record["installed"].append({"name": parts[0], "version": parts[1], "since": int(parts[2])})
+        record["installed"].append({"name": parts[0], "version": parts[1], "since": _number(parts[2])})
     elif word in ("back", "restart"):
         record[word].append(rest)
     elif word in ("waiting", "unreachable", "repaired", "unprepared"):
@@ -84,6 +87,11 @@ def _assignments(text: str) -> Mapping[str, str]:
     for line in text.splitlines():
         name, sign, value = line.partition("=")
         if sign and name.isidentifier():
-            words = shlex.split(value)
-            found[name] = words[0] if words else ""
+            with contextlib.suppress(ValueError):  # a quote that somebody broke
+                found[name] = "".join(shlex.split(value)[:1])
     return found
+
+
+def _number(text: str) -> int:
+    """What a device says need not be a number."""
+    return int(text) if text.isascii() and text.isdigit() else 0

@@ -203,7 +203,7 @@ update() {
         agent_repair || finish failed "an interrupted installation could not be finished: see $state/repair.log"
         if [ -f working ]; then
             # The run that began this was killed: what it had installed has not been judged yet.
-            tell "repaired $(wc -l <working) packages of a run that was cut short"
+            tell "repaired a run that was cut short; packages: $(wc -l <working)"
             settle_installed
         fi
     fi
@@ -213,15 +213,15 @@ update() {
     note_when_seen
     case $acting in
         automatic) ;;
-        postponed) finish ok "$(wc -l <pending) updates are pending; postponed by the operator" ;;
-        *) finish ok "$(wc -l <pending) updates are pending; this device only tells" ;;
+        postponed) finish ok "updates pending: $(wc -l <pending); postponed by the operator" ;;
+        *) finish ok "updates pending: $(wc -l <pending); this device only tells" ;;
     esac
     choose
     if ! [ -s ready ]; then
         if grep -q '^refused' told; then finish refused "what came from the network was not taken"; fi
         finish ok "nothing to install"
     fi
-    inside "$WINDOW_BEGIN" "$WINDOW_LENGTH" || finish waiting "$(wc -l <ready) updates wait for the window"
+    inside "$WINDOW_BEGIN" "$WINDOW_LENGTH" || finish waiting "updates that wait for the window: $(wc -l <ready)"
     rm -f services.before failures.before
     if ! healthy 5; then
         # A sick device is left alone, but for a newer version of what made it sick.
@@ -249,7 +249,7 @@ update() {
         [ -z "$missing" ] || finish failed "not installed:$missing; see $state/install.log"
     fi
     if grep -q '^refused' told; then finish refused "what came from the network was not taken"; fi
-    finish ok "$(wc -l <ready) updates installed"
+    finish ok "updates installed: $(wc -l <ready)"
 }
 
 # --- reboots ---------------------------------------------------------------------------------------------------------
@@ -268,6 +268,8 @@ restart_device() {
     reboot
 }
 
+# A device that is told to shut down waits for what has begun.
+trap : TERM
 mkdir -p "$state"
 cd "$state"
 now=$(date +%s)

@@ -131,7 +131,9 @@ def minute(offset: int) -> int:
 def test_what_is_offered_goes_in_and_is_written_down(device: Chamber) -> None:
     device.offer("panel 2 security")
     said = device.run()
-    assert said["result"] == ["ok"] and said["message"] == ["1 updates installed"] and device.version() == "2"
+    assert (
+        said["result"] == ["ok"] and said["message"] == ["updates installed: 1"] and device.version() == "2"
+    )
     assert said["installed"][0].startswith("panel 2 ") and "pending" not in said
     assert said["checked"] == said["succeeded"] == said["ran"]
     assert device.run()["message"] == ["nothing to install"]
