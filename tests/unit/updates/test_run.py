@@ -22,7 +22,7 @@ agent_pending() {
         [ "$old" = "$new" ] || printf '%s %s %s %s\\n' "$name" "$old" "$new" "$kind"
     done <offers
 }
-agent_needs() { printf '%s 1\\n' "$PWD"; }
+agent_needs() { printf '%s %s\\n' "$PWD" "$(cat needs 2>/dev/null || echo 1)"; }
 agent_fetch() { :; }
 agent_install() {
     while read -r name _ new _; do
@@ -175,6 +175,14 @@ def test_an_open_gate_lets_it_in(device: Chamber, settings: dict[str, Any]) -> N
     assert device.run()["result"] == ["ok"] and device.version() == "2"
 
 
+def test_an_update_that_needs_more_room_than_there_is_is_not_begun(device: Chamber) -> None:
+    device.offer("panel 2 update")
+    (device.state / "needs").write_text(str(10**12), encoding="utf-8")
+    said = device.run()
+    assert said["result"] == ["blocked"] and f"{device.state} needs {10**12} kB" in said["message"][0]
+    assert device.version() == "1" and said["pending"]
+
+
 def test_age_counts_from_when_the_device_first_heard_of_a_version(device: Chamber) -> None:
     device.settings(DELAY=3600)
     device.offer("panel 2 update")
@@ -209,6 +217,7 @@ def test_an_update_that_harms_goes_back_where_listed_and_is_held(device: Chamber
     device.offer("panel 2 update", "other 2 update")
     said = device.run()
     # Never that version again; a device that is still sick gets nothing else, one that is well does.
+    assert said["result"] == ["ok" if listed else "unhealthy"] and "back" not in said
     assert device.version() == ("1" if listed else "2") and device.version("other") == (
         "2" if listed else "1"
     )
