@@ -147,21 +147,7 @@ options:
     - Whether an agent that is missing is installed from the device's sources.
     type: bool
     default: true
-  confirm_seconds:
-    description:
-    - How long the device waits for the confirmation before it takes the change back.
-    type: int
-    default: 60
-  keep:
-    description:
-    - How many generations to keep on the device.
-    type: int
-    default: 10
-  state_dir:
-    description:
-    - Where the device keeps generations; it must survive a power cut.
-    type: path
-    default: /var/lib/sallyport
+extends_documentation_fragment: [sallyport.iot.committed]
 attributes:
   check_mode:
     support: full
