@@ -61,4 +61,6 @@ def _host(device: Device, slot: int) -> dict[str, Any]:
         variables["ansible_password"] = device.image.accounts[device.login]
     if device.group == "busybox":
         variables["ansible_ssh_transfer_method"] = "piped"  # it has neither sftp nor scp
+        variables["update_agent_mode"] = "manual"
+        variables["update_agent_reason"] = "its vendor replaces the firmware as a whole"
     return {**variables, **device.variables}
