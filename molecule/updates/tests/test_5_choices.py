@@ -104,9 +104,21 @@ def test_a_reboot_happens_in_its_window_and_only_there(site: Site, rebooting: di
     assert rebooted(site, "debian13") == 0
     site.sh("debian12", "systemctl start sallyport-reboot.service")
     assert rebooted(site, "debian12") == 2
-    site.applied(per={"debian12": {"reboot": "never"}})
+    proxy = f"{site.uri.rstrip('/').replace('://', '://site:Very-Secret-9@')}:9"
+    done = site.applied(per={"debian12": {"reboot": "never"}, "debian13": {"proxy": proxy}})
+    assert "Very-Secret-9" not in done.output
     site.sh("debian12", "/bin/sh /usr/local/lib/sallyport/updates/run.sh reboot")
     assert rebooted(site, "debian12") == 2
+
+
+def test_a_proxy_is_used_and_its_password_is_nobodys_to_read(site: Site, rebooting: dict[str, Any]) -> None:
+    """Nobody answers there, so nothing arrives past it."""
+    config = "/etc/apt/apt.conf.d/99-sallyport-updates"
+    assert site.sh("debian13", f"stat -c %a {config}; grep -c Very-Secret-9 {config}") == "600\n2\n"
+    checked = site.status("debian13")["checked"]
+    (said,) = site.turn("debian13").values()
+    assert any(":9" in line for line in said["unreachable"]), said
+    assert said["checked"] == checked and "Very-Secret-9" not in "".join(said["unreachable"])
 
 
 def test_a_ring_of_a_public_mirror_is_an_error_that_says_so(site: Site) -> None:
