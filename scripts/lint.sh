@@ -21,7 +21,7 @@ check() {
 files() { git ls-files --cached --others --exclude-standard -- "$@"; }
 shells() {
     files '*.sh'
-    files lab inventories scripts .ci | while read -r file; do
+    files lab inventories playbooks scripts .ci | while read -r file; do
         case $file in *.sh) continue ;; esac
         if head -n 1 -- "$file" | grep -q '^#!/bin/sh'; then printf '%s\n' "$file"; fi
     done
