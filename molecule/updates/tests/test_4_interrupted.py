@@ -21,7 +21,7 @@ def boiler(site: Site) -> None:
 
 @pytest.mark.parametrize(
     ("number", "phases"),
-    enumerate([("prerm", "preinst", "postrm"), ("postinst", "postrm", "preinst")], 2),
+    [(2, ("prerm", "preinst", "postrm")), (3, ("postinst", "postrm", "preinst"))],
     ids=["first", "second"],
 )
 def test_a_dpkg_that_is_killed_is_finished(

@@ -242,7 +242,8 @@ _AS_ON_DISK = (
     "done\n"
     f"if [ ! -e {SETTINGS} ]; then\n"
     # A unit that failed is remembered, even when its file is gone.
-    f"  systemctl reset-failed {_UPDATE}.service {_REBOOT}.service 2>/dev/null || :\n"
+    f"  for unit in {' '.join(_TIMERS)} {_UPDATE}.service {_REBOOT}.service; do\n"
+    '    systemctl reset-failed "$unit" 2>/dev/null || :\n  done\n'
     f"  systemctl daemon-reload\n  rm -rf {STATE}\nfi"
 )
 _FORGET = f"if [ ! -e {SETTINGS} ]; then rm -rf {STATE}; fi"
