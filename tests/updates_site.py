@@ -58,7 +58,7 @@ class Site:
             env={
                 **os.environ, "SALLYPORT_LAB": self.lab.prefix, "SALLYPORT_TEST_RESULTS": str(results),
                 "ANSIBLE_CALLBACK_PLUGINS": str(CHECKOUT / "tests/lab/callbacks"),
-                "ANSIBLE_CALLBACKS_ENABLED": "results", "ANSIBLE_NOCOLOR": "1",
+                "ANSIBLE_CALLBACKS_ENABLED": "results", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1",
             },
         )  # fmt: skip
         lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
