@@ -17,6 +17,9 @@ rm -f /var/lib/dbus/machine-id
 # Without a console these only fail, and then the boot counts as degraded.
 systemctl mask console-getty.service getty.target systemd-networkd-wait-online.service systemd-firstboot.service
 
+# The update agent is there, and nobody has switched it on.
+rm -f /etc/apt/apt.conf.d/20auto-upgrades
+
 cat >/etc/default/minissdpd <<'END'
 START_DAEMON=1
 MiniSSDPd_INTERFACE_ADDRESS="eth0 eth1"
