@@ -153,7 +153,7 @@ def test_what_is_offered_goes_in_and_is_written_down(device: Chamber) -> None:
         ({"MODE": "manual"}, "ok", "only tells"),
         ({"MODE": "postponed", "UNTIL": 99999999999}, "ok", "postponed"),
         ({"WINDOW_BEGIN": 120, "WINDOW_LENGTH": 60}, "waiting", "window"),
-        ({"WINDOW_BEGIN": (minute(-60)), "WINDOW_LENGTH": 30}, "waiting", "window"),
+        ({"WINDOW_BEGIN": -60, "WINDOW_LENGTH": 30}, "waiting", "window"),
         ({"DELAY": 3600}, "ok", "nothing to install"),
         ({"RESERVE_KB": 10**12}, "blocked", "nothing was begun"),
     ],
