@@ -78,7 +78,7 @@ def test_what_is_published_arrives_by_the_devices_own_timers(site: Site, told: d
     site.publish(site.build("panel", "2.0"))
     begun = time.monotonic()
     wanted = dict.fromkeys(DEVICES, "2.0")
-    site.wait(lambda: site.versions("panel") == wanted, 120, lambda: {d: site.status(d) for d in DEVICES})
+    site.wait(lambda: site.versions("panel") == wanted, 300, lambda: {d: site.status(d) for d in DEVICES})
     print(f"published to installed on {len(DEVICES)} devices: {time.monotonic() - begun:.1f} s, every 10 s")
     for device in DEVICES:
         site.wait(
