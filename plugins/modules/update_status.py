@@ -73,7 +73,7 @@ updates:
       type: int
       sample: 1790000000
     result:
-      description: C(ok), C(waiting), C(refused), C(blocked), C(failed), C(rolled_back) or C(unhealthy).
+      description: C(ok), C(waiting), C(unreachable), C(refused), C(blocked), C(failed), C(rolled_back) or C(unhealthy).
       type: str
       sample: ok
     message:

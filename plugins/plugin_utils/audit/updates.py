@@ -91,7 +91,7 @@ def _running(record: Mapping[str, Any], most_days: int) -> Iterator[Finding]:
             "see journalctl -u sallyport-update on the device",
         )
     elif not record["checked"]:
-        message = "it has not looked for updates yet"
+        message = "no source has answered yet" if record["ran"] else "it has not looked for updates yet"
         yield Finding(
             "not_checked", AUTOMATIC, "not_assessed", message, "run the audit again when its timer has"
         )

@@ -58,7 +58,7 @@ finish() {
     dd if=/dev/zero of=spare bs=1024 count=64 2>/dev/null || rm -f spare
     printf 'sallyport-update: %s: %s\n' "$1" "$2"
     case $1 in
-        ok | waiting) exit 0 ;;
+        ok | waiting | unreachable) exit 0 ;;
         *) exit 10 ;; # whatever else ends a run was not meant to
     esac
 }
@@ -207,7 +207,8 @@ update() {
             settle_installed
         fi
     fi
-    if agent_refresh; then printf '%s' "$now" >checked; fi
+    heard=yes
+    if agent_refresh; then printf '%s' "$now" >checked; else heard=no; fi
     agent_pending >pending.new || finish failed "what is pending could not be told: see $state/pending.log"
     mv -f pending.new pending
     note_when_seen
@@ -217,10 +218,7 @@ update() {
         *) finish ok "updates pending: $(wc -l <pending); this device only tells" ;;
     esac
     choose
-    if ! [ -s ready ]; then
-        if grep -q '^refused' told; then finish refused "what came from the network was not taken"; fi
-        finish ok "nothing to install"
-    fi
+    [ -s ready ] || finish_by_sources "nothing to install"
     inside "$WINDOW_BEGIN" "$WINDOW_LENGTH" || finish waiting "updates that wait for the window: $(wc -l <ready)"
     rm -f services.before failures.before
     if ! healthy 5; then
@@ -248,8 +246,14 @@ update() {
         reboot_now_or_later
         [ -z "$missing" ] || finish failed "not installed:$missing; see $state/install.log"
     fi
-    if grep -q '^refused' told; then finish refused "what came from the network was not taken"; fi
-    finish ok "updates installed: $(wc -l <ready)"
+    finish_by_sources "updates installed: $(wc -l <ready)"
+}
+
+# finish_by_sources TEXT: a run that did all it could is as good as what its sources told it.
+finish_by_sources() {
+    if grep -q '^refused' told; then finish refused "what came from the network was not taken; $1"; fi
+    [ "$heard" = yes ] || finish unreachable "not every source answered; $1"
+    finish ok "$1"
 }
 
 # --- reboots ---------------------------------------------------------------------------------------------------------

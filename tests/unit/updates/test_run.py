@@ -15,7 +15,10 @@ SHELLS = {"dash": ["/bin/sh"], "busybox": ["/bin/busybox", "sh"]}
 # Versions are files in v/, offers are lines of the file offers: NAME VERSION KIND.
 AGENT = """
 agent_repair() { if [ -e broken ]; then rm broken; tell "repaired what was broken"; fi; }
-agent_refresh() { if [ -e forged ]; then refuse signature "somebody else's"; return 1; fi; }
+agent_refresh() {
+    if [ -e forged ]; then refuse signature "somebody else's"; return 1; fi
+    if [ -e away ]; then tell "unreachable the source"; return 1; fi
+}
 agent_pending() {
     while read -r name new kind; do
         old=$(agent_version "$name")
@@ -106,7 +109,9 @@ class Chamber:
         for line in (self.state / "status").read_text(encoding="utf-8").splitlines():
             key, _, rest = line.partition(" ")
             found.setdefault(key, []).append(rest)
-        assert (found["result"][0] in ("ok", "waiting")) == (done.returncode == 0) or word == "reboot"
+        assert (found["result"][0] in ("ok", "waiting", "unreachable")) == (
+            done.returncode == 0
+        ) or word == "reboot"
         return found
 
     @property
@@ -204,6 +209,18 @@ def test_what_is_not_believed_is_said_and_the_rest_goes_on(device: Chamber) -> N
     said = device.run()
     assert said["result"] == ["refused"] and said["refused"] == ["signature somebody else's"]
     assert device.version() == "2" and "checked" not in said
+
+
+def test_a_source_that_does_not_answer_is_no_success_and_no_failure(device: Chamber) -> None:
+    device.offer("panel 2 update")
+    device.mark("away")
+    said = device.run()
+    assert (
+        said["result"] == ["unreachable"]
+        and said["unreachable"] == ["the source"]
+        and device.version() == "2"
+    )
+    assert "checked" not in said and "succeeded" not in said
 
 
 def test_what_no_allowed_origin_offers_is_only_told(device: Chamber) -> None:
