@@ -37,6 +37,8 @@ def write(state: Path, prefix: str, slot: int, devices: list[Device], control: P
         "ansible_ssh_common_args": " ".join(f"-o {option}" for option in options),
         "audit_rate": 20000,  # the network is this machine's own
         "audit_report_dir": str(state / "report"),
+        "update_agent_mode": "manual",
+        "update_agent_reason": "no network of the lab has a way out, so no source could ever answer",
         "ssh_authorized_keys": [(state / "operator.pub").read_text(encoding="utf-8").strip()],
     }
     hosts = {device.name: _host(device, slot) for device in devices}

@@ -73,6 +73,7 @@ class Site:
         values = {
             "repository": {"uri": self.uri, "key": self.key.read_text(encoding="utf-8"), "exclusive": True},
             "ring": "ring0",
+            "mode": "automatic",
             "window": "any",
             "jitter": 0,
             # Where a test starts the runs itself, no timer comes between.

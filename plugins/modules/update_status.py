@@ -60,6 +60,18 @@ updates:
       description: Whether its timer runs.
       type: str
       sample: active
+    every:
+      description: Seconds between two looks for updates.
+      type: int
+      sample: 21600
+    first:
+      description: When it looks for the first time after it was set up, at the latest; 0 where the clock went back since.
+      type: int
+      sample: 1790000000
+    now:
+      description: What the device's clock said.
+      type: int
+      sample: 1790000000
     ran:
       description: When it last ran.
       type: int

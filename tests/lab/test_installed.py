@@ -229,12 +229,13 @@ def test_the_examples_of_a_roles_readme_run_on_real_devices(
     for number, text in enumerate(examples(role)):
         playbook = project.folder / f"{role}{number}.yml"
         playbook.write_text(text, encoding="utf-8")
-        run = project.play(playbook.name, "--vault-password-file", str(vault), HOME=str(tmp_path))
+        run = project.play(
+            playbook.name, "--vault-password-file", str(vault), "-e", "update_agent_mode=automatic",
+            HOME=str(tmp_path),
+        )  # fmt: skip
         if role == "time_sync":
             # These devices have no time client, which is said by name; molecule/tls runs the role on devices that have one.
-            refused = run.output.count(
-                "time_sync was refused, nothing was changed: this device has neither chrony"
-            )
+            refused = run.output.count("time_sync was refused, nothing was changed: this device has neither chrony")
             assert run.status != 0 and refused >= 4 and "changed=1" not in run.output, run.output
             continue
         assert run.status == 0, run.output

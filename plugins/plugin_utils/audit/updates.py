@@ -11,6 +11,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.audit.findings impor
 
 AUTOMATIC, AUTHENTIC, TIMELY = "updates-automatic", "updates-authentic", "updates-timely"
 _DAY = 86400
+_SLACK = 120  # seconds that a timer may be late, and a device slow
 
 
 def judge_updates(result: Mapping[str, Any], most_days: int) -> list[Finding]:
@@ -90,6 +91,10 @@ def _running(record: Mapping[str, Any], most_days: int) -> Iterator[Finding]:
             message,
             "see journalctl -u sallyport-update on the device",
         )
+    elif not record["ran"] and record["timer"] == "active" and record["now"] <= record["first"] + _SLACK:
+        minutes = (max(0, record["first"] - record["now"]) + 59) // 60
+        message = f"it has not looked for updates yet, and will within {minutes} minutes"
+        yield Finding("not_checked", AUTOMATIC, "note", message, "run the audit again when its timer has")
     elif not record["checked"]:
         message = "no source has answered yet" if record["ran"] else "it has not looked for updates yet"
         yield Finding(

@@ -26,6 +26,7 @@ RUN, SETTINGS, HEALTH, AGENT = (
 _UNITS = "/etc/systemd/system"
 _UPDATE, _REBOOT = "sallyport-update", "sallyport-reboot"
 _TIMERS = (f"{_UPDATE}.timer", f"{_REBOOT}.timer")
+_FIRST = 300  # seconds after a start, or after the set-up, at which a device looks at the latest, beside its jitter
 _MANAGED = "# Managed by Sallyport: role update_agent.\n"
 # Read by the question below and by the status, on every kind of device.
 CURRENT = "timers() { systemctl is-active " + " ".join(_TIMERS) + " 2>/dev/null | tr '\\n' ' ' || :; }\n"
@@ -174,6 +175,7 @@ def _settings(settings: Settings, agent: Agent | None, part: Part) -> str:
         "UNTIL": settings.until,
         "RING": settings.ring,
         "EVERY": settings.every,
+        "FIRST": min(settings.every, _FIRST) + settings.jitter,
         "WINDOW_BEGIN": settings.window.begin,
         "WINDOW_LENGTH": settings.window.length,
         "DELAY": settings.delay_days * 86400,
@@ -212,8 +214,8 @@ def _service(what: str, word: str) -> str:
 def _update_timer(settings: Settings) -> str:
     accuracy = "1s" if settings.every < 600 else "1min"
     lines = [
-        f"OnBootSec={min(settings.every, 300)}",
-        f"OnActiveSec={min(settings.every, 300)}",
+        f"OnBootSec={min(settings.every, _FIRST)}",
+        f"OnActiveSec={min(settings.every, _FIRST)}",
         f"OnUnitInactiveSec={settings.every}",
     ]
     if settings.window.length < 24 * 60:

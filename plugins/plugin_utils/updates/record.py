@@ -14,7 +14,10 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.updates import house
 
 QUESTION = f"""
 say now "$(date +%s)"
-if [ -r {house.SETTINGS} ]; then blob settings <{house.SETTINGS}; fi
+if [ -r {house.SETTINGS} ]; then
+  blob settings <{house.SETTINGS}
+  say set_up "$(date -r {house.SETTINGS} +%s)"
+fi
 if [ -r {house.STATE}/status ]; then blob status <{house.STATE}/status; fi
 {house.CURRENT}
 if command -v systemctl >/dev/null; then say timers $(timers); fi
@@ -27,13 +30,14 @@ def read(reply: Reply) -> dict[str, Any]:
     Times are epochs of the device's own clock, ages are seconds.
     """
     settings = dict(_assignments(reply.get("settings")))
-    now = _number(reply.get("now"))
+    now, set_up = (_number(reply.get(key)) for key in ("now", "set_up"))
     record: dict[str, Any] = {
         "agent": settings.get("AGENT", ""),
         "mode": settings.get("MODE", ""),
         "reason": settings.get("REASON", ""),
         "ring": settings.get("RING", ""),
         "every": _number(settings.get("EVERY", "")),
+        "first": set_up + _number(settings.get("FIRST", "")) if set_up <= now else 0,
         "timer": (reply.get("timers").split() or ["unknown"])[0],
         "now": now,
         "ran": 0,

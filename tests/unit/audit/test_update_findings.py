@@ -22,6 +22,15 @@ def result(
     return {"updates": record.read(Reply(records, 0))}
 
 
+def fresh(age: int, timer: str = "active") -> dict[str, Any]:
+    """A device that was set up so many seconds ago and has not looked yet."""
+    settings = "AGENT=unattended-upgrades\nMODE=automatic\nEVERY=21600\nFIRST=2100\n"
+    records = (
+        ("now", str(NOW)), ("set_up", str(NOW - age)), ("settings", settings), ("timers", f"{timer} inactive"),
+    )  # fmt: skip
+    return {"updates": record.read(Reply(records, 0))}
+
+
 def found(said: dict[str, Any]) -> list[tuple[str, str]]:
     return [(one.kind, one.weight) for one in judge_updates(said, 14)]
 
@@ -42,6 +51,10 @@ def test_a_device_that_updates_and_is_well_has_no_finding() -> None:
         (result(WELL + "reboot needed\n"), "reboot_needed", "note", "only after a reboot"),
         (result(WELL + "refused signature bad\n"), "update_refused", "difference", "refused (signature): bad"),
         (result(WELL + f"pending panel 1 2 security {NOW - 15 * DAY}\n"), "update_overdue", "difference", "for 15 days"),
+        (fresh(300), "not_checked", "note", "will within 30 minutes"),
+        (fresh(2400), "not_checked", "not_assessed", "not looked for updates yet"),
+        (fresh(-60), "not_checked", "not_assessed", "not looked for updates yet"),
+        (fresh(300, timer="inactive"), "not_checked", "not_assessed", "not looked for updates yet"),
         (result("", ""), "not_checked", "not_assessed", "not looked for updates yet"),
         (result(f"ran {NOW}\nresult ok\nchecked {NOW - 20 * DAY}\n"), "not_checked", "difference", "for 20 days"),
         ({"updates": {**result()["updates"], "agent": ""}}, "no_agent", "note", "no update agent here"),
