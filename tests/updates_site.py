@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -120,12 +121,17 @@ class Site:
         assert done.returncode == 0, f"{host}: {text}\n{done.stdout}{done.stderr}"
         return done.stdout
 
-    def build(self, name: str, version: str, **scripts: str) -> Path:
-        """A package. ``scripts`` are maintainer scripts; ``unit`` is a service of its name; ``kilobytes`` its size."""
+    def build(
+        self, name: str, version: str, files: Mapping[str, str] = MappingProxyType({}), **scripts: str
+    ) -> Path:
+        """A package. ``scripts`` are maintainer scripts; ``unit`` is a service of its name, or of ``unit_name``;
+        ``kilobytes`` its size; ``files`` are programs.
+        """
         root = self.work / f"{name}-{version}"
         control = root / "DEBIAN"
         control.mkdir(parents=True)
         unit, size = scripts.pop("unit", ""), int(scripts.pop("kilobytes", "0"))
+        unit_name = scripts.pop("unit_name", name)
         folder = root / "usr/share" / name
         folder.mkdir(parents=True)
         (folder / "version").write_text(f"{version}\n", encoding="utf-8")
@@ -133,7 +139,12 @@ class Site:
         if unit:
             place = root / "lib/systemd/system"
             place.mkdir(parents=True)
-            (place / f"{name}.service").write_text(unit, encoding="utf-8")
+            (place / f"{unit_name}.service").write_text(unit, encoding="utf-8")
+        for where, text in files.items():
+            path = root / where
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            path.chmod(0o755)
         for script, text in scripts.items():
             path = control / script
             path.write_text(f"#!/bin/sh\nset -e\n{text}\n", encoding="utf-8")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -11,7 +12,12 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.access import driver
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Exchange
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.inquiry import NotRoot
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates import house
-from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents import AGENTS, choose
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents import (
+    AGENTS,
+    aws_greengrass,
+    azure_iot_edge,
+    choose,
+)
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import Unsupported
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.settings import (
     MODES,
@@ -21,6 +27,24 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.settings imp
 )
 
 _NAMES = {"type": "list", "elements": "str", "default": []}
+
+
+def _options(keys: Iterable[str], configuration: str) -> dict[str, Any]:
+    """What one agent alone wants to know; it is read, and judged, by that agent."""
+    kinds: dict[str, dict[str, Any]] = {
+        "packages": {"type": "list", "elements": "str"},
+        "sandbox": {"type": "list", "elements": "str"},
+        "configuration": {"type": configuration},
+        "private_key": {"type": "str", "no_log": True},
+        "edge_ca_key": {"type": "str", "no_log": True},
+    }
+    return {
+        "type": "dict",
+        "default": {},
+        "options": {key: kinds.get(key, {"type": "str"}) for key in keys},
+    }
+
+
 _SPEC: dict[str, Any] = {
     "agent": {"type": "str", "default": "auto", "choices": ["auto", *(agent.name for agent in AGENTS)]},
     "mode": {"type": "str", "default": "automatic", "choices": list(MODES)},
@@ -44,6 +68,8 @@ _SPEC: dict[str, Any] = {
     "proxy": {"type": "str", "default": "", "no_log": True},
     "reserve_mb": {"type": "int", "default": 64},
     "install": {"type": "bool", "default": True},
+    "greengrass": _options(aws_greengrass.KEYS, "dict"),
+    "iot_edge": _options(azure_iot_edge.KEYS, "str"),
     **driver.SETTINGS,
 }
 

@@ -15,9 +15,9 @@ description:
 options:
   agent:
     description:
-    - Which agent. C(auto) takes the one that suits the device.
+    - Which agent. C(auto) takes the one that suits the device; those of the cloud vendors have to be named.
     type: str
-    choices: [auto, unattended-upgrades]
+    choices: [auto, unattended-upgrades, aws-greengrass, azure-iot-edge]
     default: auto
   mode:
     description:
@@ -147,6 +147,106 @@ options:
     - Whether an agent that is missing is installed from the device's sources.
     type: bool
     default: true
+  greengrass:
+    description:
+    - "For agent aws-greengrass: identity, certificates and configuration of the nucleus (docs/updates.md)."
+    type: dict
+    default: {}
+    suboptions:
+      region:
+        description: The AWS region, as eu-central-1.
+        type: str
+      thing_name:
+        description: The name of the thing that this device is.
+        type: str
+      role_alias:
+        description: The role alias of the token exchange role.
+        type: str
+      data_endpoint:
+        description: The account's data endpoint.
+        type: str
+      credentials_endpoint:
+        description: The account's credentials endpoint.
+        type: str
+      certificate:
+        description: The device's certificate, as PEM text or as a path on the device.
+        type: str
+      private_key:
+        description: Its private key, the same way; text is delivered readable by root alone.
+        type: str
+      root_ca:
+        description: Amazon's root certificates, the same way.
+        type: str
+      root:
+        description: The folder of the nucleus.
+        type: str
+      user:
+        description: Whom components run as.
+        type: str
+      group:
+        description: Their group.
+        type: str
+      packages:
+        description: What else it needs, beside greengrass-nucleus.
+        type: list
+        elements: str
+      configuration:
+        description: More of the nucleus' configuration, as mqtt or networkProxy.
+        type: dict
+      sandbox:
+        description: More lines for the unit's [Service] section, as ReadWritePaths=/data.
+        type: list
+        elements: str
+  iot_edge:
+    description:
+    - "For agent azure-iot-edge: identity, certificates and configuration of the runtime (docs/updates.md)."
+    type: dict
+    default: {}
+    suboptions:
+      hostname:
+        description: The device's name, as its modules and downstream devices call it.
+        type: str
+      id_scope:
+        description: The scope of the device provisioning service.
+        type: str
+      registration_id:
+        description: The device's registration there.
+        type: str
+      global_endpoint:
+        description: The provisioning service's host, where it is another one.
+        type: str
+      iothub_hostname:
+        description: Instead of the provisioning service, one hub.
+        type: str
+      device_id:
+        description: The device's name in that hub.
+        type: str
+      certificate:
+        description: The device's identity certificate, as PEM text or as a path on the device.
+        type: str
+      private_key:
+        description: Its private key, the same way; text is delivered readable by the key service alone.
+        type: str
+      edge_ca_certificate:
+        description: The certificate by which it issues those of its modules, the same way; none for the built-in one.
+        type: str
+      edge_ca_key:
+        description: Its private key.
+        type: str
+      trust_bundle:
+        description: Certificates that modules trust, the same way.
+        type: str
+      configuration:
+        description: More TOML for the end of the configuration, for example for a proxy or the container engine.
+        type: str
+      packages:
+        description: The packages to install, first to last.
+        type: list
+        elements: str
+      sandbox:
+        description: More lines for each service's [Service] section.
+        type: list
+        elements: str
 extends_documentation_fragment: [sallyport.iot.committed]
 attributes:
   check_mode:
@@ -154,7 +254,7 @@ attributes:
     description: Says exactly what would change; changes nothing on the device.
   diff_mode:
     support: full
-    description: Shows every file, but one that holds a proxy's password.
+    description: Shows every file, but those that hold a password or a private key.
   platform:
     platforms: posix
     support: full

@@ -9,24 +9,29 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents import NONE
-from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import Agent, Found, Part
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import (
+    AGENT,
+    FOLDER,
+    SETTINGS,
+    STATE,
+    Agent,
+    Found,
+    Part,
+)
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.settings import Settings, clock
 
-FOLDER = "/usr/local/lib/sallyport/updates"
-STATE = "/var/lib/sallyport-updates"
-RUN, SETTINGS, HEALTH, AGENT = (
-    f"{FOLDER}/{name}" for name in ("run.sh", "settings", "health.sh", "agent.sh")
-)
+RUN, HEALTH = (f"{FOLDER}/{name}" for name in ("run.sh", "health.sh"))
 _UNITS = "/etc/systemd/system"
 _UPDATE, _REBOOT = "sallyport-update", "sallyport-reboot"
 _TIMERS = (f"{_UPDATE}.timer", f"{_REBOOT}.timer")
 _FIRST = 300  # seconds after a start, or after the set-up, at which a device looks at the latest, beside its jitter
+_LOOKS = 3  # in a row, that find a device healthy after an update
 _MANAGED = "# Managed by Sallyport: role update_agent.\n"
 # Read by the question below and by the status, on every kind of device.
 CURRENT = "timers() { systemctl is-active " + " ".join(_TIMERS) + " 2>/dev/null | tr '\\n' ' ' || :; }\n"
@@ -39,6 +44,7 @@ class Wanted:
     files: tuple[Mapping[str, Any], ...]
     commands: Mapping[str, tuple[str, ...]]
     timers: tuple[str, ...]
+    units: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     slow: int = 0
@@ -64,7 +70,7 @@ def question(agent: Agent | None, paths: Sequence[str]) -> str:
 def read(reply: Reply) -> Found:
     """The answer to :func:`question`."""
     texts: dict[str, str] = {}
-    answers = {"timers": reply.get("timers"), "policy": reply.get("policy")}
+    answers = {key: reply.get(key) for key in ("timers", "policy", "packages", "running", "users")}
     tables: dict[str, dict[str, str]] = {"link": {}, "digest": {}, "mode": {}}
     for key, value in reply.records:
         if key.startswith("text "):
@@ -80,7 +86,8 @@ def read(reply: Reply) -> Found:
 
 def paths(settings: Settings, agent: Agent | None) -> list[str]:
     """Every path that this role may ever put something at, to be asked for before it is known what goes there."""
-    empty = wanted(settings, agent, {"os": {"id": "debian"}}, Found())
+    # Nothing is known yet, so nothing may be missing.
+    empty = wanted(replace(settings, install=True), agent, {"os": {"id": "debian"}}, Found())
     return [str(entry["dest"]) for entry in empty.files]
 
 
@@ -93,7 +100,7 @@ def wanted(settings: Settings, agent: Agent | None, device: Mapping[str, Any], f
     timers = _wanted_timers(settings)
     files += [
         _file(RUN, (Path(__file__).parent / "run.sh").read_text(encoding="utf-8"), "0755"),
-        _file(AGENT, (agent.folder / "agent.sh").read_text(encoding="utf-8")),
+        _file(AGENT, agent.program()),
         _file(HEALTH, _health(settings.health), "0700"),
         _file(f"{_UNITS}/{_UPDATE}.service", _service("look for updates, and install them", "update")),
         _file(f"{_UNITS}/{_REBOOT}.service", _service("reboot where an update needs it", "reboot")),
@@ -115,15 +122,15 @@ def wanted(settings: Settings, agent: Agent | None, device: Mapping[str, Any], f
             *part.check,
         ),
         "activate": ("systemctl daemon-reload", *part.activate, *start),
-        "verify": (*(f"systemctl -q is-active {timer}" for timer in timers), *part.verify),
+        "verify": (*(f"systemctl -q is-active {unit}" for unit in (*timers, *part.units)), *part.verify),
         "revert": ("systemctl daemon-reload", *part.revert, _AS_ON_DISK),
-        "live": (f"{CURRENT}timers",),
+        "live": (f"{CURRENT}timers", *(f"systemctl is-active {unit} || :" for unit in part.units)),
     }
-    return Wanted(tuple(files), commands, timers, part.notes, part.warnings, part.slow)
+    return Wanted(tuple(files), commands, timers, part.units, part.notes, part.warnings, part.slow)
 
 
 def converged(plan: Wanted, found: Found) -> bool:
-    """Whether the device has all of it: content, mode and owner of every file, and the timers run that should."""
+    """Whether the device has all of it: content, mode and owner of every file, and the timers and services run that should."""
     for entry in plan.files:
         path = str(entry["dest"])
         there = path in found.digests or path in found.links or path in found.texts
@@ -140,9 +147,11 @@ def converged(plan: Wanted, found: Found) -> bool:
             digest = hashlib.sha256(str(entry["content"]).encode()).hexdigest()
             if (
                 found.digests.get(path) != digest
-                or found.modes.get(path) != f"{_letters(entry['mode'])} root root"
+                or found.modes.get(path) != f"{_letters(entry['mode'])} {entry.get('owner', 'root')} root"
             ):
                 return False
+    if not set(plan.units) <= set(found.answers.get("running", "").split()):
+        return False
     active = found.answers.get("timers", "").split()
     return not plan.commands.get("live") or active == [
         "active" if timer in plan.timers else "inactive" for timer in _TIMERS
@@ -180,6 +189,7 @@ def _settings(settings: Settings, agent: Agent | None, part: Part) -> str:
         "WINDOW_LENGTH": settings.window.length,
         "DELAY": settings.delay_days * 86400,
         "HEALTH_SECONDS": settings.health_seconds,
+        "LOOKS": min(settings.health_seconds, _LOOKS),
         "ROLLBACK": " ".join(settings.rollback),
         "REBOOT": settings.reboot,
         "REBOOT_BEGIN": settings.reboot_window.begin,

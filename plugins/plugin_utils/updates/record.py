@@ -10,16 +10,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
-from ansible_collections.sallyport.iot.plugins.plugin_utils.updates import house
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import SETTINGS, STATE
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.house import CURRENT
 
 QUESTION = f"""
 say now "$(date +%s)"
-if [ -r {house.SETTINGS} ]; then
-  blob settings <{house.SETTINGS}
-  say set_up "$(date -r {house.SETTINGS} +%s)"
+if [ -r {SETTINGS} ]; then
+  blob settings <{SETTINGS}
+  say set_up "$(date -r {SETTINGS} +%s)"
 fi
-if [ -r {house.STATE}/status ]; then blob status <{house.STATE}/status; fi
-{house.CURRENT}
+if [ -r {STATE}/status ]; then blob status <{STATE}/status; fi
+{CURRENT}
 if command -v systemctl >/dev/null; then say timers $(timers); fi
 """
 

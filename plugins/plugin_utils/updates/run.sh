@@ -88,9 +88,10 @@ services() {
 }
 failures() { systemctl list-units --state=failed --plain --no-legend --no-pager | awk '{print $1}' | sort; }
 
-# healthy SECONDS: the operator's own checks, and no service that ran before the update has stopped. Says what is wrong.
+# healthy SECONDS [LOOKS]: the operator's own checks, and no service that ran before the update has stopped; so many looks in
+# a row, a second apart, since what dies again and again runs in between. Says what is wrong.
 healthy() {
-    left=$1
+    left=$1 looks=${2:-1} well=0
     while :; do
         wrong=$(/bin/sh "$here/health.sh" 2>&1) && wrong='' || wrong=$(printf '%s' "$wrong" | tail -n 1)
         if [ -z "$wrong" ] && [ -f services.before ]; then
@@ -103,8 +104,13 @@ healthy() {
             wrong=$(comm -13 failures.before failures.now | tr '\n' ' ')
             [ -z "$wrong" ] || wrong="failed: $wrong"
         fi
-        [ -n "$wrong" ] || return 0
-        [ "$left" -gt 0 ] || return 1
+        if [ -z "$wrong" ]; then
+            well=$((well + 1))
+            [ "$well" -lt "$looks" ] || return 0
+        else
+            well=0
+            [ "$left" -gt 0 ] || return 1
+        fi
         left=$((left - 1))
         sleep 1
     done
@@ -147,7 +153,7 @@ settle_installed() {
         mv -f held.new held
     done <working
     agent_restart_services || :
-    if healthy "$HEALTH_SECONDS"; then
+    if healthy "$HEALTH_SECONDS" "$LOOKS"; then
         rm -f working services.before failures.before
         return 0
     fi
@@ -183,7 +189,7 @@ go_back() {
         kept="$kept $name"
         printf '%s %s\n' "$name" "$new" >>staying
     done <working
-    if [ -n "$returned" ] && healthy "$HEALTH_SECONDS"; then
+    if [ -n "$returned" ] && healthy "$HEALTH_SECONDS" "$LOOKS"; then
         rm -f working services.before failures.before
         finish rolled_back "after the update: $why; back to what ran before:$returned"
     fi

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 MODES = ("automatic", "notify", "postponed", "manual")
 REBOOTS = ("never", "window", "staggered")
 DAY = 24 * 60
+OPTIONS = ("greengrass", "iot_edge")
 
 # Whoever updates from these shares them with the world: nobody can hold a version back there for a part of a fleet.
 _PUBLIC = re.compile(
@@ -69,7 +70,9 @@ class Pin:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that an agent is told. Times are seconds, ``until`` is an epoch."""
+    """Everything that an agent is told. Times are seconds, ``until`` is an epoch; ``options`` are what one agent alone wants
+    to know, by its variable, and are read by that agent.
+    """
 
     mode: str = "automatic"
     until: int = 0
@@ -93,6 +96,7 @@ class Settings:
     proxy: str = ""
     reserve_mb: int = 64
     install: bool = True
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def clock(minutes: int) -> str:
@@ -161,6 +165,7 @@ def read(values: Mapping[str, Any], host: str) -> Settings:
         reboot_offset=_offset(str(values["reboot"]), reboot_window, host),
         proxy=_proxy(str(values["proxy"] or "")),
         install=bool(values["install"]),
+        options={name: values.get(name) or {} for name in OPTIONS},
         **numbers,
     )
 

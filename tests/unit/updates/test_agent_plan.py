@@ -95,11 +95,13 @@ def test_a_pattern_that_matches_no_source_is_said_aloud() -> None:
 def test_an_agent_that_is_missing_is_installed_or_refused() -> None:
     wanted = plan(Found())
     assert wanted.slow == 600 and any(
-        "install unattended-upgrades" in one for one in wanted.commands["activate"]
+        one.count("for name in unattended-upgrades; do") for one in wanted.commands["activate"]
     )
     with pytest.raises(Unsupported, match="unattended-upgrades is not installed"):
         plan(Found(), install=False)
     assert not plan(Found(), install=False, mode="manual", reason="why").timers
+    # What is asked for first, before anything is known, asks for no installation.
+    assert house.paths(settings(install=False), AGENTS[0]) == house.paths(settings(), AGENTS[0])
 
 
 def test_reboots_have_a_timer_only_where_they_may_happen() -> None:
@@ -136,8 +138,10 @@ def answers(wanted: house.Wanted, timers: str) -> Found:
             records.append(("link", f"{path} {entry['link']}"))
         elif entry.get("state") != "absent":
             records.append(("digest", f"{path} {hashlib.sha256(entry['content'].encode()).hexdigest()}  -"))
-            letters = {"0755": "-rwxr-xr-x", "0644": "-rw-r--r--", "0700": "-rwx------"}[entry["mode"]]
-            records.append(("mode", f"{path} {letters} root root"))
+            letters = {
+                "0755": "-rwxr-xr-x", "0644": "-rw-r--r--", "0700": "-rwx------", "0600": "-rw-------", "0400": "-r--------",
+            }[entry["mode"]]  # fmt: skip
+            records.append(("mode", f"{path} {letters} {entry.get('owner', 'root')} root"))
     return house.read(Reply(tuple(records), 0))
 
 

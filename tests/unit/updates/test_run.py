@@ -40,7 +40,7 @@ agent_wants_reboot() { [ -e reboot-required ]; }
 """
 SETTINGS: dict[str, Any] = {
     "AGENT": "ours", "MODE": "automatic", "REASON": "", "UNTIL": 0, "RING": "", "EVERY": 60, "WINDOW_BEGIN": 0,
-    "WINDOW_LENGTH": 1440, "DELAY": 0, "HEALTH_SECONDS": 1, "ROLLBACK": "", "REBOOT": "never", "REBOOT_BEGIN": 0,
+    "WINDOW_LENGTH": 1440, "DELAY": 0, "HEALTH_SECONDS": 1, "LOOKS": 1, "ROLLBACK": "", "REBOOT": "never", "REBOOT_BEGIN": 0,
     "REBOOT_LENGTH": 1440, "RESERVE_KB": 1,
 }  # fmt: skip
 
@@ -267,6 +267,21 @@ def test_a_service_that_stopped_is_harm_too(device: Chamber) -> None:
     device.tool(
         "systemctl",
         f"case $* in *failed*) ;; *) echo a.service; [ $(cat {device.state}/v/panel) = 2 ] || echo b.service ;; esac",
+    )
+    device.offer("panel 2 update")
+    said = device.run()
+    assert said["result"] == ["rolled_back"] and "no longer running: b.service" in said["message"][0]
+
+
+def test_a_service_that_dies_again_and_again_is_harm_though_it_runs_in_between(device: Chamber) -> None:
+    device.settings(ROLLBACK="panel", LOOKS=3)
+    device.tool(
+        "systemctl",
+        # At the first look after the update it has just been started once more.
+        f"""case $* in *failed*) ;; *)
+    echo a.service
+    if [ "$(cat {device.state}/v/panel)" = 1 ] || mkdir {device.state}/looked 2>/dev/null; then echo b.service; fi ;;
+esac""",
     )
     device.offer("panel 2 update")
     said = device.run()

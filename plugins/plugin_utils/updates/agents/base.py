@@ -12,6 +12,10 @@ from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.settings import Settings
 
+FOLDER = "/usr/local/lib/sallyport/updates"
+STATE = "/var/lib/sallyport-updates"
+SETTINGS, AGENT = f"{FOLDER}/settings", f"{FOLDER}/agent.sh"
+
 
 class Unsupported(Exception):
     """A device cannot have what is asked for. The message says why and what to do."""
@@ -44,6 +48,7 @@ class Part:
         files: entries as the access roles' driver takes them.
         shell: sh variables for ``agent.sh``.
         check, activate, verify, revert: sh commands of the commit.
+        units: services that run as long as the device is as wanted.
         notes: for the result.
         warnings: for the operator's eye.
         slow: seconds that activation may take beyond a second or two.
@@ -55,6 +60,7 @@ class Part:
     activate: tuple[str, ...] = ()
     verify: tuple[str, ...] = ()
     revert: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     slow: int = 0
@@ -77,6 +83,10 @@ class Agent(abc.ABC):
 
     name: str
     folder: Path
+
+    def program(self) -> str:
+        """The agent's half on the device."""
+        return (self.folder / "agent.sh").read_text(encoding="utf-8")
 
     @abc.abstractmethod
     def unsuited(self, device: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ PENDING = "/usr/local/lib/sallyport/updates/pending.py"
 NEEDRESTART = "/etc/needrestart/conf.d/sallyport.conf"
 # An index that is older than this is not believed, whatever it says of itself: nobody can hold a device back for ever.
 OLDEST_INDEX = 30 * 86400
-_INSTALL_SECONDS = 600
+INSTALL_SECONDS = 600
+_HERE = Path(__file__).parent
 
 _DEBIAN = (
     "origin=Debian,codename=${distro_codename},label=Debian",
@@ -60,7 +61,7 @@ class UnattendedUpgrades(Agent):
     """apt, its signed sources, and unattended-upgrades to install what they offer."""
 
     name = "unattended-upgrades"
-    folder = Path(__file__).parent
+    folder = _HERE
 
     def unsuited(self, device: Mapping[str, Any]) -> str:
         if device.get("packages") != "apt":
@@ -88,7 +89,7 @@ class UnattendedUpgrades(Agent):
         files.append(_own(SOURCE, _source(repository) if repository else None))
         files.append(_own(KEY, repository.key if repository else None))
         files.append(_own(PREFERENCES, _preferences(settings) or None))
-        files.append(_own(PENDING, (self.folder / "pending.py").read_text(encoding="utf-8")))
+        files.append(_own(PENDING, (_HERE / "pending.py").read_text(encoding="utf-8")))
         files.append(_own(NEEDRESTART, "$nrconf{restart} = 'a';\n$nrconf{kernelhints} = 0;\n"))
         secret = "@" in settings.proxy
         files.append(
@@ -123,12 +124,12 @@ class UnattendedUpgrades(Agent):
                 "OWN_SUITE": repository.suites[0] if repository else "",
             },
             check=(f'APT_CONFIG="$(staged {CONFIG})" apt-config dump >/dev/null',),
-            activate=(_INSTALL,) if missing else (),
+            activate=(install(["unattended-upgrades"], "brought"),) if missing else (),
             verify=("apt-config dump >/dev/null && apt-get indextargets >/dev/null",),
-            revert=(_UNINSTALL,),
+            revert=(uninstall(CONFIG, "brought"),),
             notes=tuple(notes),
             warnings=tuple(warnings),
-            slow=_INSTALL_SECONDS if missing else 0,
+            slow=INSTALL_SECONDS if missing else 0,
         )
 
     def _origins(self, settings: Settings, device: Mapping[str, Any]) -> tuple[str, ...]:
@@ -228,20 +229,38 @@ def _escaped(name: str) -> str:
     return name.replace(".", r"\.").replace("+", r"\+")
 
 
+def install(names: Sequence[str], record: str) -> str:
+    """sh that installs what is missing of ``names``, and writes down in ``record`` what came with it."""
+    return _INSTALL.format(names=" ".join(shlex.quote(name) for name in names), record=record)
+
+
+def uninstall(guard: str, record: str) -> str:
+    """sh that takes away again what :func:`install` brought, once the file ``guard`` has gone."""
+    return _UNINSTALL.format(guard=shlex.quote(guard), record=record)
+
+
 # What the role brought goes again with the role: the list of packages that were not there before.
 _INSTALL = """
 mkdir -p /var/lib/sallyport-updates
-if ! command -v unattended-upgrade >/dev/null; then
-  dpkg-query -W -f '${db:Status-Abbrev}${Package}\\n' | grep '^ii' | sort >/var/lib/sallyport-updates/before
+missing=''
+for name in {names}; do
+  [ "$(dpkg-query -W -f '${{db:Status-Status}}' "$name" 2>/dev/null)" = installed ] || missing="$missing $name"
+done
+if [ -n "$missing" ]; then
+  list() {{ dpkg-query -W -f '${{db:Status-Abbrev}}${{Package}}\\n' | sed -n 's/^ii *//p' | sort; }}
+  cd /var/lib/sallyport-updates
+  list >before
   apt-get -q update >&2
-  DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install unattended-upgrades >&2
-  dpkg-query -W -f '${db:Status-Abbrev}${Package}\\n' | grep '^ii' | sort |
-    comm -13 /var/lib/sallyport-updates/before - | sed 's/^ii *//' >/var/lib/sallyport-updates/brought
+  # shellcheck disable=SC2086
+  DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $missing >&2
+  {{ cat {record} 2>/dev/null || :; list | comm -13 before -; }} | sort -u >{record}.new
+  mv -f {record}.new {record}
 fi
 """.strip("\n")
-_UNINSTALL = f"""
-if [ ! -e {shlex.quote(CONFIG)} ] && [ -s /var/lib/sallyport-updates/brought ]; then
+_UNINSTALL = """
+if [ ! -e {guard} ] && [ -s /var/lib/sallyport-updates/{record} ]; then
   # shellcheck disable=SC2046
-  DEBIAN_FRONTEND=noninteractive apt-get -q -y purge $(cat /var/lib/sallyport-updates/brought) >&2 || :
+  DEBIAN_FRONTEND=noninteractive apt-get -q -y purge $(cat /var/lib/sallyport-updates/{record}) >&2 || :
+  rm -f /var/lib/sallyport-updates/{record}
 fi
 """.strip("\n")

@@ -142,15 +142,19 @@ agent_install() {
             sed 's/:.*//; s/[.+]/\\&/g; s/.*/  "^&$";/'
         printf '};\n'
     } >run.conf
-    APT_CONFIG=$PWD/run.conf unattended-upgrade -v >install.log 2>&1
+    APT_CONFIG=$PWD/run.conf unattended-upgrade -v >install.log 2>&1 || return 1
+    after_packages
 }
+
+# For agents that build on this one: what is to be done once packages have changed.
+after_packages() { :; }
 
 # agent_back NAME VERSION: to the package that was kept.
 agent_back() {
     file=$(saved "$1" "$2")
     [ -n "$file" ] || return 1
     apt-get -y -q --allow-downgrades -o Dpkg::Options::=--force-confold install "$PWD/$file" >>install.log 2>&1 || return 1
-    [ "$(agent_version "$1")" = "$2" ]
+    [ "$(agent_version "$1")" = "$2" ] && after_packages
 }
 
 agent_version() { dpkg-query -W -f '${Version}' "$1" 2>/dev/null || :; }
