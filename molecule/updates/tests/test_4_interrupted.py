@@ -1,10 +1,16 @@
-"""dpkg that is killed, a device that loses power and a disk that is full: found, finished, or not begun."""
+"""dpkg that is killed, a device that loses power and a disk that is full: found, finished, or not begun; and services that run
+what an update took away.
+"""
 
 from __future__ import annotations
 
+import base64
+import subprocess
+
 import pytest
 
-from tests.updates_site import DEVICES, Site
+from lab.podman import podman
+from tests.updates_site import DEVICES, SERVER, Site
 
 # Kills the dpkg that runs this very script, once.
 KILL = 'if [ -e /run/kill-{phase} ]; then rm /run/kill-{phase}; kill -9 "$PPID"; sleep 1; fi'
@@ -89,3 +95,54 @@ def test_a_disk_without_a_single_block_still_takes_the_record(site: Site, boiler
         assert said["result"] == "blocked" and f"{state} needs 0 kB" in said["message"], said
     finally:
         site.sh(device, f"umount {state}")
+
+
+PUMP = """[Unit]
+Description=A service that uses a library
+[Service]
+ExecStart=/usr/bin/python3 -c "import ctypes, time; ctypes.CDLL('/usr/lib/valve/valve.so'); time.sleep(1000000)"
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def library(site: Site, number: int) -> str:
+    path = site.work / f"valve{number}.so"
+    command = ["gcc", "-shared", "-nostdlib", "-o", str(path), "-x", "c", "-"]
+    subprocess.run(command, input=f"int valve = {number};\n", text=True, check=True)
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def test_services_that_run_deleted_code_are_restarted_by_needrestart_and_named_where_there_is_none(
+    site: Site, boiler: None
+) -> None:
+    packages = site.work / "extra"
+    podman("cp", f"{site.lab.container(SERVER)}:/extra", str(packages))
+    wanted = [path for path in packages.glob("*.deb") if not path.name.startswith("unattended-upgrades")]
+    tar = subprocess.run(
+        ["tar", "-C", str(packages), "-c", *(path.name for path in wanted)], capture_output=True, check=True
+    )
+    container = site.lab.container("debian12")
+    subprocess.run(
+        ["podman", "exec", "-i", container, "tar", "-C", "/run", "-x"], input=tar.stdout, check=True
+    )
+    site.sh("debian12", "dpkg -i /run/*.deb >/dev/null 2>&1; rm /run/*.deb")
+    start = "systemctl daemon-reload; systemctl enable -q --now pump2"
+    devices = ("debian12", "debian13")
+    for number in (1, 2):
+        # The package itself restarts nothing.
+        postinst = f"echo '{library(site, number)}' | base64 -d >/usr/lib/valve/new && mv /usr/lib/valve/new /usr/lib/valve/valve.so"
+        site.build("valve", str(number), {"usr/lib/valve/readme": ""}, postinst=postinst)
+    site.install(
+        site.work / "valve_1_all.deb", site.build("pump2", "1", unit=PUMP, postinst=start), devices=devices
+    )
+    old = {device: site.sh(device, "systemctl show -P MainPID pump2") for device in devices}
+    site.publish(site.work / "valve_2_all.deb")
+    said = site.turn(*devices)
+    now = {device: site.sh(device, "systemctl show -P MainPID pump2") for device in devices}
+    for device in devices:
+        assert said[device]["result"] == "ok" and site.version(device, "valve") == "2", said[device]
+    assert now["debian12"] != old["debian12"] and "restart" not in said["debian12"], said["debian12"]
+    assert now["debian13"] == old["debian13"] and said["debian13"]["restart"] == ["pump2.service"], said[
+        "debian13"
+    ]

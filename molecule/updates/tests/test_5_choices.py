@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lab.podman import podman
 from tests.updates_site import SERVER, Site
 
 FAR = "2099-01-31"
@@ -105,10 +106,34 @@ def test_a_reboot_happens_in_its_window_and_only_there(site: Site, rebooting: di
     site.sh("debian12", "systemctl start sallyport-reboot.service")
     assert rebooted(site, "debian12") == 2
     proxy = f"{site.uri.rstrip('/').replace('://', '://site:Very-Secret-9@')}:9"
-    done = site.applied(per={"debian12": {"reboot": "never"}, "debian13": {"proxy": proxy}})
+    done = site.applied(
+        per={"debian11": {"reboot": "window"}, "debian12": {"reboot": "never"}, "debian13": {"proxy": proxy}}
+    )
     assert "Very-Secret-9" not in done.output
     site.sh("debian12", "/bin/sh /usr/local/lib/sallyport/updates/run.sh reboot")
     assert rebooted(site, "debian12") == 2
+
+
+def test_a_device_that_really_reboots_comes_back_without_the_need_and_does_it_once(
+    site: Site, rebooting: dict[str, Any]
+) -> None:
+    device = "debian11"
+    container = site.lab.container(device)
+
+    def started() -> str:
+        return podman(
+            "exec", container, "systemctl", "show", "-P", "UserspaceTimestampMonotonic", check=False
+        ).strip()
+
+    before = started()
+    site.sh(device, "rm /usr/local/sbin/reboot; systemctl start --no-block sallyport-update.service")
+    site.wait(lambda: started() not in ("", before), 120, lambda: site.status(device))
+    after = started()
+    assert site.version(device, "panel") == "8.0" and site.status(device)["reboot"] == ["needed"]
+    (said,) = site.turn(device).values()
+    assert said["result"] == "ok" and "reboot" not in said, said
+    site.sh(device, "systemctl start sallyport-reboot.service")
+    assert started() == after
 
 
 def test_a_proxy_is_used_and_its_password_is_nobodys_to_read(site: Site, rebooting: dict[str, Any]) -> None:
