@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.module_utils.ports import parse_ports
+from ansible_collections.sallyport.iot.plugins.plugin_utils.audit.updates import describe
 
 SIGNS = {"pass": "ok", "waived": "waived", "differences": "DIFFERS", "not assessed": "NOT ASSESSED"}
 HEADINGS = ("DEVICE", "FROM", "OPEN", "POLICY ADMITS", "DEFAULT LOGIN")
@@ -194,6 +195,9 @@ def as_html(document: Mapping[str, Any]) -> str:
             f"<h2>{e(name)}: <span class={_css(device['verdict'])}>{e(SIGNS[device['verdict']])}</span></h2>"
         )
         page.append(f"<p><small>{e(device['system'])}</small></p>")
+        said = describe(device.get("updates") or {})
+        if said:
+            page.append(f"<p>Updates: {e(said)}</p>")
         if device["findings"]:
             page.append("<table><tr><th>Control<th>Port<th>Found<th>What to do")
         for finding in device["findings"]:

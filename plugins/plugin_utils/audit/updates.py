@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.audit.findings import Finding, Weight
@@ -127,3 +127,38 @@ def _current(record: Mapping[str, Any], most_days: int) -> Iterator[Finding]:
         yield Finding(
             "update_overdue", TIMELY, weight, message, "see the last run's message, its window and its delay"
         )
+
+
+def describe(record: Mapping[str, Any]) -> str:
+    """The record in one line, for people; "" where Sallyport has set up no agent."""
+    if not record.get("agent"):
+        return ""
+    reason = f": {record['reason']}" if record["reason"] else ""
+    parts = [f"{record['agent']}, {record['mode']}{reason}"]
+    for key, words in (("checked", "last check"), ("succeeded", "last success")):
+        parts.append(f"{words} {_span(record['now'] - record[key]) + ' ago' if record[key] else 'never'}")
+    pending = [
+        f"{one['name']} {one['installed']} to {one['offered']} ({one['kind']}, {_span(one['age'])})"
+        for one in record["pending"]
+    ]
+    parts.append(f"pending {_some(pending)}")
+    parts += [f"refused {_some([one['kind'] for one in record['refused']])}"] if record["refused"] else []
+    held = [f"{one['name']} {one['version']}" for one in record["held"]]
+    parts += [f"held {_some(held)}"] if held else []
+    return "; ".join(parts)
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(names[:most]) or "none"
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def _span(seconds: int) -> str:
+    """
+    >>> _span(90), _span(7200), _span(200000)
+    ('1 min', '2 h', '2 days')
+    """
+    for size, name in ((_DAY, "days"), (3600, "h")):
+        if seconds >= size:
+            return f"{seconds // size} {name}"
+    return f"{max(0, seconds) // 60} min"

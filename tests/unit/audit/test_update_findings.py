@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.sallyport.iot.plugins.plugin_utils.audit.updates import judge_updates
+from ansible_collections.sallyport.iot.plugins.plugin_utils.audit import evidence
+from ansible_collections.sallyport.iot.plugins.plugin_utils.audit.report import as_html
+from ansible_collections.sallyport.iot.plugins.plugin_utils.audit.updates import describe, judge_updates
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates import record
 
@@ -76,3 +78,28 @@ def test_a_device_that_could_not_be_asked_is_not_green() -> None:
     kinds = found({"unreachable": True, "msg": "no route"})
     assert kinds == [("updates_not_assessed", "not_assessed")] * 3
     assert found({}) == [] and found({"skipped": True}) == []
+
+
+def test_the_report_says_of_each_device_agent_mode_last_check_last_success_pending_and_refused() -> None:
+    more = (
+        f"pending panel 1.0 2.0 security {NOW - 3 * DAY}\nrefused tampered pump\nheld pump 2.0 5 it is sick\n"
+    )
+    assert describe(result(WELL + more)["updates"]) == (
+        "unattended-upgrades, automatic: certified as it is; last check 1 min ago; last success 1 min ago; "
+        "pending panel 1.0 to 2.0 (security, 3 days); refused tampered; held pump 2.0"
+    )
+    fresh = describe(result("")["updates"])
+    assert "last check never; last success never; pending none" in fresh and "refused" not in fresh
+    many = "".join(f"pending p{i} 1 2 update {NOW}\n" for i in range(7))
+    assert describe(result(WELL + many)["updates"]).endswith("p4 1 to 2 (update, 0 min) and 2 more")
+    device = {
+        "reached": True,
+        "system": "Debian",
+        "vantages": {},
+        "updates": result(WELL + "held <b> 2 5 x\n")["updates"],
+    }
+    page = as_html(
+        evidence.document("2027-01-31", True, evidence.load_controls(), {"gw1": device}, {"gw1": []})
+    )
+    assert "<p>Updates: unattended-upgrades, automatic" in page and "held &lt;b&gt; 2</p>" in page
+    assert describe({}) == "" and describe(result(agent="")["updates"]) == ""
