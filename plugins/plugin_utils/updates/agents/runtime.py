@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 MANAGED = "# Managed by Sallyport: role update_agent.\n"
 _BROUGHT = "brought-runtime"
+_APPLY_SECONDS = 180
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _PATH = re.compile(r"/[A-Za-z0-9._/-]+")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
@@ -229,13 +230,21 @@ class Runtime(UnattendedUpgrades, abc.ABC):
             units=self.units,
             notes=(*base.notes, *own.notes, *notes),
             warnings=(*base.warnings, *own.warnings),
-            slow=INSTALL_SECONDS,
+            slow=INSTALL_SECONDS if absent else max(base.slow, _APPLY_SECONDS),
         )  # fmt: skip
 
 
-# Back to a state with another configuration it is applied again; back to one without any, nothing is left to run.
+# Back to another state of this agent it is applied again; back to none, nothing is left to run. A configuration that was there
+# before this role came is somebody else's, and stays as it was.
 _REVERT = (
-    "if [ -e {guard} ]; then . " + SETTINGS + "; . " + AGENT + "; runtime_apply || :\n"
+    "if grep -q '^runtime_apply' "
+    + AGENT
+    + " 2>/dev/null; then . "
+    + SETTINGS
+    + "; . "
+    + AGENT
+    + "; runtime_apply || :\n"
+    "elif [ -e {guard} ]; then systemctl try-restart {units} || :\n"
     "else systemctl disable -q --now {units} 2>/dev/null || :; systemctl reset-failed {units} 2>/dev/null || :; fi"
 )
 

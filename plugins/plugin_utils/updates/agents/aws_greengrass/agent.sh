@@ -20,6 +20,7 @@ runtime_apply() {
     getent passwd "$user" >/dev/null ||
         useradd --system --gid "$group" --home-dir "$root/work" --no-create-home --shell /usr/sbin/nologin "$user"
     systemctl stop greengrass.service 2>/dev/null || :
+    mkdir -p "$root"
     chmod 755 "$root"
     # What an interrupted run left does not count as applied.
     rm -f "$root/.sallyport"
