@@ -216,6 +216,11 @@ class Site:
             time.sleep(0.5)
 
 
+def shown(said: Any) -> str:
+    """What a device wrote down, whole: pytest shortens what is no text."""
+    return json.dumps(said, indent=1, default=str)
+
+
 class _Table:
     """A variable that some hosts have a value of their own for."""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.updates_site import DEVICES, GNUPG, PUBLIC, SERVER, Site
+from tests.updates_site import DEVICES, GNUPG, PUBLIC, SERVER, Site, shown
 
 INRELEASE = f"{PUBLIC}/dists/ring0/InRelease"
 # The text of an index without its signature.
@@ -35,8 +35,10 @@ def signed(home: str) -> str:
 
 def assert_refused(site: Site, kind: str, word: str, before: dict[str, str]) -> None:
     for device, said in site.turn().items():
-        assert said["result"] == "refused", (device, said)
-        assert any(line.startswith(f"{kind} ") and word in line for line in said["refused"]), (device, said)
+        assert said["result"] == "refused", shown({device: said})
+        assert any(line.startswith(f"{kind} ") and word in line for line in said["refused"]), shown(
+            {device: said}
+        )
     assert site.versions("panel") == before
 
 
@@ -47,7 +49,7 @@ def test_a_tampered_package_is_refused_and_the_whole_one_installed(site: Site) -
     assert_refused(site, "tampered", "panel 3.0", dict.fromkeys(DEVICES, "2.0"))
     site.sh(SERVER, f"cat /root/whole >{pool}")
     for device, said in site.turn().items():
-        assert said["result"] == "ok", (device, said)
+        assert said["result"] == "ok", shown({device: said})
     assert site.versions("panel") == dict.fromkeys(DEVICES, "3.0")
 
 
@@ -90,5 +92,5 @@ def test_an_older_version_is_refused(site: Site) -> None:
 def test_once_all_is_well_again_nothing_is_refused_any_more(site: Site) -> None:
     site.publish(site.work / "panel_4.0_all.deb")
     for device, said in site.turn().items():
-        assert said["result"] == "ok" and "refused" not in said, (device, said)
+        assert said["result"] == "ok" and "refused" not in said, shown({device: said})
     assert site.versions("panel") == dict.fromkeys(DEVICES, "4.0")

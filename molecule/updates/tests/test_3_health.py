@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.updates_site import DEVICES, SERVER, Site
+from tests.updates_site import DEVICES, SERVER, Site, shown
 
 LISTED = ("debian11", "debian12")
 UNIT = """[Unit]
@@ -36,7 +36,7 @@ def test_where_it_is_listed_it_goes_back_and_runs_again(
 ) -> None:
     for device in LISTED:
         said = harmed[device]
-        assert said["result"] == "rolled_back" and "pump.service" in str(said["message"]), (device, said)
+        assert said["result"] == "rolled_back" and "pump.service" in str(said["message"]), shown(said)
         assert said["back"] == ["pump"]
         assert site.version(device, "pump") == "1.0"
         assert site.sh(device, "systemctl is-active pump").strip() == "active"
@@ -48,7 +48,7 @@ def test_elsewhere_it_is_held_and_the_device_says_that_it_is_not_well(
     said = harmed["debian13"]
     assert said["result"] == "unhealthy" and "held: pump" in str(said["message"]).replace(
         "held:  ", "held: "
-    ), said
+    ), shown(said)
     assert site.version("debian13", "pump") == "2.0"
 
 
@@ -57,8 +57,8 @@ def test_what_harmed_a_device_is_not_tried_there_again(
 ) -> None:
     again = site.turn()
     for device in LISTED:
-        assert again[device]["result"] == "ok" and site.version(device, "pump") == "1.0", again[device]
-        assert any(line.startswith("pump 2.0 ") for line in again[device]["held"]), again[device]
+        assert again[device]["result"] == "ok" and site.version(device, "pump") == "1.0", shown(again[device])
+        assert any(line.startswith("pump 2.0 ") for line in again[device]["held"]), shown(again[device])
 
 
 def test_a_device_that_is_not_well_installs_nothing_else(
@@ -73,8 +73,8 @@ def test_a_device_that_is_not_well_installs_nothing_else(
     )
     site.publish(site.build("panel", "6.0"))
     said = site.turn()
-    assert said["debian13"]["result"] == "unhealthy", said["debian13"]
-    assert "update_agent_health[0] failed" in said["debian13"]["message"], said["debian13"]
+    assert said["debian13"]["result"] == "unhealthy", shown(said["debian13"])
+    assert "update_agent_health[0] failed" in said["debian13"]["message"], shown(said["debian13"])
     assert site.versions("panel") == {"debian11": "6.0", "debian12": "6.0", "debian13": "4.0"}
 
 
@@ -96,7 +96,7 @@ def test_a_version_that_mends_it_is_taken_by_sick_and_well(
 ) -> None:
     site.publish(site.build("pump", "3.0", unit=GOOD, postinst=START))
     for device, said in site.turn().items():
-        assert said["result"] == "ok" and "held" not in said, (device, said)
+        assert said["result"] == "ok" and "held" not in said, shown({device: said})
     assert site.versions("pump") == dict.fromkeys(DEVICES, "3.0")
 
 

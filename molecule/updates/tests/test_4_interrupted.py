@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from lab.podman import podman
-from tests.updates_site import DEVICES, SERVER, Site
+from tests.updates_site import DEVICES, SERVER, Site, shown
 
 # Kills the dpkg that runs this very script, once.
 KILL = 'if [ -e /run/kill-{phase} ]; then rm /run/kill-{phase}; kill -9 "$PPID"; sleep 1; fi'
@@ -44,8 +44,10 @@ def test_a_dpkg_that_is_killed_is_finished(
         ]
     again = site.turn()
     for device in DEVICES:
-        assert again[device]["result"] == "ok", (device, first[device], again[device])
-        assert "repaired" in first[device] or "repaired" in again[device], (first[device], again[device])
+        assert again[device]["result"] == "ok", shown([first[device], again[device]])
+        assert "repaired" in first[device] or "repaired" in again[device], shown(
+            [first[device], again[device]]
+        )
         assert site.version(device, "boiler") == str(number)
         assert site.sh(device, "dpkg --audit") == ""
 
@@ -61,9 +63,9 @@ def test_a_device_that_loses_power_while_dpkg_works_finishes_after_the_next_star
     site.lab.power_cut(device)
     assert site.sh(device, half) != "installed"
     (said,) = site.turn(device).values()
-    assert said["result"] == "ok" and "repaired" in said, said
+    assert said["result"] == "ok" and "repaired" in said, shown(said)
     assert site.sh(device, half) == "installed" and site.version(device, "boiler") == "6"
-    assert any(line.startswith("boiler 6 ") for line in said["installed"]), said
+    assert any(line.startswith("boiler 6 ") for line in said["installed"]), shown(said)
 
 
 def test_too_little_space_is_found_before_anything_is_begun(site: Site, boiler: None) -> None:
@@ -73,13 +75,13 @@ def test_too_little_space_is_found_before_anything_is_begun(site: Site, boiler: 
     before = site.version(device, "boiler")
     try:
         (said,) = site.turn(device).values()
-        assert said["result"] == "blocked" and f"{cache} needs 4" in said["message"], said
+        assert said["result"] == "blocked" and f"{cache} needs 4" in said["message"], shown(said)
         assert site.version(device, "boiler") == before
         assert "boiler" not in site.sh(device, f"ls {cache}")
     finally:
         site.sh(device, f"umount {cache}")
     (said,) = site.turn(device).values()
-    assert said["result"] == "ok" and site.version(device, "boiler") == "7", said
+    assert said["result"] == "ok" and site.version(device, "boiler") == "7", shown(said)
 
 
 def test_a_disk_without_a_single_block_still_takes_the_record(site: Site, boiler: None) -> None:
@@ -92,7 +94,7 @@ def test_a_disk_without_a_single_block_still_takes_the_record(site: Site, boiler
         site.sh(device, f"dd if=/dev/zero of={state}/filler bs=1k 2>/dev/null || :")
         assert site.sh(device, f"df -kP {state} | awk 'NR == 2 {{print $4}}'").strip() == "0"
         (said,) = site.turn(device).values()
-        assert said["result"] == "blocked" and f"{state} needs 0 kB" in said["message"], said
+        assert said["result"] == "blocked" and f"{state} needs 0 kB" in said["message"], shown(said)
     finally:
         site.sh(device, f"umount {state}")
 
@@ -142,7 +144,7 @@ def test_services_that_run_deleted_code_are_restarted_by_needrestart_and_named_w
     now = {device: site.sh(device, "systemctl show -P MainPID pump2") for device in devices}
     for device in devices:
         assert said[device]["result"] == "ok" and site.version(device, "valve") == "2", said[device]
-    assert now["debian12"] != old["debian12"] and "restart" not in said["debian12"], said["debian12"]
-    assert now["debian13"] == old["debian13"] and said["debian13"]["restart"] == ["pump2.service"], said[
-        "debian13"
-    ]
+    assert now["debian12"] != old["debian12"] and "restart" not in said["debian12"], shown(said["debian12"])
+    assert now["debian13"] == old["debian13"] and said["debian13"]["restart"] == ["pump2.service"], shown(
+        said["debian13"]
+    )

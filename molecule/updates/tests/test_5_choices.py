@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lab.podman import podman
-from tests.updates_site import SERVER, Site
+from tests.updates_site import SERVER, Site, shown
 
 FAR = "2099-01-31"
 
@@ -55,11 +55,11 @@ def test_who_is_pinned_blocked_or_out_of_the_window_stays(site: Site) -> None:
         }
     )
     said = site.turn()
-    assert said["debian11"]["result"] == said["debian12"]["result"] == "ok", said
-    assert any(" other " in line for line in said["debian12"]["pending"]), said["debian12"]
-    assert said["debian13"]["result"] == "waiting" and "window" in said["debian13"]["message"], said[
-        "debian13"
-    ]
+    assert said["debian11"]["result"] == said["debian12"]["result"] == "ok", shown(said)
+    assert any(" other " in line for line in said["debian12"]["pending"]), shown(said["debian12"])
+    assert said["debian13"]["result"] == "waiting" and "window" in said["debian13"]["message"], shown(
+        said["debian13"]
+    )
     assert site.versions("panel") == before
 
 
@@ -82,7 +82,7 @@ def rebooting(site: Site) -> dict[str, Any]:
 
 def test_a_version_that_is_too_young_waits(site: Site, rebooting: dict[str, Any]) -> None:
     said = rebooting["said"]["debian11"]
-    assert said["result"] == "ok" and "panel 8.0 is younger than the delay" in said["waiting"], said
+    assert said["result"] == "ok" and "panel 8.0 is younger than the delay" in said["waiting"], shown(said)
     assert site.version("debian11", "panel") != "8.0"
 
 
@@ -92,7 +92,7 @@ def rebooted(site: Site, device: str) -> int:
 
 def test_a_reboot_happens_in_its_window_and_only_there(site: Site, rebooting: dict[str, Any]) -> None:
     for device in ("debian12", "debian13"):
-        assert site.version(device, "panel") == "8.0", rebooting["said"][device]
+        assert site.version(device, "panel") == "8.0", shown(rebooting["said"][device])
         assert rebooting["said"][device]["reboot"] == ["needed"]
     assert [rebooted(site, device) for device in ("debian11", "debian12", "debian13")] == [0, 1, 0]
     # Its timer waits for the window, and the program refuses outside of it whoever calls.
@@ -131,7 +131,7 @@ def test_a_device_that_really_reboots_comes_back_without_the_need_and_does_it_on
     after = started()
     assert site.version(device, "panel") == "8.0" and site.status(device)["reboot"] == ["needed"]
     (said,) = site.turn(device).values()
-    assert said["result"] == "ok" and "reboot" not in said, said
+    assert said["result"] == "ok" and "reboot" not in said, shown(said)
     site.sh(device, "systemctl start sallyport-reboot.service")
     assert started() == after
 
@@ -142,7 +142,7 @@ def test_a_proxy_is_used_and_its_password_is_nobodys_to_read(site: Site, rebooti
     assert site.sh("debian13", f"stat -c %a {config}; grep -c Very-Secret-9 {config}") == "600\n2\n"
     checked = site.status("debian13")["checked"]
     (said,) = site.turn("debian13").values()
-    assert any(":9" in line for line in said["unreachable"]), said
+    assert any(":9" in line for line in said["unreachable"]), shown(said)
     assert said["checked"] == checked and "Very-Secret-9" not in "".join(said["unreachable"])
 
 

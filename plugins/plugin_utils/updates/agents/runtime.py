@@ -245,7 +245,8 @@ _REVERT = (
     + AGENT
     + "; runtime_apply || :\n"
     "elif [ -e {guard} ]; then systemctl try-restart {units} || :\n"
-    "else systemctl disable -q --now {units} 2>/dev/null || :; systemctl reset-failed {units} 2>/dev/null || :; fi"
+    # Its file may have gone already: then it can be stopped, and not be disabled.
+    "else for word in stop disable reset-failed; do systemctl -q $word {units} 2>/dev/null || :; done; fi"
 )
 
 
