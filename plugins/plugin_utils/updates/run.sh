@@ -82,16 +82,26 @@ room() {
     return 1
 }
 
-# Services that run, without those that come and go with their callers.
+# Services that run, without those that come and go by themselves: people's sessions, one for each connection, and what D-Bus
+# starts when somebody asks (nothing wants it at boot, and it ends when it is idle).
 services() {
-    systemctl list-units --type=service --state=running --plain --no-legend --no-pager | awk '{print $1}' | grep -v @ | sort
+    systemctl list-units --type=service --state=running --plain --no-legend --no-pager | awk '{print $1}' | lasting >running
+    # shellcheck disable=SC2046 # names of units
+    [ ! -s running ] || systemctl show -p Id,BusName,TriggeredBy,WantedBy,RequiredBy $(cat running) | awk -F = '
+        function told() { if (id != "" && !bus) print id; id = ""; bus = 0; wanted = 0 }
+        /^$/ {if (wanted) bus = 0; told()}
+        $1 == "Id" {id = $2}
+        $1 == "BusName" && $2 != "" {bus = 1}
+        $1 ~ /^(Triggered|Wanted|Required)By$/ && $2 != "" {wanted = 1}
+        END {if (wanted) bus = 0; told()}' | sort
 }
-failures() { systemctl list-units --state=failed --plain --no-legend --no-pager | awk '{print $1}' | sort; }
+lasting() { grep -Ev '^(user|user-runtime-dir)@|^session-|^run-|@[0-9]+-' || :; }
+failures() { systemctl list-units --state=failed --plain --no-legend --no-pager | awk '{print $1}' | lasting | sort; }
 
 # healthy SECONDS [LOOKS]: the operator's own checks, and no service that ran before the update has stopped; so many looks in
 # a row, a second apart, since what dies again and again runs in between. Says what is wrong.
 healthy() {
-    left=$1 looks=${2:-1} well=0
+    left=$1 times=${2:-1} well=0
     while :; do
         wrong=$(/bin/sh "$here/health.sh" 2>&1) && wrong='' || wrong=$(printf '%s' "$wrong" | tail -n 1)
         if [ -z "$wrong" ] && [ -f services.before ]; then
@@ -106,7 +116,7 @@ healthy() {
         fi
         if [ -z "$wrong" ]; then
             well=$((well + 1))
-            [ "$well" -lt "$looks" ] || return 0
+            [ "$well" -lt "$times" ] || return 0
         else
             well=0
             [ "$left" -gt 0 ] || return 1

@@ -64,7 +64,7 @@ class Chamber:
             text = text.replace(old, new)
         (self.here / "run.sh").write_text(text, encoding="utf-8")
         (self.here / "agent.sh").write_text(AGENT, encoding="utf-8")
-        self.tool("systemctl", f"case $* in *failed*) ;; *) cat {self.state}/services ;; esac")
+        self.systemctl(f"cat {self.state}/services")
         self.tool("reboot", f"echo once >>{self.state}/rebooted")
         (self.state / "services").write_text("a.service\nb.service\n", encoding="utf-8")
         self.health("")
@@ -75,6 +75,17 @@ class Chamber:
         path = self.tools / name
         path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
         path.chmod(0o755)
+
+    def systemctl(self, running: str, about: str = "") -> None:
+        """``running`` prints the services that run; ``about`` what systemd says of one, ``$unit``, beside its name."""
+        self.tool(
+            "systemctl",
+            f"""case $* in
+    *failed*) cat {self.state}/failures 2>/dev/null || : ;;
+    show*) for unit in "$@"; do case $unit in *.service) printf 'Id=%s\\n' "$unit"; {about or ":"}; echo ;; esac; done ;;
+    *) {running} ;;
+esac""",
+        )
 
     def health(self, text: str) -> None:
         (self.here / "health.sh").write_text(text + "\n", encoding="utf-8")
@@ -264,25 +275,46 @@ def test_what_came_with_it_and_did_no_harm_stays(device: Chamber) -> None:
 
 def test_a_service_that_stopped_is_harm_too(device: Chamber) -> None:
     device.settings(ROLLBACK="panel")
-    device.tool(
-        "systemctl",
-        f"case $* in *failed*) ;; *) echo a.service; [ $(cat {device.state}/v/panel) = 2 ] || echo b.service ;; esac",
-    )
+    device.systemctl(f"echo a.service; [ $(cat {device.state}/v/panel) = 2 ] || echo b.service")
     device.offer("panel 2 update")
     said = device.run()
     assert said["result"] == ["rolled_back"] and "no longer running: b.service" in said["message"][0]
 
 
+@pytest.mark.parametrize(
+    ("gone", "about", "harm"),
+    [
+        ("b.service", "echo BusName=", True),
+        ("b.service", "echo BusName=b; echo WantedBy=multi-user.target", True),
+        ("b.service", "echo BusName=b; echo WantedBy=; echo TriggeredBy=b.socket", True),
+        ("b.service", "echo BusName=b; echo WantedBy=", False),
+        ("vpn@office.service", "echo BusName=", True),
+        ("user@0.service", "echo BusName=", False),
+        ("telnet@3-10.0.0.1:23-10.0.0.2:5050.service", "echo BusName=", False),
+    ],
+)
+def test_what_comes_and_goes_by_itself_is_no_harm(device: Chamber, gone: str, about: str, harm: bool) -> None:
+    device.systemctl(f"echo a.service; [ $(cat {device.state}/v/panel) = 2 ] || echo {gone}", about)
+    device.offer("panel 2 update")
+    said = device.run()
+    assert said["result"] == ["unhealthy" if harm else "ok"], said
+    assert (f"no longer running: {gone}" in said["message"][0]) == harm
+
+
+@pytest.mark.parametrize(("unit", "harm"), [("b.service", True), ("user@0.service", False)])
+def test_a_unit_that_fails_is_harm_and_a_session_is_none(device: Chamber, unit: str, harm: bool) -> None:
+    device.health(f'[ "$(cat {device.state}/v/panel)" != 2 ] || echo {unit} >{device.state}/failures')
+    device.offer("panel 2 update")
+    said = device.run()
+    assert said["result"] == ["unhealthy" if harm else "ok"], said
+    assert (f"failed: {unit}" in said["message"][0]) == harm
+
+
 def test_a_service_that_dies_again_and_again_is_harm_though_it_runs_in_between(device: Chamber) -> None:
     device.settings(ROLLBACK="panel", LOOKS=3)
-    device.tool(
-        "systemctl",
-        # At the first look after the update it has just been started once more.
-        f"""case $* in *failed*) ;; *)
-    echo a.service
-    if [ "$(cat {device.state}/v/panel)" = 1 ] || mkdir {device.state}/looked 2>/dev/null; then echo b.service; fi ;;
-esac""",
-    )
+    # At the first look after the update it has just been started once more.
+    running = f'[ "$(cat {device.state}/v/panel)" = 1 ] || mkdir {device.state}/looked 2>/dev/null'
+    device.systemctl(f"echo a.service; if {running}; then echo b.service; fi")
     device.offer("panel 2 update")
     said = device.run()
     assert said["result"] == ["rolled_back"] and "no longer running: b.service" in said["message"][0]
