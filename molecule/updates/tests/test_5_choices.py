@@ -127,7 +127,7 @@ def test_a_device_that_really_reboots_comes_back_without_the_need_and_does_it_on
 
     before = started()
     site.sh(device, "rm /usr/local/sbin/reboot; systemctl start --no-block sallyport-update.service")
-    site.wait(lambda: started() not in ("", before), 120, lambda: site.status(device))
+    site.wait(lambda: started() not in ("", before), 300, lambda: site.status(device))
     after = started()
     assert site.version(device, "panel") == "8.0" and site.status(device)["reboot"] == ["needed"]
     (said,) = site.turn(device).values()
