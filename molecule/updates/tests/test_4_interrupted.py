@@ -111,7 +111,7 @@ WantedBy=multi-user.target
 def library(site: Site, number: int) -> str:
     path = site.work / f"valve{number}.so"
     command = ["gcc", "-shared", "-nostdlib", "-o", str(path), "-x", "c", "-"]
-    subprocess.run(command, input=f"int valve = {number};\n", text=True, check=True)
+    subprocess.run(command, input=f"int valve(void) {{ return {number}; }}\n", text=True, check=True)
     return base64.b64encode(path.read_bytes()).decode()
 
 

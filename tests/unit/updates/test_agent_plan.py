@@ -12,6 +12,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.unattended_upgrades import (
     CONFIG,
     KEY,
+    NEEDRESTART,
     PREFERENCES,
     SOURCE,
 )
@@ -58,6 +59,8 @@ def test_a_plain_device_gets_its_timer_and_security_from_its_own_origins() -> No
     assert "OnCalendar=*-*-* 02:00:00\n" in timer and "RandomizedDelaySec=1800\n" in timer
     assert 'APT::Periodic::Enable "0";' in made[CONFIG] and "label=Debian-Security" in made[CONFIG]
     assert 'AllowInsecureRepositories "false"' in made[CONFIG] and "Proxy" not in made[CONFIG]
+    # Whatever uses an old library is restarted, but the run that replaced it.
+    assert "{override_rc}->{qr(^sallyport-)} = 0;" in made[NEEDRESTART]
     gone = {entry["dest"] for entry in wanted.files if entry.get("state") == "absent"}
     assert {SOURCE, KEY, PREFERENCES} <= gone
 

@@ -90,7 +90,7 @@ class UnattendedUpgrades(Agent):
         files.append(_own(KEY, repository.key if repository else None))
         files.append(_own(PREFERENCES, _preferences(settings) or None))
         files.append(_own(PENDING, (_HERE / "pending.py").read_text(encoding="utf-8")))
-        files.append(_own(NEEDRESTART, "$nrconf{restart} = 'a';\n$nrconf{kernelhints} = 0;\n"))
+        files.append(_own(NEEDRESTART, _NEEDRESTART))
         secret = "@" in settings.proxy
         files.append(
             {
@@ -238,6 +238,13 @@ def uninstall(guard: str, record: str) -> str:
     """sh that takes away again what :func:`install` brought, once the file ``guard`` has gone."""
     return _UNINSTALL.format(guard=shlex.quote(guard), record=record)
 
+
+# A run that updates the C library would be stopped in its middle, as one more user of the old one.
+_NEEDRESTART = """# Managed by Sallyport: role update_agent.
+$nrconf{restart} = 'a';
+$nrconf{kernelhints} = 0;
+$nrconf{override_rc}->{qr(^sallyport-)} = 0;
+"""
 
 # What the role brought goes again with the role: the list of packages that were not there before.
 _INSTALL = """

@@ -161,7 +161,7 @@ agent_version() { dpkg-query -W -f '${Version}' "$1" 2>/dev/null || :; }
 
 # Services that still run code which is no longer on the disk. needrestart restarts them where it is installed.
 agent_restart_services() {
-    if command -v needrestart >/dev/null; then needrestart -b -r a >needrestart.log 2>&1 || :; fi
+    if command -v needrestart >/dev/null; then needrestart -r a </dev/null >needrestart.log 2>&1 || :; fi
     for maps in /proc/[0-9]*/maps; do
         grep -q '\.so[.0-9]* (deleted)$' "$maps" 2>/dev/null || continue
         sed -n 's|.*/\([^/]*\.service\)$|\1|p' "${maps%maps}cgroup" 2>/dev/null | head -n 1
