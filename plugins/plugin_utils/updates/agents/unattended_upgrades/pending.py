@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # Copyright (c) The Sallyport authors
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
 """What apt offers this device, and what of it may go in: NAME INSTALLED OFFERED KIND BYTES KILOBYTES, one a line.
