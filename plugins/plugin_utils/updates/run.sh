@@ -82,18 +82,19 @@ room() {
     return 1
 }
 
-# Services that run, without those that come and go by themselves: people's sessions, one for each connection, and what D-Bus
-# starts when somebody asks (nothing wants it at boot, and it ends when it is idle).
+# Services that run, without those that come and go by themselves: people's sessions, one for each connection, what somebody
+# has started with systemd-run (a change that waits for its confirmation has), and what D-Bus starts when somebody asks (nothing
+# wants it at boot, and it ends when it is idle).
 services() {
     systemctl list-units --type=service --state=running --plain --no-legend --no-pager | awk '{print $1}' | lasting >running
     # shellcheck disable=SC2046 # names of units
-    [ ! -s running ] || systemctl show -p Id,BusName,TriggeredBy,WantedBy,RequiredBy $(cat running) | awk -F = '
-        function told() { if (id != "" && !bus) print id; id = ""; bus = 0; wanted = 0 }
-        /^$/ {if (wanted) bus = 0; told()}
+    [ ! -s running ] || systemctl show -p Id,Transient,BusName,TriggeredBy,WantedBy,RequiredBy $(cat running) | awk -F = '
+        function told() { if (id != "" && (wanted || !passing)) print id; id = ""; passing = 0; wanted = 0 }
+        /^$/ {told()}
         $1 == "Id" {id = $2}
-        $1 == "BusName" && $2 != "" {bus = 1}
+        $1 == "BusName" && $2 != "" || $1 == "Transient" && $2 == "yes" {passing = 1}
         $1 ~ /^(Triggered|Wanted|Required)By$/ && $2 != "" {wanted = 1}
-        END {if (wanted) bus = 0; told()}' | sort
+        END {told()}' | sort
 }
 lasting() { grep -Ev '^(user|user-runtime-dir)@|^session-|^run-|@[0-9]+-' || :; }
 failures() { systemctl list-units --state=failed --plain --no-legend --no-pager | awk '{print $1}' | lasting | sort; }

@@ -288,6 +288,8 @@ def test_a_service_that_stopped_is_harm_too(device: Chamber) -> None:
         ("b.service", "echo BusName=b; echo WantedBy=multi-user.target", True),
         ("b.service", "echo BusName=b; echo WantedBy=; echo TriggeredBy=b.socket", True),
         ("b.service", "echo BusName=b; echo WantedBy=", False),
+        ("sallyport-426c98c7.service", "echo Transient=yes; echo BusName=; echo WantedBy=", False),
+        ("b.service", "echo Transient=no; echo WantedBy=", True),
         ("vpn@office.service", "echo BusName=", True),
         ("user@0.service", "echo BusName=", False),
         ("telnet@3-10.0.0.1:23-10.0.0.2:5050.service", "echo BusName=", False),
