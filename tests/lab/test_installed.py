@@ -235,7 +235,9 @@ def test_the_examples_of_a_roles_readme_run_on_real_devices(
         )  # fmt: skip
         if role == "time_sync":
             # These devices have no time client, which is said by name; molecule/tls runs the role on devices that have one.
-            refused = run.output.count("time_sync was refused, nothing was changed: this device has neither chrony")
+            refused = run.output.count(
+                "time_sync was refused, nothing was changed: this device has neither chrony"
+            )
             assert run.status != 0 and refused >= 4 and "changed=1" not in run.output, run.output
             continue
         assert run.status == 0, run.output
