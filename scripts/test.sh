@@ -84,7 +84,7 @@ perform() {
 # Each lane takes the next stage that nobody has taken. The long ones come first, so that no lane ends long before
 # the others; three lanes for two cores, since most of the time devices are waited for.
 lane() {
-    for next in lint pytest-unit pytest-lab pytest-faults pytest-network molecule-tls pytest-crashes pytest-kernel $(scenarios); do
+    for next in lint pytest-unit pytest-lab pytest-faults pytest-network molecule-tls molecule-updates pytest-crashes pytest-kernel $(scenarios); do
         ! mkdir "$logs/taken/$next" 2>/dev/null || perform "$next"
     done
 }

@@ -170,10 +170,13 @@ class Site:
 
     def install(self, *packages: Path, devices: Iterable[str] = DEVICES) -> None:
         """As the factory did it."""
-        for device in devices:
+
+        def put(device: str) -> None:
             for path in packages:
                 podman("cp", str(path), f"{self.lab.container(device)}:/root/{path.name}")
                 self.sh(device, f"dpkg -i /root/{path.name}")
+
+        self.all(put, devices)
 
     # The devices
 
@@ -207,7 +210,7 @@ class Site:
         return self.sh(device, f"dpkg-query -W -f '${{Version}}' {name} 2>/dev/null || :")
 
     def versions(self, name: str, devices: Iterable[str] = DEVICES) -> dict[str, str]:
-        return {device: self.version(device, name) for device in devices}
+        return self.all(lambda device: self.version(device, name), devices)
 
     def wait(self, what: Callable[[], bool], seconds: float, why: Callable[[], Any]) -> None:
         deadline = time.monotonic() + seconds

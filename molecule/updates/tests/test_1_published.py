@@ -85,7 +85,7 @@ def test_what_is_published_arrives_by_the_devices_own_timers(site: Site, told: d
             lambda device=device: any(  # type: ignore[misc]
                 line.startswith("panel 2.0 ") for line in site.status(device).get("installed", [])
             ),
-            60,
+            300,
             lambda device=device: site.status(device),  # type: ignore[misc]
         )
         assert site.sh(device, "cat /usr/share/panel/version") == "2.0\n"
@@ -107,5 +107,5 @@ def test_from_now_on_the_tests_start_the_runs(site: Site, told: dict[str, Run]) 
     busy = "systemctl is-active sallyport-update.service || :"
     for device in DEVICES:
         site.wait(
-            lambda device=device: "activating" not in site.sh(device, busy), 60, lambda device=device: device
+            lambda device=device: "activating" not in site.sh(device, busy), 300, lambda device=device: device
         )

@@ -59,7 +59,7 @@ def test_a_device_that_loses_power_while_dpkg_works_finishes_after_the_next_star
     device = "debian12"
     site.sh(device, "touch /run/wait; systemctl start --no-block sallyport-update.service")
     half = "dpkg-query -W -f '${db:Status-Status}' boiler"
-    site.wait(lambda: site.sh(device, half) == "half-configured", 60, lambda: site.status(device))
+    site.wait(lambda: site.sh(device, half) == "half-configured", 300, lambda: site.status(device))
     site.lab.power_cut(device)
     assert site.sh(device, half) != "installed"
     (said,) = site.turn(device).values()

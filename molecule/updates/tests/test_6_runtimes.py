@@ -195,12 +195,12 @@ def test_keys_are_for_those_who_need_them(site: Site, run: dict[str, Run]) -> No
 
 def test_what_runs_reaches_its_own_folders_and_nothing_else(site: Site, run: dict[str, Run]) -> None:
     reached = f"{ROOT}/reached"
-    site.wait(lambda: bool(site.sh(GREENGRASS, f"cat {reached} 2>/dev/null || :")), 120, lambda: "no answer")
+    site.wait(lambda: bool(site.sh(GREENGRASS, f"cat {reached} 2>/dev/null || :")), 300, lambda: "no answer")
     assert site.sh(GREENGRASS, f"cat {reached}") == f" {ROOT}/work\nhomes:\n"
     assert site.sh(GREENGRASS, "ls -A /root") != ""
     reached = "/var/lib/aziot/edged/reached"
     site.wait(
-        lambda: "NoNewPrivs" in site.sh(EDGE, f"cat {reached} 2>/dev/null || :"), 120, lambda: "no answer"
+        lambda: "NoNewPrivs" in site.sh(EDGE, f"cat {reached} 2>/dev/null || :"), 300, lambda: "no answer"
     )
     said = site.sh(EDGE, f"cat {reached}").split()
     assert said == ["/var/lib/aziot/edged/work", "/tmp/reached", "CapBnd:", "0" * 16, "NoNewPrivs:", "1"]
