@@ -235,15 +235,16 @@ update() {
         *) finish ok "updates pending: $(wc -l <pending); this device only tells" ;;
     esac
     choose
-    [ -s ready ] || finish_by_sources "nothing to install"
-    inside "$WINDOW_BEGIN" "$WINDOW_LENGTH" || finish waiting "updates that wait for the window: $(wc -l <ready)"
     rm -f services.before failures.before
+    # Asked in every run: what an update does to a device may show hours later, and its ring waits for what it says then.
     if ! healthy 5; then
         # A sick device is left alone, but for a newer version of what made it sick.
         awk 'NR == FNR {h[$1] = 1; next} $1 in h' held ready >ready.new
         mv -f ready.new ready
-        [ -s ready ] || finish unhealthy "not healthy before the update, so nothing was installed: $wrong"
+        [ -s ready ] || finish unhealthy "not healthy before any update, so nothing was installed: $wrong"
     fi
+    [ -s ready ] || finish_by_sources "nothing to install"
+    inside "$WINDOW_BEGIN" "$WINDOW_LENGTH" || finish waiting "updates that wait for the window: $(wc -l <ready)"
     agent_needs | while read -r path kb; do room "$path" "$kb" || printf '%s\n' "$lacking"; done >lacking
     [ ! -s lacking ] || finish blocked "too little space, nothing was begun: $(head -n 1 lacking)"
     agent_fetch || :

@@ -322,6 +322,24 @@ def test_a_service_that_dies_again_and_again_is_harm_though_it_runs_in_between(d
     assert said["result"] == ["rolled_back"] and "no longer running: b.service" in said["message"][0]
 
 
+def test_a_device_that_falls_ill_long_after_the_update_says_so_by_itself(device: Chamber) -> None:
+    """Or its ring would take it for one on which the version has proved itself."""
+    device.offer("panel 2 update")
+    assert device.run()["result"] == ["ok"]
+    device.health("echo it is sick >&2; exit 1")
+    said = device.run()
+    assert said["result"] == ["unhealthy"] and "it is sick" in said["message"][0], said
+    # Nor does it wait for a window in silence.
+    device.settings(WINDOW_BEGIN=minute(120), WINDOW_LENGTH=60)
+    device.offer("panel 3 update")
+    said = device.run()
+    assert said["result"] == ["unhealthy"] and device.version() == "2", said
+    device.health("")
+    assert device.run()["result"] == ["waiting"]
+    device.settings()
+    assert device.run()["result"] == ["ok"]
+
+
 def test_a_run_that_is_killed_is_said_and_the_next_one_judges_what_it_left(device: Chamber) -> None:
     device.settings(ROLLBACK="panel")
     device.health(f'[ "$(cat {device.state}/v/panel)" != 2 ] || {{ echo it is sick >&2; exit 1; }}')
