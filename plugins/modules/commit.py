@@ -164,7 +164,10 @@ EXAMPLES = r"""
 
 RETURN = r"""
 state:
-  description: C(unchanged), C(would_change), C(confirmed), C(refused) or C(reverted).
+  description:
+    - C(unchanged), C(would_change), C(confirmed), C(refused) or C(reverted).
+    - C(lost) where the change began and the device's record of it is gone, since somebody emptied O(state_dir); the next run finds
+      out what is there.
   type: str
   returned: always
 generation:

@@ -165,7 +165,7 @@ kept_in:
   type: str
   sample: passwords/gw1.yml
 state:
-  description: C(unchanged), C(would_change), C(confirmed), C(reverted) or C(refused).
+  description: C(unchanged), C(would_change), C(confirmed), C(reverted), C(refused) or C(lost), see M(sallyport.iot.commit).
   returned: always
   type: str
   sample: confirmed

@@ -129,7 +129,7 @@ outside_policy:
       type: str
       sample: prometheus-node-exporter.service
 state:
-  description: C(unchanged), C(would_change), C(confirmed), C(reverted) or C(refused).
+  description: C(unchanged), C(would_change), C(confirmed), C(reverted), C(refused) or C(lost), see M(sallyport.iot.commit).
   returned: always
   type: str
   sample: confirmed

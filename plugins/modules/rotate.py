@@ -98,7 +98,7 @@ seconds:
   type: float
   sample: 2.1
 state:
-  description: C(would_change), C(confirmed), C(unchanged), C(reverted) or C(refused).
+  description: C(would_change), C(confirmed), C(unchanged), C(reverted), C(refused) or C(lost), see M(sallyport.iot.commit).
   returned: always
   type: str
   sample: confirmed

@@ -245,7 +245,7 @@ enrolled:
   elements: dict
   sample: [{user: alice, file: /srv/enrolment/gateway7/alice.txt}]
 state:
-  description: C(unchanged), C(would_change), C(confirmed), C(reverted) or C(refused).
+  description: C(unchanged), C(would_change), C(confirmed), C(reverted), C(refused) or C(lost), see M(sallyport.iot.commit).
   returned: always
   type: str
   sample: confirmed

@@ -116,7 +116,7 @@ clock:
       type: int
       sample: 0
 state:
-  description: C(unchanged), C(would_change), C(confirmed), C(reverted) or C(refused).
+  description: C(unchanged), C(would_change), C(confirmed), C(reverted), C(refused) or C(lost), see M(sallyport.iot.commit).
   returned: always
   type: str
   sample: confirmed

@@ -333,7 +333,7 @@ issue_seconds:
   type: float
   sample: 3.1
 state:
-  description: C(unchanged), C(would_change), C(confirmed), C(reverted) or C(refused).
+  description: C(unchanged), C(would_change), C(confirmed), C(reverted), C(refused) or C(lost), see M(sallyport.iot.commit).
   returned: always
   type: str
   sample: confirmed

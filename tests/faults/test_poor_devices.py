@@ -3,6 +3,7 @@ Each is confirmed, or refused or taken back by name, with the device wholly as i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -212,6 +213,39 @@ def _beside_one_that_begins(setting: trial.Setting) -> bool:
         chamber.sh(f"mkdir -p {STATE}/stage.0000.1/new")
         chamber.commit(trial.CHANGE)
         return (chamber.root / f"{STATE.lstrip('/')}/stage.0000.1/new").exists()
+
+
+class _Emptied(ChamberExchange):
+    """Somebody empties the state folder right after the change was armed."""
+
+    @contextlib.contextmanager
+    def as_new_connection(self, known_hosts: str = "", timeout: int = 0) -> Iterator[None]:
+        self.chamber.sh(f"rm -rf {STATE}")
+        with super().as_new_connection(known_hosts, timeout):
+            yield
+
+
+def test_a_state_folder_that_is_emptied_under_an_armed_change_is_said_and_the_next_run_converges(
+    both_shells: Callable[..., dict[str, Any]],
+) -> None:
+    for shell, (said, problems) in both_shells(_emptied).items():
+        assert "no record of what became of it" in said and "nothing was changed" not in said, (
+            f"{shell}: {said}"
+        )
+        assert not problems, f"{shell}: {problems}"
+
+
+def _emptied(setting: trial.Setting) -> tuple[str, list[str]]:
+    with trial.fresh(setting, "emptied") as chamber:
+        try:
+            return str(chamber.commit(trial.CHANGE, exchange=_Emptied(chamber))), []
+        except AnsibleError as error:
+            said = str(error)
+        for pid in trial.processes(chamber):
+            chamber.sh(f"kill -9 {pid} 2>/dev/null || :")
+        chamber.commit(trial.CHANGE)
+        again = chamber.commit(trial.CHANGE)["state"]
+        return said, [] if again == "unchanged" else [f"the run after the next one is {again}"]
 
 
 def test_of_eight_controllers_at_once_each_is_confirmed_or_refused_for_another(

@@ -126,6 +126,7 @@ class _Driver:
         self.loopback: loopback.Loopback | None = None
         self.needs: list[room.Need] = []
         self.size = 0
+        self.armed = False
 
     def run(self) -> dict[str, Any]:
         reply = self._query()  # one that carries no standard input says so, and why
@@ -433,6 +434,7 @@ class _Driver:
         self, answer: Reply, identity: str, changed: Sequence[tuple[int, File]], result: dict[str, Any]
     ) -> None:
         if "refused" not in answer and answer.status == 0:
+            self.armed = self.armed or "armed" in answer
             return
         text = self._scrub(answer.get("refused"))
         output = self._scrub(answer.get("output").strip())
@@ -553,6 +555,13 @@ class _Driver:
                 if "reverted" in reply:
                     reason = self._scrub(self._without_old_secrets(reply.get("reason")).strip())
                     raise self._reverted(self._explained(reason, tried), tried, result)
+                if "unknown" in reply and self.armed:
+                    raise CommitError(
+                        f"{self.host}: {self.wanted.name} began, and the device has no record of what became of it: {self.wanted.state_dir} "
+                        "was emptied by somebody, and the way back with it, or changes of others have followed. Run again: "
+                        "it finds out what is there. Files named .sallyport-* beside those of the change are copies of theirs.",
+                        **self._facts({**result, "changed": True}, "lost"),
+                    )
                 if "unknown" in reply:
                     raise self._refused(
                         f"the device does not know of this change: it did not begin, and nothing was changed. {self._lacking()}"
