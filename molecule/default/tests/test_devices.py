@@ -48,3 +48,18 @@ def test_no_change_is_left_pending(host: Host) -> None:
 def test_every_generation_is_kept_with_its_name(host: Host) -> None:
     names = host.check_output("cat /var/lib/sallyport/generation/*/name").split()
     assert {"firewall", "ssh", "legacy_services", "credentials"} <= set(names)
+
+
+def test_apt_takes_packages_of_debian_from_debian_alone(host: Host) -> None:
+    if is_busybox(host):
+        pytest.skip("no packages here")
+    said = host.run("apt-cache policy")
+    assert said.rc == 0 and not said.stderr, said.stderr  # apt understands them
+    lines = [
+        line
+        for line in host.check_output("cat /etc/apt/sources.list").splitlines()
+        if line.startswith("deb ")
+    ]
+    assert lines and all(
+        "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg" in line for line in lines
+    ), lines

@@ -8,13 +8,17 @@ A file keeps its comments and its order; only the words that matter change.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 # Each of them installs what nobody signed, or signs off what was tampered with.
 _LAX = ("trusted", "allow-insecure", "allow-weak", "allow-downgrade-to-insecure")
 _TRUE = ("yes", "true", "with", "on", "enable", "1")
 _OFF = "# Sallyport: "
+_LONG_URIS = re.compile(r"(?im)^uris:.*\n[ \t]")
+# Debian's own archive, as long as it is supported, and the keys that its package brings for it.
+_DEBIAN = re.compile(r"https?://(?!archive\.)[a-z0-9.-]+\.debian\.org/debian(-security)?/?")
+DEBIAN_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 @dataclass(frozen=True)
@@ -26,21 +30,22 @@ class Remark:
     mended: bool
 
 
-def harden(path: str, text: str, *, disable: bool = False) -> tuple[str, list[Remark]]:
+def harden(path: str, text: str, *, disable: bool = False, keyring: bool = False) -> tuple[str, list[Remark]]:
     """The file without what lets unsigned packages in, and remarks about it.
 
     Args:
         disable: another repository takes its place: every source in it is switched off.
+        keyring: the device has Debian's own keys, which alone are to sign for Debian.
 
     >>> harden("/etc/apt/sources.list", "deb [trusted=yes] http://a.example stable main\\n")[0]
     'deb http://a.example stable main\\n'
     """
     if path.endswith(".sources"):
-        return _deb822(path, text, disable)
-    return _one_line(path, text, disable)
+        return _deb822(path, text, disable, keyring)
+    return _one_line(path, text, disable, keyring)
 
 
-def _one_line(path: str, text: str, disable: bool) -> tuple[str, list[Remark]]:
+def _one_line(path: str, text: str, disable: bool, keyring: bool) -> tuple[str, list[Remark]]:
     lines, remarks = [], []
     for number, found in enumerate(text.split("\n"), 1):
         line = found
@@ -54,17 +59,22 @@ def _one_line(path: str, text: str, disable: bool) -> tuple[str, list[Remark]]:
         if len(kept) != len(options):
             gone = " ".join(word for word in options if word not in kept)
             remarks.append(Remark(where, f"{gone} lets unsigned packages in", True))
+        bound = any(word.lower().startswith("signed-by=") for word in kept)
+        known = keyring and not disable and not bound and _is_debians(rest.split(maxsplit=1)[:1])
+        if known:
+            kept.append(f"signed-by={DEBIAN_KEYRING}")
+        if kept != options:
             line = " ".join(filter(None, (kind, f"[{' '.join(kept)}]" if kept else "", rest)))
         if disable:
             remarks.append(Remark(where, "update_agent_repository takes its place", True))
             line = _OFF + line
-        elif not any(word.lower().startswith("signed-by=") for word in kept):
-            remarks.append(Remark(where, "no Signed-By: every key that apt trusts may sign for it", False))
+        elif not bound:
+            remarks.append(_unbound(where, known))
         lines.append(line)
     return "\n".join(lines), remarks
 
 
-def _deb822(path: str, text: str, disable: bool) -> tuple[str, list[Remark]]:
+def _deb822(path: str, text: str, disable: bool, keyring: bool) -> tuple[str, list[Remark]]:
     remarks = []
     stanzas = []
     for number, found in _stanzas(text):
@@ -82,11 +92,26 @@ def _deb822(path: str, text: str, disable: bool) -> tuple[str, list[Remark]]:
                 remarks.append(Remark(where, "update_agent_repository takes its place", True))
                 stanza = "Enabled: no\n" + re.sub(r"(?im)^enabled:.*\n?", "", stanza)
             elif "signed-by" not in fields:
-                remarks.append(
-                    Remark(where, "no Signed-By: every key that apt trusts may sign for it", False)
-                )
+                # A value may go on over more lines; one that does is left alone.
+                known = keyring and _is_debians(fields["uris"].split()) and not _LONG_URIS.search(stanza)
+                if known:
+                    stanza = re.sub(r"(?im)^(?=uris:)", f"Signed-By: {DEBIAN_KEYRING}\n", stanza, count=1)
+                remarks.append(_unbound(where, known))
         stanzas.append(stanza)
     return "".join(stanzas), remarks
+
+
+def _is_debians(uris: Sequence[str]) -> bool:
+    """
+    >>> _is_debians(["http://deb.debian.org/debian/"]), _is_debians(["http://deb.debian.org/debian-ports"]), _is_debians([])
+    (True, False, False)
+    """
+    return bool(uris) and all(_DEBIAN.fullmatch(uri) for uri in uris)
+
+
+def _unbound(where: str, known: bool) -> Remark:
+    after = f"; from now on it is {DEBIAN_KEYRING}" if known else ""
+    return Remark(where, f"no Signed-By: every key that apt trusts may sign for it{after}", known)
 
 
 def _lax(name: str, value: str) -> bool:

@@ -215,6 +215,55 @@ def test_stanzas_are_mended_one_by_one() -> None:
     assert [(one.where.rpartition(":")[2], one.mended) for one in remarks] == [("1", True), ("1", False)]
 
 
+KEYRING = sources.DEBIAN_KEYRING
+
+
+@pytest.mark.parametrize(
+    ("options", "where", "after"),
+    [
+        ("", "deb.debian.org/debian/", f"[signed-by={KEYRING}] "),
+        (
+            "[arch=amd64 trusted=yes] ",
+            "ftp.de.debian.org/debian-security",
+            f"[arch=amd64 signed-by={KEYRING}] ",
+        ),
+        ("[signed-by=/k] ", "deb.debian.org/debian", ""),
+        ("", "archive.debian.org/debian", ""),
+        ("", "deb.debian.org/debian-ports", ""),
+        ("", "deb.debian.org.example/debian", ""),
+        ("", "a.example/debian", ""),
+    ],
+)
+def test_debians_own_keys_alone_sign_for_debian_where_the_device_has_them(
+    options: str, where: str, after: str
+) -> None:
+    """Each file's other lines stay; what is not Debian's is named and left alone."""
+    path, text = "/etc/apt/sources.list", f"# mine\ndeb {options}http://{where} s main\n"
+    found, remarks = sources.harden(path, text, keyring=True)
+    assert found == (f"# mine\ndeb {after}http://{where} s main\n" if after else text)
+    assert any(KEYRING in one.text and one.mended for one in remarks) == bool(after)
+    assert sources.harden(path, found, keyring=True)[0] == found
+    assert KEYRING not in sources.harden(path, text)[0]
+
+
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_a_stanza_of_debians_is_bound_to_its_keys_too(end: str) -> None:
+    path, text = (
+        "/etc/apt/sources.list.d/d.sources",
+        f"Types: deb\nSuites: s\nURIs: http://deb.debian.org/debian{end}",
+    )
+    found, (remark,) = sources.harden(path, text, keyring=True)
+    assert found == text.replace("URIs:", f"Signed-By: {KEYRING}\nURIs:") and remark.mended
+    assert sources.harden(path, found, keyring=True) == (found, [])
+    for other in (
+        "http://deb.debian.org/debian http://a.example",
+        "http://deb.debian.org/debian\n http://a.example",
+    ):
+        mixed = text.replace("http://deb.debian.org/debian", other)
+        found, (remark,) = sources.harden(path, mixed, keyring=True)
+        assert found == mixed and not remark.mended
+
+
 def test_another_repository_switches_all_of_them_off_once() -> None:
     for path, before in (
         ("/etc/apt/x.list", "deb http://a.example s main\n"),

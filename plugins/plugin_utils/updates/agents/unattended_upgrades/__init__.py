@@ -48,7 +48,8 @@ _ORIGINS = {
     ),
 }
 
-_QUESTION = r"""
+_QUESTION = rf"""
+if [ -f {sources.DEBIAN_KEYRING} ]; then say answer keyring yes; fi
 for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
   if [ -f "$file" ]; then blob "text $file" <"$file"; fi
 done
@@ -82,7 +83,8 @@ class UnattendedUpgrades(Agent):
             if path == SOURCE:
                 continue
             exclusive = repository is not None and repository.exclusive
-            new, remarks = sources.harden(path, text, disable=exclusive)
+            keyring = found.answers.get("keyring") == "yes"
+            new, remarks = sources.harden(path, text, disable=exclusive, keyring=keyring)
             notes += [f"{one.where}: {one.text}" for one in remarks]
             if new != text:
                 files.append({"dest": path, "content": new, "mode": "keep"})
