@@ -18,7 +18,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents impor
     azure_iot_edge,
     choose,
 )
-from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import Unsupported
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import NoAgent, Unsupported
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.settings import (
     MODES,
     REBOOTS,
@@ -95,6 +95,17 @@ class ActionModule(ActionBase):
             exchange = Exchange(self)
             found = house.read(exchange.run(house.question(agent, house.paths(settings, agent))))
             plan = house.wanted(settings, agent, device, found)
+        except NoAgent as error:
+            # One such device in a fleet is no failed run: it has no updates now as before. The audit notes it too.
+            told = {"warnings": [f"{host}: {error}"], "agent": "none", "mode": settings.mode, "notes": []}
+            return {
+                **result,
+                **told,
+                "changed": False,
+                "state": "unchanged",
+                "exchanges": 0,
+                "msg": str(error),
+            }
         except (SettingsError, Unsupported, NotRoot) as error:
             message = f"{host}: the update agent was refused, nothing was changed: {error}"
             return {**result, "failed": True, "changed": False, "state": "refused", "msg": message}

@@ -247,6 +247,13 @@ def test_the_examples_of_a_roles_readme_run_on_real_devices(
         )  # an example may be for some only
 
 
+def test_a_device_for_which_there_is_no_update_agent_is_warned_of_and_no_failure(project: Project) -> None:
+    run = project.play("sallyport.iot.harden", "--limit", "vendor", "-t", "update_agent",
+                       "-e", "update_agent_mode=automatic")  # fmt: skip
+    assert run.status == 0 and run.recap("vendor")["changed"] == 0, run.output
+    assert "no update agent suits this device" in " ".join(run.output.split()), run.output
+
+
 def test_the_summary_of_an_installed_run_gives_its_own_command(project: Project) -> None:
     run = project.play(
         "sallyport.iot.harden", "--limit", "vendor", "-e", "firewall_backend=nftables", "-t", "firewall"

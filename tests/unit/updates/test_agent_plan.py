@@ -8,7 +8,11 @@ import pytest
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates import house, origins, sources
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents import AGENTS, choose
-from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import Found, Unsupported
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import (
+    Found,
+    NoAgent,
+    Unsupported,
+)
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.unattended_upgrades import (
     CONFIG,
     KEY,
@@ -115,9 +119,9 @@ def test_reboots_have_a_timer_only_where_they_may_happen() -> None:
     assert links["/etc/systemd/system/timers.target.wants/sallyport-reboot.timer"] == "absent"
 
 
-def test_a_device_without_an_agent_is_refused_or_says_why_it_has_none() -> None:
+def test_a_device_without_an_agent_is_told_or_says_why_it_has_none() -> None:
     with pytest.raises(
-        Unsupported, match=r"no update agent suits this device .*needs apt.*update_agent_mode: manual"
+        NoAgent, match=r"no update agent suits this device .*needs apt.*update_agent_mode: manual"
     ):
         plan(device=BUSYBOX)
     wanted = plan(device=BUSYBOX, mode="manual", reason="the vendor's images")

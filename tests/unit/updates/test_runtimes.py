@@ -16,7 +16,11 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.aws_g
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.azure_iot_edge import (
     CONFIG as EDGE,
 )
-from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import Found, Unsupported
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import (
+    Found,
+    NoAgent,
+    Unsupported,
+)
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.settings import SettingsError
 
 from tests.certificates import pair
@@ -215,8 +219,9 @@ def test_iot_edge_has_one_place_to_be_provisioned_from(wrong: dict[str, Any]) ->
 
 def test_a_device_that_cannot_have_it_is_refused_even_where_it_is_taken_out() -> None:
     wanted = settings(mode="manual", reason="why", greengrass=GREENGRASS)
-    with pytest.raises(Unsupported, match="aws-greengrass: it needs apt"):
+    with pytest.raises(Unsupported, match="aws-greengrass: it needs apt") as named:
         choose(AWS, BUSYBOX, wanted)
+    assert not isinstance(named.value, NoAgent)  # who names one and cannot have it has made a mistake
     with pytest.raises(Unsupported, match=r"greengrass-nucleus.* is not installed"):
         plan(AWS, greengrass=GREENGRASS, install=False)
     assert choose("auto", DEBIAN, wanted) is AGENTS[0]

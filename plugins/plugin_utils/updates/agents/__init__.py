@@ -12,7 +12,11 @@ from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.aws_greengrass import AwsGreengrass
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.azure_iot_edge import AzureIotEdge
-from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import Agent, Unsupported
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import (
+    Agent,
+    NoAgent,
+    Unsupported,
+)
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.unattended_upgrades import (
     UnattendedUpgrades,
 )
@@ -27,7 +31,8 @@ def choose(wanted: str, device: Mapping[str, Any], settings: Settings) -> Agent 
     """The agent for a device; None where it is taken out and could have none anyway.
 
     Raises:
-        Unsupported: no agent suits the device, or the wanted one does not.
+        NoAgent: no agent suits the device.
+        Unsupported: the wanted one does not.
     """
     reasons = []
     for agent in AGENTS if wanted != "auto" else AUTOMATIC:
@@ -39,7 +44,7 @@ def choose(wanted: str, device: Mapping[str, Any], settings: Settings) -> Agent 
         reasons.append(f"{agent.name}: {why}")
     if settings.mode == "manual" and wanted in ("auto", *(agent.name for agent in AUTOMATIC)):
         return None
-    raise Unsupported(
+    raise (NoAgent if wanted == "auto" else Unsupported)(
         f"no update agent suits this device ({'; '.join(reasons)}). If it is updated in another way, say so: "
         "update_agent_mode: manual, with update_agent_reason"
     )

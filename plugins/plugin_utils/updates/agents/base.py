@@ -21,6 +21,10 @@ class Unsupported(Exception):
     """A device cannot have what is asked for. The message says why and what to do."""
 
 
+class NoAgent(Unsupported):
+    """Nobody asked for a certain agent, and none suits the device."""
+
+
 @dataclass(frozen=True)
 class Found:
     """What the device said to the one question that the role asks.
