@@ -19,6 +19,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents impor
     choose,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import NoAgent, Unsupported
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.pull import source
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.settings import (
     MODES,
     REBOOTS,
@@ -37,6 +38,7 @@ def _options(keys: Iterable[str], configuration: str) -> dict[str, Any]:
         "configuration": {"type": configuration},
         "private_key": {"type": "str", "no_log": True},
         "edge_ca_key": {"type": "str", "no_log": True},
+        "ssh_key": {"type": "str", "no_log": True},
     }
     return {
         "type": "dict",
@@ -70,6 +72,7 @@ _SPEC: dict[str, Any] = {
     "install": {"type": "bool", "default": True},
     "greengrass": _options(aws_greengrass.KEYS, "dict"),
     "iot_edge": _options(azure_iot_edge.KEYS, "str"),
+    "pull": _options(source.KEYS, "str"),
     **driver.SETTINGS,
 }
 

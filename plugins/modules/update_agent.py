@@ -15,9 +15,10 @@ description:
 options:
   agent:
     description:
-    - Which agent. C(auto) takes the one that suits the device; those of the cloud vendors have to be named.
+    - Which agent. C(auto) takes the one that suits the device; those of the cloud vendors, and C(pull), by which a device applies
+      Sallyport to itself from a signed git revision, have to be named.
     type: str
-    choices: [auto, unattended-upgrades, aws-greengrass, azure-iot-edge]
+    choices: [auto, unattended-upgrades, aws-greengrass, azure-iot-edge, pull]
     default: auto
   mode:
     description:
@@ -247,6 +248,51 @@ options:
         description: More lines for each service's [Service] section.
         type: list
         elements: str
+  pull:
+    description:
+    - "For agent pull: the repository, and whose signature counts (docs/updates.md)."
+    type: dict
+    default: {}
+    suboptions:
+      url:
+        description: Where the repository is, as https://git.example.com/site.git or ssh://git@git.example.com/site.git.
+        type: str
+      branch:
+        description: The branch whose last commit counts when it is signed; main where neither branch nor tag is given.
+        type: str
+      tag:
+        description: Instead of a branch, a signed tag that moves.
+        type: str
+      signers:
+        description: "Who alone may sign what is applied: lines of OpenSSH's allowed signers."
+        type: str
+      revoked:
+        description: Public keys that may no longer sign, one a line.
+        type: str
+      since:
+        description: A commit id below which nothing is believed; another one begins anew from there, as after a rewritten history.
+        type: str
+      playbook:
+        description: The playbook, as a path in the repository or by its full name; sallyport.iot.harden by default.
+        type: str
+      inventory:
+        description: The inventory in the repository; inventory by default.
+        type: str
+      host:
+        description: This device's name in that inventory; by default its name here.
+        type: str
+      ssh_key:
+        description: The private key with which the device reads the repository.
+        type: str
+      known_hosts:
+        description: The server's host key, as ssh-keyscan prints it; expected for ssh.
+        type: str
+      ca:
+        description: Certificates in PEM that alone may vouch for an https server.
+        type: str
+      ansible:
+        description: Where ansible-playbook is on the device, when it is not Debian's own.
+        type: str
 extends_documentation_fragment: [sallyport.iot.committed]
 attributes:
   check_mode:
@@ -276,6 +322,14 @@ EXAMPLES = r"""
     window: "01:00-04:00"
     rollback: [panel]
     health: ["wget -q -O /dev/null http://127.0.0.1/"]
+
+- name: Let a device behind NAT apply Sallyport to itself
+  sallyport.iot.update_agent:
+    agent: pull
+    pull:
+      url: https://git.example.com/site.git
+      signers: "{{ lookup('ansible.builtin.file', 'allowed_signers') }}"
+    window: any
 
 - name: Take a device out
   sallyport.iot.update_agent:

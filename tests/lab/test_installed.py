@@ -242,7 +242,7 @@ def test_the_examples_of_a_roles_readme_run_on_real_devices(
             continue
         assert run.status == 0, run.output
         recaps = [run.recap(host) for host in ("debian11", "debian12", "debian13", "vendor")]
-        assert {recap["failed"] for recap in recaps if recap} == {0}, (
+        assert {recap["failed"] for recap in recaps if recap} <= {0}, (
             run.output
         )  # an example may be for some only
 

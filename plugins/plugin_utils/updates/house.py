@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
-from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents import NONE
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents import AGENTS, NONE
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import (
     AGENT,
     FOLDER,
@@ -112,6 +112,9 @@ def wanted(settings: Settings, agent: Agent | None, device: Mapping[str, Any], f
         target = f"{_UNITS}/{timer}"
         files.append({"dest": link, "link": target} if timer in timers else {"dest": link, "state": "absent"})
     files += part.files
+    there = {entry["dest"] for entry in files}
+    others_own = dict.fromkeys(path for other in AGENTS for path in other.own)
+    files += [{"dest": path, "state": "absent"} for path in others_own if path not in there]
     others = tuple(timer for timer in _TIMERS if timer not in timers)
     start = [f"systemctl restart {timer}" for timer in timers] + [
         f"systemctl stop {timer}" for timer in others

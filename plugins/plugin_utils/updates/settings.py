@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 MODES = ("automatic", "notify", "postponed", "manual")
 REBOOTS = ("never", "window", "staggered")
 DAY = 24 * 60
-OPTIONS = ("greengrass", "iot_edge")
+OPTIONS = ("greengrass", "iot_edge", "pull")
 
 # Whoever updates from these shares them with the world: nobody can hold a version back there for a part of a fleet.
 _PUBLIC = re.compile(
@@ -97,6 +97,8 @@ class Settings:
     reserve_mb: int = 64
     install: bool = True
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    host: str = ""
+    state_dir: str = ""
 
 
 def clock(minutes: int) -> str:
@@ -166,6 +168,8 @@ def read(values: Mapping[str, Any], host: str) -> Settings:
         proxy=_proxy(str(values["proxy"] or "")),
         install=bool(values["install"]),
         options={name: values.get(name) or {} for name in OPTIONS},
+        host=host,
+        state_dir=str(values["state_dir"]),
         **numbers,
     )
 

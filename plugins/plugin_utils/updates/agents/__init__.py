@@ -17,13 +17,14 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base 
     NoAgent,
     Unsupported,
 )
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.pull import Pull
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.unattended_upgrades import (
     UnattendedUpgrades,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.settings import Settings
 
 AUTOMATIC: tuple[Agent, ...] = (UnattendedUpgrades(),)
-AGENTS: tuple[Agent, ...] = (*AUTOMATIC, AwsGreengrass(), AzureIotEdge())
+AGENTS: tuple[Agent, ...] = (*AUTOMATIC, AwsGreengrass(), AzureIotEdge(), Pull())
 NONE = "none"
 
 

@@ -87,6 +87,8 @@ class Agent(abc.ABC):
 
     name: str
     folder: Path
+    own: tuple[str, ...] = ()
+    """Paths that no other agent has: they go when another one takes its place."""
 
     def program(self) -> str:
         """The agent's half on the device."""

@@ -63,6 +63,7 @@ class UnattendedUpgrades(Agent):
 
     name = "unattended-upgrades"
     folder = _HERE
+    own = (CONFIG, PREFERENCES, SOURCE, KEY, PENDING, NEEDRESTART)
 
     def unsuited(self, device: Mapping[str, Any]) -> str:
         if device.get("packages") != "apt":
