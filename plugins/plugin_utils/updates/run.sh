@@ -13,6 +13,8 @@ export PATH LC_ALL DEBIAN_FRONTEND
 umask 022
 here=/usr/local/lib/sallyport/updates
 state=/var/lib/sallyport-updates
+# Whether what this agent brings may be what a sick device needs.
+agent_mends() { return 1; }
 # shellcheck source=/dev/null
 . "$here/settings"
 # shellcheck source=/dev/null
@@ -168,6 +170,11 @@ settle_installed() {
         rm -f working services.before failures.before
         return 0
     fi
+    if agent_mends && [ "$wrong" = "$sick" ]; then
+        # It was to mend the device, and did not: that is no harm, and the next may.
+        rm -f working services.before failures.before
+        finish unhealthy "updates installed: $(wc -l <ready); not healthy before, and not after: $wrong"
+    fi
     go_back "$wrong"
 }
 
@@ -210,6 +217,7 @@ go_back() {
 }
 
 update() {
+    sick=''
     : >told
     touch seen pending held installed
     # Postponed until a day that has come is automatic.
@@ -238,9 +246,12 @@ update() {
     rm -f services.before failures.before
     # Asked in every run: what an update does to a device may show hours later, and its ring waits for what it says then.
     if ! healthy 5; then
-        # A sick device is left alone, but for a newer version of what made it sick.
-        awk 'NR == FNR {h[$1] = 1; next} $1 in h' held ready >ready.new
-        mv -f ready.new ready
+        # A sick device is left alone, but for a newer version of what made it sick, and for what may mend it.
+        sick=$wrong
+        if ! agent_mends; then
+            awk 'NR == FNR {h[$1] = 1; next} $1 in h' held ready >ready.new
+            mv -f ready.new ready
+        fi
         [ -s ready ] || finish unhealthy "not healthy before any update, so nothing was installed: $wrong"
     fi
     [ -s ready ] || finish_by_sources "nothing to install"

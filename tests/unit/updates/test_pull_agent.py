@@ -478,6 +478,39 @@ def test_a_revision_that_makes_the_device_sick_goes_back(field: Field) -> None:
     assert field.run()["result"] == ["ok"] and field.device == "one"
 
 
+def test_a_device_that_drift_has_made_sick_is_mended_all_the_same(field: Field) -> None:
+    field.publish("one")
+    field.run()
+    field.health(f"grep -q drifted {field.file} && {{ echo it is sick >&2; exit 1; }}; exit 0")
+    field.file.write_text("drifted\n", encoding="utf-8")
+    said = field.run()
+    assert said["result"] == ["ok"] and field.device == "one" and "held" not in said, said
+
+
+def test_a_device_that_is_sick_of_something_else_takes_what_is_published_and_keeps_it(field: Field) -> None:
+    """Without a controller a revision is all that can reach it; one that does not help has done no harm."""
+    field.publish("one")
+    field.run()
+    field.health(f"grep -q three {field.file} || {{ echo it is sick >&2; exit 1; }}")
+    field.publish("two")
+    said = field.run()
+    assert said["result"] == ["unhealthy"] and "not healthy before, and not after" in said["message"][0], said
+    assert field.device == "two" and "held" not in said
+    field.publish("three")
+    said = field.run()
+    assert said["result"] == ["ok"] and field.device == "three", said
+
+
+def test_a_revision_that_makes_a_sick_device_sicker_goes_back(field: Field) -> None:
+    field.publish("one")
+    field.run()
+    field.health(f"echo it is sick >&2; ! grep -q two {field.file} || echo and sicker >&2; exit 1")
+    field.publish("two")
+    said = field.run()
+    assert said["result"] == ["unhealthy"] and field.device == "one", said
+    assert said["held"][0].startswith("revision "), said
+
+
 def test_a_revision_that_stops_a_service_on_purpose_does_no_harm(field: Field) -> None:
     field.publish("one")
     field.run()

@@ -83,6 +83,7 @@ class Agent(abc.ABC):
     ``agent_back NAME VERSION`` go back to it
     ``agent_restart_services``  so that nothing runs what is no longer there
     ``agent_wants_reboot``      whether the last update needs one
+    ``agent_mends``             whether what is pending may be what a sick device needs; no, where it is not defined
     """
 
     name: str

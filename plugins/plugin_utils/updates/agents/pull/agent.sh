@@ -410,6 +410,9 @@ agent_back() {
     fi
 }
 
+# Drift may be why a device is sick, and a revision is all that its operator can send.
+agent_mends() { :; }
+
 agent_restart_services() { :; }
 
 agent_wants_reboot() { [ -e /run/reboot-required ]; }
