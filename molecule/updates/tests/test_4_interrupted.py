@@ -5,6 +5,7 @@ what an update took away.
 from __future__ import annotations
 
 import base64
+import re
 import subprocess
 
 import pytest
@@ -15,6 +16,7 @@ from tests.updates_site import DEVICES, SERVER, Site, shown
 # Kills the dpkg that runs this very script, once.
 KILL = 'if [ -e /run/kill-{phase} ]; then rm /run/kill-{phase}; kill -9 "$PPID"; sleep 1; fi'
 SCRIPTS = {phase: KILL.format(phase=phase) for phase in ("preinst", "postinst", "prerm", "postrm")}
+LIMIT = 2048  # kB in a second
 WAIT = "while [ -e /run/wait ]; do sleep 0.1; done"
 
 
@@ -22,7 +24,7 @@ WAIT = "while [ -e /run/wait ]; do sleep 0.1; done"
 def boiler(site: Site) -> None:
     site.install(site.build("boiler", "1", **SCRIPTS))
     site.publish(site.work / "boiler_1_all.deb")
-    site.applied()
+    site.applied(bandwidth_kb=LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,12 @@ def test_too_little_space_is_found_before_anything_is_begun(site: Site, boiler: 
         site.sh(device, f"umount {cache}")
     (said,) = site.turn(device).values()
     assert said["result"] == "ok" and site.version(device, "boiler") == "7", shown(said)
+    # It came no faster than it may: apt says so itself.
+    log = site.sh(device, "cat /var/lib/sallyport-updates/fetch.log")
+    rate = re.search(r"^Fetched .* in .* \(([0-9,.]+) (k?)B/s\)$", log, re.M)
+    assert rate, log
+    # The first buffers are not held back; without a limit apt says MB/s.
+    assert float(rate[1].replace(",", "")) * (1 if rate[2] else 0.001) <= LIMIT * 2, log
 
 
 def test_a_disk_without_a_single_block_still_takes_the_record(site: Site, boiler: None) -> None:
