@@ -59,7 +59,7 @@ class ActionModule(ActionBase):
             "time_sync",
             [driver.file(entry) for entry in plan.files],
             arguments,
-            note=f"time from {', '.join(wanted.servers) or 'the floor alone'} by {plan.client}",
+            note=f"time from {', '.join(wanted.servers) or 'the floor alone'} by {plan.client or 'nobody'}",
             commands={
                 "check": plan.check,
                 "activate": plan.activate,
@@ -69,9 +69,10 @@ class ActionModule(ActionBase):
         )
         outcome = driver.run(self, task_vars, change, exchange)
         result.update(driver.with_fresh_facts(self, outcome, device, plan.files))
-        reply, result["clock"] = self._look(exchange, reply, plan.client, arguments["wait"], result)
+        wait = arguments["wait"] if plan.client else 0
+        reply, result["clock"] = self._look(exchange, reply, plan.client, wait, result)
         if not result.get("failed") and not self._task.check_mode:
-            self._judge(result, wanted, str(host), arguments["wait"])
+            self._judge(result, wanted, str(host), wait)
         return result
 
     def _look(

@@ -35,8 +35,10 @@ FLOOR_REACH = 10 * 365 * 86400
 """Seconds behind the floor within which a file may have been written by a clock that was right."""
 FLOOR_BOOT = "/etc/sallyport/boot.d/10-clock-floor"
 INITTAB = "/etc/inittab"
-_SERVER = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
-_NTPD_LINE = re.compile(r"^[^:#]*:[^:]*:respawn:\S*ntpd\s.*$")
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_SERVER = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
+_NTPD_LINE = re.compile(r"^[^:#]*:[^:]*:respawn:(\S*busybox\s+)?\S*ntpd(\s.*)?$")
+_THEIRS = ("server", "pool", "peer", "sourcedir")
 
 QUERY = r"""
 say epoch "$(date +%s)"
@@ -46,6 +48,13 @@ if have chronyd; then
   say version "$(chronyd -v 2>/dev/null)"
   for file in /etc/chrony/chrony.conf /etc/chrony.conf; do
     [ ! -f "$file" ] || { say main "$file"; blob text <"$file"; break; }
+  done
+  # Servers may stand in what it reads besides.
+  for other in $(sed -n -e 's/^ *[Ii]nclude  *//p' -e 's,^ *[Cc]onfdir  *\([^ ]*\).*,\1/*.conf,p' "$file" 2>/dev/null); do
+    [ -f "$other" ] && [ "$other" != /etc/chrony/sallyport.conf ] || continue
+    grep -qi '^[[:space:]]*\(server\|pool\|peer\|sourcedir\)[[:space:]]' "$other" || continue
+    say beside "$other"
+    blob "text $other" <"$other"
   done
   say unit "$(systemctl show -P ConditionResult chrony.service 2>/dev/null || :)"
   have chronyc && for what in tracking authdata; do  # authdata from 4.0 on
@@ -152,15 +161,21 @@ def choose(wanted: Wanted, there: Sequence[str]) -> str:
     return able[0]
 
 
-def chrony_main(text: str) -> str:
-    """chrony.conf without servers of its own, reading ours at the end. The same text when it is done already."""
+def without_servers(text: str) -> str:
+    """A file that chrony reads, without servers. The same text when it is done already."""
     lines = []
     for line in text.splitlines():
         word = line.split(None, 1)[:1]
-        theirs = bool(word) and word[0].lower() in ("server", "pool", "peer", "sourcedir")
-        if line != f"include {CHRONY_OURS}":
-            lines.append(f"{MARK}{line}" if theirs else line)
-    return "\n".join([*lines, f"include {CHRONY_OURS}"]) + "\n"
+        theirs = bool(word) and word[0].lower() in _THEIRS
+        lines.append(f"{MARK}{line}" if theirs else line)
+    return "\n".join(lines) + "\n"
+
+
+def chrony_main(text: str) -> str:
+    """chrony.conf without servers of its own, reading ours at the end. The same text when it is done already."""
+    include = f"include {CHRONY_OURS}"
+    lines = [line for line in without_servers(text).splitlines() if line != include]
+    return "\n".join([*lines, include]) + "\n"
 
 
 def chrony_ours(wanted: Wanted) -> str:
@@ -210,7 +225,10 @@ now=$(date +%s)
 def plan(wanted: Wanted, device: Mapping[str, Any], reply: Any) -> Plan:
     """Files and commands for this device. ``reply`` is the answer to ``QUERY``."""
     there = reply.all("has")
-    client = choose(wanted, there)
+    # A floor needs no client: it is for before there is one.
+    client = (
+        choose(wanted, there) if wanted.servers else next((name for name in CLIENTS if name in there), "")
+    )
     result = Plan(client)
     systemd = device.get("init") == "systemd"
     if not wanted.servers:
@@ -224,6 +242,10 @@ def plan(wanted: Wanted, device: Mapping[str, Any], reply: Any) -> Plan:
         result.files += [
             {"dest": CHRONY_OURS, "content": chrony_ours(wanted), "mode": "0644"},
             {"dest": main, "content": chrony_main(text), "mode": "keep"},
+            *(
+                {"dest": path, "content": without_servers(reply.get(f"text {path}")), "mode": "keep"}
+                for path in reply.all("beside")
+            ),
             # One that is left would go on being trusted once it is named again.
             {"dest": NTS_ROOT, "content": f"{wanted.nts_root.strip()}\n", "mode": "0644"}
             if wanted.nts_root
@@ -253,7 +275,11 @@ def plan(wanted: Wanted, device: Mapping[str, Any], reply: Any) -> Plan:
             {"dest": INITTAB, "content": inittab(text, program, wanted.servers), "mode": "keep"}
         )
         # init starts the line by itself; an ntpd with other servers, whose line is gone, is not its business.
-        kick = 'kill -HUP 1\nfor pid in $(pidof ntpd || :); do kill "$pid" 2>/dev/null || :; done'
+        kick = (
+            'kill -HUP 1\nfor pid in $(pidof ntpd || :); do kill "$pid" 2>/dev/null || :; done\n'
+            "for pid in $(pidof busybox || :); do\n"  # as `busybox ntpd` it has another name
+            "  case $(tr '\\0' ' ' <\"/proc/$pid/cmdline\" 2>/dev/null) in *'busybox ntpd '*) kill \"$pid\" || : ;; esac\ndone"
+        )
         result.activate.append(kick)
         result.revert.append(kick)
         result.verify.append(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.sallyport.iot.plugins.plugin_utils.clock import client
-from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
+from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply, parse
 from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import (
     Addresses,
     Defaults,
@@ -45,6 +45,7 @@ def reply(*records: tuple[str, str]) -> Reply:
     [
         ({"servers": ["a b"]}, r"time_sync_servers\[0\] must be a host name or an address, got 'a b'"),
         ({"servers": ["x", "-p;reboot"]}, r"time_sync_servers\[1\]"),
+        ({"servers": ["a..b"]}, r"time_sync_servers\[0\]"),
         ({"floor": "2026-13-01"}, "time_sync_floor must be a day"),
         ({"floor": "2099-01-01"}, "time_sync_floor is 2099-01-01, which is still to come"),
         ({"servers": ["fe80::1%a; reboot"]}, r"time_sync_servers\[0\]"),
@@ -96,6 +97,47 @@ def test_inittab_keeps_one_line_for_ntpd() -> None:
     ]
     assert "dropbear" in once
     assert client.inittab(once, "/usr/sbin/ntpd", ["198.18.10.5", "ntp.example"]) == once
+    for other in ("::respawn:/bin/busybox ntpd -n -p old", "::respawn:/usr/sbin/ntpd"):
+        assert other not in client.inittab(f"{other}\n", "/usr/sbin/ntpd", ["198.18.10.5"]).splitlines()
+
+
+def test_a_floor_needs_no_client() -> None:
+    alone = wanted(servers=[], floor="2026-11-01")
+    made = client.plan(alone, {"init": "busybox"}, reply())
+    assert made.client == "" and [entry["dest"] for entry in made.files] == [client.FLOOR_BOOT]
+    assert client.plan(alone, {"init": "systemd"}, reply(("has", "timesyncd"))).client == "timesyncd"
+    assert client.state(reply(("epoch", "1000")), "", 990.0)["synchronised"] is None
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_servers_in_what_chrony_reads_besides_are_switched_off_too(shell: list[str], tmp_path: Path) -> None:
+    (tmp_path / "conf.d").mkdir()
+    texts = {
+        "conf.d/own.conf": "log tracking\npool old iburst\n",
+        "conf.d/quiet.conf": "rtcsync\n",
+        "more": "Server x\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "conf.d/none.txt").write_text("server y\n", encoding="utf-8")
+    (tmp_path / "chrony.conf").write_text(
+        f"confdir {tmp_path}/conf.d\ninclude {tmp_path}/more\n", encoding="utf-8"
+    )
+    shim = tmp_path / "chronyd"
+    shim.write_text("#!/bin/sh\n", encoding="utf-8")
+    shim.chmod(0o755)
+    program = client.QUERY.replace("/etc/chrony/chrony.conf", str(tmp_path / "chrony.conf"))
+    helpers = "say() { printf '%s\\n' \"$*\"; }\nblob() { printf 'blob %s\\n' \"$1\"; sed 's/^/|/'; }\n"
+    done = subprocess.run(
+        [*shell, "-euc", helpers + program], capture_output=True, text=True, check=True,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    records, _ = parse(f"n-begin\n{done.stdout}n-end 0\n", "n") or ([], 1)
+    made = client.plan(wanted(), {"init": "systemd"}, Reply(tuple(records), 0))
+    files = {entry["dest"]: entry.get("content", "") for entry in made.files}
+    assert files[f"{tmp_path}/conf.d/own.conf"] == f"log tracking\n{client.MARK}pool old iburst\n"
+    assert files[f"{tmp_path}/more"] == f"{client.MARK}Server x\n"
+    assert not {f"{tmp_path}/conf.d/quiet.conf", f"{tmp_path}/conf.d/none.txt"} & set(files)
 
 
 def run_floor(shell: list[str], tmp_path: Path, floor: int, now: int, written: int = 0) -> list[str]:
