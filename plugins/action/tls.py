@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import shlex
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
@@ -38,10 +39,13 @@ class _Pair:
     certificate: str
     leaf: Certificate
     key: str = ""
-    """PEM, or "" where it was made on the device and stays there."""
+    """PEM, or "" where it waits on the device."""
     where: str = ""
     """Who made the key."""
-    notes: list[str] = field(default_factory=list)
+    still: str = ""
+    """Why another one would be asked for, right after this one was issued."""
+    useless: str = ""
+    """The same if the site has no use for it: another one would be no better."""
 
 
 class ActionModule(ActionBase):
@@ -122,7 +126,7 @@ class ActionModule(ActionBase):
         self, wanted: options.Wanted, device: dict[str, Any], found: devices.Found, now: datetime
     ) -> dict[str, Any]:
         """Modes own and controller: the pair comes with the change."""
-        reason, pair = "", None
+        reason, pair, again = "", None, False
         if wanted.certificate:
             leaf = certificates.describe(wanted.certificate)
             pair = _Pair(
@@ -130,7 +134,8 @@ class ActionModule(ActionBase):
             )
         else:
             reason = self._why_new(wanted, found, now)
-            if reason and not self._task.check_mode:
+            again = bool(reason) and reason == found.still
+            if reason and not again and not self._task.check_mode:
                 pair = self._new_pair(wanted, found, now)
         ocsp = pair.leaf.ocsp if pair else bool(found.certificate and found.certificate.ocsp)
         plan = services.plan(
@@ -139,8 +144,10 @@ class ActionModule(ActionBase):
         if reason and self._task.check_mode and found.certificate is None:
             # Nothing can be checked against a certificate that is not there yet.
             plan.check.clear()
-        # What certbot on the device goes on renewing is not what is wanted here.
-        plan.files.append({"dest": services.LINEAGE, "state": "absent"})
+        self._without_certbot(plan, found)
+        if pair or not reason:
+            came = {"dest": services.SOURCE, "content": f"{devices.source(wanted)}\n", "mode": "0644"}
+            plan.files.append(came)
         files = [driver.file(entry) for entry in plan.files]
         settle: list[str] = []
         if pair:
@@ -149,15 +156,20 @@ class ActionModule(ActionBase):
                 entry["content"] = pair.key
             else:
                 entry["generate"] = f'cp {services.NEXT_KEY} "$1"'
-                settle.append(f"rm -f {services.NEXT_KEY}")
-            came = {"dest": services.SOURCE, "content": f"{_source(wanted)}\n", "mode": "0644"}
+                settle.append(f"rm -f {services.NEXT_KEY} {services.NEXT_REQUEST}")
             files = [
-                driver.file(came),
                 driver.file({"dest": services.CERT, "content": pair.certificate, "mode": "0644"}),
                 driver.file(entry),
+                driver.file(_remembered(pair.still)),
                 *files,
             ]
         result = self._commit(wanted, device, plan, files, settle)
+        if wanted.mode == "controller" and not self._task.check_mode and not result.get("failed"):
+            has = pair.leaf if pair else found.certificate
+            if has:
+                controller.delivered(wanted, has.public_key)
+        if again or (pair and pair.useless):
+            return self._as_before(result, reason if again else pair.useless)  # type: ignore[union-attr]
         if reason:
             result["reason"] = reason
             result["changed"] = result["changed"] or self._task.check_mode
@@ -167,11 +179,32 @@ class ActionModule(ActionBase):
         if pair and not result.get("failed"):
             result["key_made"] = pair.where
         if wanted.ca_certificate:
-            result["warnings"] = [*result.get("warnings", []), *certificates.remarks(wanted.ca_certificate)]
+            said = certificates.remarks(wanted.ca_certificate, now, wanted.lifetime_days)
+            result["warnings"] = [*result.get("warnings", []), *said]
         return result
 
+    def _as_before(self, result: dict[str, Any], reason: str) -> dict[str, Any]:
+        """What the CA gives does not do; asking it again would cost an order in every run, and bring the same."""
+        if result.get("failed"):
+            return result
+        message = f"{self._host}: {devices.not_asked_again(reason)}"
+        return {**result, "failed": True, "reason": reason, "msg": message}
+
+    def _without_certbot(self, plan: services.Plan, found: devices.Found) -> None:
+        """What certbot on the device renews is not what is wanted here, and the secrets it did so with are nobody's."""
+        plan.files += [{"dest": dest, "state": "absent"} for dest in found.traces]
+        self._leave_behind(plan, found)
+        if {certbot.TIMER_DROP_IN, certbot.SERVICE_DROP_IN} & set(found.traces):
+            plan.activate.insert(0, "systemctl daemon-reload")
+            plan.revert.insert(0, "systemctl daemon-reload")
+
+    def _leave_behind(self, plan: services.Plan, found: devices.Found, keep: str = "") -> None:
+        for dest, content in devices.left_behind(found, keep).items():
+            plan.files.append({"dest": dest, "content": content, "mode": "keep"})
+        plan.revert.insert(0, certbot.let_go(self._settings["state_dir"]))
+
     def _why_new(self, wanted: options.Wanted, found: devices.Found, now: datetime) -> str:
-        reason = devices.why_new(found.certificate, wanted, now, key=found.key)
+        reason = devices.why_new(found.certificate, wanted, now, key=found.key, still=found.still)
         if (
             not reason
             and wanted.ca_certificate
@@ -180,20 +213,18 @@ class ActionModule(ActionBase):
             reason = "another CA issued it"
         if not reason and wanted.also_client and found.certificate and not found.certificate.client:
             reason = "it is not one for a client too"
-        if not reason and wanted.mode == "controller" and found.source != _source(wanted):
+        if not reason and wanted.mode == "controller" and found.source != devices.source(wanted):
             reason = f"it came from elsewhere ({found.source or 'nobody wrote down where'})"
         return reason
 
     def _new_pair(self, wanted: options.Wanted, found: devices.Found, now: datetime) -> _Pair:
         """From the fleet's CA or the controller's certbot. The key is made on the device if that can be done."""
-        key = ""
         if "openssl" in found.has:
             csr, where = self._request(wanted), "device"
         else:
-            key = certificates.new_key(wanted.key_type)
-            csr, where = certificates.request(key, wanted.names), "controller"
+            csr, where = self._bring_key(wanted, found), "controller"
         if wanted.mode == "controller":
-            pem = controller.issue(wanted, csr)
+            pem = controller.issue(wanted, csr, now)
         else:
             pem = certificates.issue(
                 wanted.ca_certificate, wanted.ca_key, csr, wanted.names, days=wanted.lifetime_days, now=now,
@@ -202,7 +233,11 @@ class ActionModule(ActionBase):
         leaf = certificates.describe(pem)
         if leaf.public_key != certificates.requested(csr):
             raise CertificateError("the CA answered with a certificate for another key; it is not used")
-        return _Pair(pem, leaf, key, where)
+        pair = _Pair(pem, leaf, where=where)
+        if wanted.mode == "controller":
+            pair.still = devices.why_new(leaf, wanted, now, key=True)
+            pair.useless = devices.why_new(leaf, wanted, now, key=True, still=pair.still)
+        return pair
 
     def _request(self, wanted: options.Wanted) -> str:
         """A signing request for a key that is made on the device, waits there, and never leaves it."""
@@ -212,11 +247,18 @@ class ActionModule(ActionBase):
             else "RSA -pkeyopt rsa_keygen_bits:2048"
         )
         names = ",".join(f"{'IP' if _is_address(name) else 'DNS'}:{name}" for name in wanted.names)
+        common = certificates.common(wanted.names)
+        subject = f"/CN={common}" if common else "/"
+        # One of another kind, or half of one, is none. Of two runs at once the first one's key is the one that both use.
+        kind = "id-ecPublicKey" if wanted.key_type == "ecdsa" else "rsaEncryption"
         reply = self._exchange.run(
-            f"(umask 022; mkdir -p {services.HOME})\numask 077\n"
-            f"if ! openssl pkey -in {services.NEXT_KEY} -noout 2>/dev/null; then\n"
-            f"  openssl genpkey -algorithm {make} -out {services.NEXT_KEY} 2>/dev/null\nfi\n"
-            f"openssl req -new -sha256 -key {services.NEXT_KEY} -subj {shlex.quote(f'/CN={wanted.name[:64]}')} "
+            f"(umask 022; mkdir -p {services.HOME})\numask 077\nnext={services.NEXT_KEY}\n"
+            'openssl pkey -in "$next" -pubout 2>/dev/null | openssl asn1parse 2>/dev/null | '
+            f'grep -q {kind} || rm -f "$next"\n'
+            'if [ ! -f "$next" ]; then\n'
+            f'  openssl genpkey -algorithm {make} -out "$next.$$" 2>/dev/null\n'
+            '  ln "$next.$$" "$next" 2>/dev/null || [ -f "$next" ] || cp "$next.$$" "$next"\n  rm -f "$next.$$"\nfi\n'
+            f'openssl req -new -sha256 -key "$next" -subj {shlex.quote(subject)} '
             f"-addext {shlex.quote(f'subjectAltName={names}')} | blob request\n"
         )
         if reply.status != 0 or not reply.get("request"):
@@ -224,6 +266,21 @@ class ActionModule(ActionBase):
                 f"openssl on this device made no signing request: {reply.errors.strip()[-300:]}"
             )
         return reply.get("request")
+
+    def _bring_key(self, wanted: options.Wanted, found: devices.Found) -> str:
+        """The same for a device without openssl: the key is made here, and waits there beside its request."""
+        if certificates.asks_for(found.request, wanted.names, wanted.key_type):
+            return found.request
+        key = certificates.new_key(wanted.key_type)
+        csr = certificates.request(key, wanted.names)
+        lines = [f"(umask 022; mkdir -p {services.HOME})", "umask 077", f"rm -f {services.NEXT_REQUEST}"]
+        for path, text in ((services.NEXT_KEY, key), (services.NEXT_REQUEST, csr)):
+            lines += [f"cat >{path}.new <<'END'", text.strip(), "END", f"mv -f {path}.new {path}"]
+        with quiet(self):
+            reply = self._exchange.run("\n".join(lines) + "\n")
+        if reply.status != 0:
+            raise services.Refused(f"the key could not be written: {reply.errors.strip()[-300:]}")
+        return csr
 
     def _on_device(
         self, wanted: options.Wanted, device: dict[str, Any], found: devices.Found, now: datetime
@@ -235,54 +292,93 @@ class ActionModule(ActionBase):
                 "tls_mode: controller for a device that cannot have it"
             )
         self._check_challenge(wanted, device, found)
-        reason = devices.why_new(found.lineage, wanted, now, key=True)
-        reason = reason or certbot.renews_otherwise(found.renewal, wanted)
-        waiting = not reason and (
+        name = devices.lineage(found, wanted)
+        there = found.lineages.get(name, devices.Lineage())
+        reason = devices.why_new(there.issued, wanted, now, key=True, still=found.still)
+        reason = reason or certbot.renews_otherwise(there.renewal, wanted)
+        again = bool(reason) and reason == found.still
+        order = reason if not again else ""
+        waiting = not order and (
             found.certificate is None
             or not found.key
-            or (found.lineage is not None and found.lineage.fingerprint != found.certificate.fingerprint)
+            or (there.issued is not None and there.issued.fingerprint != found.certificate.fingerprint)
             or found.status.endswith(devices.INTERRUPTED)
         )
         had = found.certificate is not None and found.key
         ocsp = bool(found.certificate and found.certificate.ocsp)
-        result = self._commit_device(wanted, device, found, pair=had, ocsp=ocsp)
-        if result.get("failed") or not (reason or waiting):
+        result = self._commit_device(wanted, device, found, name, pair=had, ocsp=ocsp)
+        if result.get("failed"):
             return result
+        if not (order or waiting):
+            return (
+                self._as_before(result, reason)
+                if again
+                else self._renew_when_due(wanted, there, name, result)
+            )
         if self._task.check_mode:
             what = (
-                f"a certificate would be issued: {reason}"
-                if reason
+                f"a certificate would be issued: {order}"
+                if order
                 else "a certificate that waits would be deployed"
             )
-            return {**result, "changed": True, "state": "would_change", "reason": reason, "msg": what}
-        force = bool(reason) and found.lineage is not None and set(found.lineage.names) == set(wanted.names)
+            return {**result, "changed": True, "state": "would_change", "reason": order, "msg": what}
+        force = bool(order) and there.issued is not None and set(there.issued.names) == set(wanted.names)
         began = time.monotonic()
         with quiet(self):
-            reply = self._exchange.run(certbot.issue(wanted, force=force) if reason else certbot.take(wanted))
+            asked = certbot.issue(wanted, name, force=force) if order else certbot.take(name)
+            reply = self._exchange.run(asked)
         if reply.get("code") != "0":
             why = certbot.explain(reply.get("output") or reply.errors, wanted)
             why = self._not_issued(
                 why.replace(wanted.acme_eab_key, "***") if wanted.acme_eab_key else why, found
             )
-            return {**result, "failed": True, "state": "refused", "reason": reason, "msg": why}
+            return {**result, "failed": True, "state": "refused", "reason": order, "msg": why}
         if reply.get("taken") != "0":
             message = f"{self._host}: a new certificate was issued but not taken: {certbot.reason(reply.get('said'))}"
-            return {**result, "failed": True, "state": "reverted", "reason": reason, "msg": message}
-        issued = {"issue_seconds": round(time.monotonic() - began, 1)} if reason else {}
+            return {**result, "failed": True, "state": "reverted", "reason": order, "msg": message}
+        issued = {"issue_seconds": round(time.monotonic() - began, 1)} if order else {}
         fresh = devices.read(self._exchange.run(devices.query(wanted)))
-        if reason and fresh.lineage:
-            lifetime = (fresh.lineage.not_after - fresh.lineage.not_before).total_seconds()
-            self._exchange.run(certbot.renew_at(wanted, lifetime))
+        useless = (
+            self._after_issue(wanted, fresh.lineages.get(name, devices.Lineage()), name, now) if order else ""
+        )
         if not had or bool(fresh.certificate and fresh.certificate.ocsp) != ocsp:
             facts = (result.get("ansible_facts") or {}).get(FACT, device)
             ocsp = bool(fresh.certificate and fresh.certificate.ocsp)
-            result = self._commit_device(wanted, facts, fresh, pair=True, ocsp=ocsp)
+            result = self._commit_device(wanted, facts, fresh, name, pair=True, ocsp=ocsp)
+        result["changed"] = True
         if result.get("failed"):
-            return {**result, "changed": True, "reason": reason, **issued}
-        done = f"a certificate was issued: {reason}" if reason else "a certificate that waited was deployed"
+            return {**result, "reason": order, **issued}
+        if useless or again:
+            return self._as_before({**result, **issued}, useless or reason)
+        done = f"a certificate was issued: {order}" if order else "a certificate that waited was deployed"
         return {
-            **result, **issued, "changed": True, "state": "confirmed", "reason": reason, "msg": done, "key_made": "device",
+            **result, **issued, "state": "confirmed", "reason": order, "msg": done, "key_made": "device",
         }  # fmt: skip
+
+    def _after_issue(self, wanted: options.Wanted, fresh: devices.Lineage, name: str, now: datetime) -> str:
+        """Has the device keep in mind what this certificate lacks, and when it is due. Why it is useless, if it is."""
+        otherwise = certbot.renews_otherwise(fresh.renewal, wanted)
+        still = devices.why_new(fresh.issued, wanted, now, key=True) or otherwise
+        due = certbot.renew_at(name, certbot.due_line(wanted, fresh.issued)) if fresh.issued else ""
+        self._exchange.run(certbot.remember(still) + due)
+        return devices.why_new(fresh.issued, wanted, now, key=True, still=still) or otherwise
+
+    def _renew_when_due(
+        self, wanted: options.Wanted, there: devices.Lineage, name: str, result: dict[str, Any]
+    ) -> dict[str, Any]:
+        """With another tls_renew_days certbot must renew at another time; the certificate is the same."""
+        line = certbot.due_line(wanted, there.issued) if there.issued else ""
+        if not line or f"{line}\n" in there.renewal:
+            return result
+        if self._task.check_mode:
+            return {
+                **result,
+                "changed": True,
+                "state": "would_change",
+                "msg": f"certbot would be told: {line}",
+            }
+        self._exchange.run(certbot.renew_at(name, line))
+        return {**result, "changed": True, "state": "confirmed", "msg": f"certbot was told: {line}"}
 
     def _check_challenge(self, wanted: options.Wanted, device: dict[str, Any], found: devices.Found) -> None:
         if wanted.gate and wanted.challenge != "dns" and not found.gate:
@@ -321,12 +417,20 @@ class ActionModule(ActionBase):
     # --- the change -------------------------------------------------------------------------------------------
 
     def _commit_device(
-        self, wanted: options.Wanted, device: dict[str, Any], found: devices.Found, *, pair: bool, ocsp: bool
+        self,
+        wanted: options.Wanted,
+        device: dict[str, Any],
+        found: devices.Found,
+        name: str,
+        *,
+        pair: bool,
+        ocsp: bool,
     ) -> dict[str, Any]:
         plan = services.plan(
             wanted, device, found.has, pair=pair, ocsp=ocsp, texts=found.texts, served=found.served
         )
-        plan.files += certbot.files(wanted)
+        plan.files += certbot.files(wanted, name)
+        self._leave_behind(plan, found, keep=name)
         if device.get("init") == "systemd":
             timer = "systemctl daemon-reload\nsystemctl enable --now certbot.timer >/dev/null 2>&1"
             plan.activate.insert(0, timer)
@@ -361,12 +465,15 @@ class ActionModule(ActionBase):
         return driver.with_fresh_facts(self, outcome, device, plan.files)
 
 
-def _source(wanted: options.Wanted) -> str:
-    """Where a delivered certificate comes from: another place is a reason to have a new one."""
-    if wanted.mode == "controller":
-        return f"controller {wanted.acme_directory}"
-    return "fleet CA" if wanted.ca_certificate else "operator"
+def _remembered(still: str) -> dict[str, Any]:
+    if still:
+        return {"dest": certbot.STILL, "content": f"{still}\n", "mode": "0644"}
+    return {"dest": certbot.STILL, "state": "absent"}
 
 
 def _is_address(name: str) -> bool:
-    return ":" in name or name.replace(".", "").isdigit()
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -28,6 +28,10 @@ class ActionModule(ActionBase):
                 "names": {"type": "list", "elements": "str", "required": True},
                 "acme_directory": {"type": "str", "required": True},
                 "acme_root": {"type": "str", "default": ""},
+                **{
+                    name: options.SPEC[name]
+                    for name in ("challenge", "dns_plugin", "dns_hook", "dns_propagation")
+                },
             }
         )
         if self._task.check_mode:

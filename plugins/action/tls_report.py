@@ -24,8 +24,9 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         del tmp
         host = (task_vars or {}).get("inventory_hostname")
-        names = ("names", "warn_days", "fail_days")
+        names = ("mode", "names", "warn_days", "fail_days")
         _, arguments = self.validate_argument_spec(argument_spec={name: options.SPEC[name] for name in names})
+        expected = arguments.pop("mode") != "none"
         defaults = {name: spec["default"] for name, spec in options.SPEC.items()}
         now = datetime.now(timezone.utc)
         try:
@@ -33,10 +34,14 @@ class ActionModule(ActionBase):
         except options.OptionError as error:
             return {**result, "failed": True, "changed": False, "msg": f"{host}: {error}"}
         found = devices.read(Exchange(self).run(devices.query(wanted)))
+        if not expected and not found.here:
+            return {
+                **result,
+                "changed": False,
+                "skipped": True,
+                "msg": "no certificate is wanted, or there, from this role",
+            }
         verdict = devices.judge(found, wanted, now)
-        missing = [name for name in wanted.names if found.certificate and name not in found.certificate.names]
-        if missing and verdict["state"] != "failing":
-            verdict = {"state": "failing", "message": f"the certificate is not for {', '.join(missing)}"}
         if found.certificate:
             result["certificate"] = found.certificate.report(now)
         return {**result, "changed": False, "verdict": verdict, "msg": verdict["message"]}

@@ -322,7 +322,9 @@ reason:
   type: str
   sample: there is none
 shared_with:
-  description: Other devices of this play that have the same private key.
+  description:
+  - Other devices of this play that have the same private key, as far as their tasks have ended; devices that are served at the
+    same moment do not see each other. The audit compares all of them.
   returned: when the device has a certificate
   type: list
   elements: str

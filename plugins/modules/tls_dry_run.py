@@ -29,6 +29,27 @@ options:
     - The root of the ACME server's own certificate, as PEM. Only whether it is set counts; the device has it.
     type: str
     default: ""
+  challenge:
+    description:
+    - How the CA is shown that the names are this device's, as M(sallyport.iot.tls) has it.
+    type: str
+    choices: [webroot, standalone, nginx, dns]
+    default: webroot
+  dns_plugin:
+    description:
+    - For C(dns), the certbot plugin that edits the TXT record.
+    type: str
+    default: ""
+  dns_hook:
+    description:
+    - For C(dns), in place of a plugin, the text of the program. Only whether it is set counts; the device has it.
+    type: str
+    default: ""
+  dns_propagation:
+    description:
+    - Seconds that the plugin waits for the record to spread.
+    type: int
+    default: 0
 attributes:
   check_mode:
     support: full

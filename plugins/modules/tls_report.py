@@ -9,9 +9,17 @@ module: tls_report
 short_description: Judge the certificate that a device has
 version_added: 0.1.0
 description:
-- Asks the device for its certificate and for how the last deployment ended, and judges both on the controller.
+- Asks the device for its certificate, for the CAs and the list of revoked clients that its services go by, and for how the
+  last deployment ended, and judges all of it on the controller.
 - A part of C(playbooks/audit.yml). No CA is asked, and a private key is looked at on the device only.
 options:
+  mode:
+    description:
+    - How the site gets certificates, as M(sallyport.iot.tls) has it. With C(none) a device that this role has given a
+      certificate is judged all the same; one that it has not is skipped.
+    type: str
+    choices: [none, own, device, controller]
+    default: none
   names:
     description:
     - The names that the certificate is to be for.
@@ -48,6 +56,7 @@ author:
 EXAMPLES = r"""
 - name: Ask whether the certificate is still good
   sallyport.iot.tls_report:
+    mode: own
     names: [gw1.plant.example]
 """
 
@@ -59,7 +68,7 @@ certificate:
   sample: {names: [gw1.plant.example], days_left: 64}
 verdict:
   description: C(state) is C(ok), C(warning) or C(failing); C(message) says why.
-  returned: success
+  returned: when it was judged
   type: dict
   sample: {state: ok, message: "valid until 2027-01-30 00:00 UTC"}
 msg:

@@ -211,7 +211,7 @@ def test_the_installed_playbooks_harden_and_audit(project: Project) -> None:
     assert "4 of 4 devices are as the policy says" in audit.output
 
 
-# Those of tls need a CA of their own and devices with certbot or a broker, which molecule/tls has.
+# Those of tls need a CA of their own and devices with certbot or a broker: molecule/tls plays them, as it does time_sync's.
 @pytest.mark.parametrize("role", [role for role in ROLES if role != "tls"])
 def test_the_examples_of_a_roles_readme_run_on_real_devices(
     role: str, project: Project, tmp_path: Path
@@ -234,7 +234,7 @@ def test_the_examples_of_a_roles_readme_run_on_real_devices(
             HOME=str(tmp_path),
         )  # fmt: skip
         if role == "time_sync":
-            # These devices have no time client, which is said by name; molecule/tls runs the role on devices that have one.
+            # These devices have no time client, which is said by name; molecule/tls plays it on devices that have one.
             refused = run.output.count(
                 "time_sync was refused, nothing was changed: this device has neither chrony"
             )

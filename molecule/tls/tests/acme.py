@@ -131,7 +131,7 @@ class Acme:
         self.validity = validity if validity is not None else self.validity
         self.bindings = bindings if bindings is not None else self.bindings
         key = ec.generate_private_key(ec.SECP256R1())
-        own = certificate("acme", key, self.root, self._root_key, names=(self.address,))
+        own = certificate("acme", key, self.root, self._root_key, names=(self.address, "ca.plant.example"))
         settings = {
             "listenAddress": "0.0.0.0:14000",
             "managementListenAddress": "0.0.0.0:15000",
@@ -152,6 +152,11 @@ class Acme:
         self.background(
             "PEBBLE_VA_NOSLEEP=1 PEBBLE_WFE_NONCEREJECT=0 pebble -config /tmp/acme.json -dnsserver 127.0.0.1:8053"
         )
+        # The README's playbook asks it by name, where web servers are.
+        self._nft("add table ip named")
+        self._nft("add chain ip named in { type nat hook prerouting priority dstnat; }")
+        self._nft("flush chain ip named in")
+        self._nft("add rule ip named in tcp dport 443 redirect to :14000")
         self._until(self.directory)
         self._until(f"http://{self.address}:8055/", any_answer=True)
         for name, device in self.names.items():

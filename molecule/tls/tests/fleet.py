@@ -167,6 +167,7 @@ class Fleet:
         *,
         pair: tuple[str, str] | None = None,
         highest: ssl.TLSVersion | None = None,
+        name: str = "",
     ) -> ssl.SSLSocket:
         """A client that trusts these roots only, and that the name must be right for."""
         context = ssl.create_default_context(cadata=roots)
@@ -179,7 +180,7 @@ class Fleet:
             file.write_text("".join(pair), encoding="utf-8")
             context.load_cert_chain(str(file))
         raw = socket.create_connection((self.address(device), port), timeout=10)
-        return context.wrap_socket(raw, server_hostname=self.name(device))
+        return context.wrap_socket(raw, server_hostname=name or self.name(device))
 
     def get(self, device: str, roots: str, port: int = 443, **options: Any) -> str:
         """The whole answer to GET / over TLS."""

@@ -58,6 +58,24 @@ def test_a_certificate_is_delivered_and_the_result_says_where_its_key_was_made(
     assert kept and all("accounts" in path.parts or path.name == "lock" for path in kept)
 
 
+def test_what_certbot_on_a_device_had_takes_the_place_of_nothing_any_more(
+    fleet: Fleet, site: dict[str, object]
+) -> None:
+    for device in DEBIAN:
+        confs = fleet.sh(device, "cat /etc/letsencrypt/renewal/*.conf")
+        assert "autorenew = False" in confs and "sallyport/tls/deploy" not in confs
+        left = "cd /etc/sallyport/tls; ls dns-hook dns-credentials certbot.ini lineage 2>/dev/null || :"
+        assert fleet.sh(device, left) == ""
+    before, orders = fleet.served("tls11"), fleet.acme.orders()
+    due = (
+        "sed -i 's/^renew_before_expiry.*/renew_before_expiry = 9000 hours/' /etc/letsencrypt/renewal/*.conf"
+    )
+    fleet.sh("tls11", f"{due}; certbot renew -q --no-random-sleep-on-renew")
+    assert fleet.acme.orders() == orders, "a certificate that nobody wants was renewed"
+    fleet.sh("tls11", "RENEWED_LINEAGE=/etc/letsencrypt/live/tls11.lab sh /etc/sallyport/tls/deploy certbot")
+    assert fleet.served("tls11") == before
+
+
 def test_a_converged_run_asks_nobody(fleet: Fleet, site: dict[str, object]) -> None:
     before = fleet.sh("vantage-lan", "cat /tmp/acme.log")
     run = fleet.play("tls13:tlsvendor", **site)
@@ -65,7 +83,7 @@ def test_a_converged_run_asks_nobody(fleet: Fleet, site: dict[str, object]) -> N
     assert fleet.sh("vantage-lan", "cat /tmp/acme.log") == before
 
 
-def test_a_ca_that_is_down_leaves_the_old_certificate_and_the_next_run_uses_the_same_key(
+def test_a_ca_that_is_down_or_a_device_that_refuses_costs_no_key_and_no_second_order(
     fleet: Fleet, site: dict[str, object]
 ) -> None:
     before = {device: fleet.served(device) for device in ("tls13", "tlsvendor")}
@@ -75,11 +93,22 @@ def test_a_ca_that_is_down_leaves_the_old_certificate_and_the_next_run_uses_the_
     for device, fingerprint in before.items():
         assert run[device]["failed"] and "the old certificate is still served" in run[device]["msg"]
         assert fleet.served(device) == fingerprint
-    waiting = fleet.sh("tls13", "cat /etc/sallyport/tls/privkey.next")
+    waiting = {device: fleet.sh(device, "cat /etc/sallyport/tls/privkey.next") for device in before}
+    orders = fleet.acme.orders()
+    broken = "/etc/nginx/conf.d/zz-broken.conf"
+    fleet.sh("tls13", f"echo 'no such directive;' >{broken}")
+    try:
+        run = fleet.play("tls13", **site, names=names)
+        assert run["tls13"]["failed"] and "nginx refuses" in run["tls13"]["msg"], run.output
+        assert fleet.served("tls13") == before["tls13"] and fleet.acme.orders() == orders + 1
+    finally:
+        fleet.sh("tls13", f"rm {broken}")
     run = fleet.play("tls13:tlsvendor", **site, names=names)
-    assert run.status == 0, run.output
-    assert fleet.sh("tls13", "cat /etc/sallyport/tls/privkey.pem") == waiting
-    assert all(fleet.served(device) != fingerprint for device, fingerprint in before.items())
+    assert run.status == 0 and fleet.acme.orders() == orders + len(before), run.output
+    for device, fingerprint in before.items():
+        assert fleet.sh(device, "cat /etc/sallyport/tls/privkey.pem") == waiting[device]
+        assert fleet.sh(device, "ls /etc/sallyport/tls/*.next 2>/dev/null || :") == ""
+        assert fleet.served(device) != fingerprint
 
 
 def controllers_address(fleet: Fleet) -> str:

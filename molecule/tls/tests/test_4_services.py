@@ -225,4 +225,6 @@ def test_the_way_back_brings_the_plain_interface_again_and_leaves_no_key(fleet: 
         assert fleet.plain(device)
         kept = f"find /etc/sallyport/tls {COPIES.get(device, '')} -type f 2>/dev/null || :"
         assert fleet.sh(device, kept) == ""
+        hooked = "grep -ls sallyport/tls/deploy /etc/letsencrypt/renewal/*.conf || :"
+        assert fleet.sh(device, hooked) == "", "certbot would call a program that is gone"
     assert "Managed by Sallyport" not in fleet.sh("tls12", "cat /etc/nginx/conf.d/* 2>/dev/null || :")

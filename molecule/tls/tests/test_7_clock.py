@@ -16,6 +16,8 @@ from acme import authority, certificate, pem
 from cryptography.hazmat.primitives.asymmetric import ec
 from fleet import DEVICES, FAKETIME, Fleet, until
 
+from tests.role_examples import examples
+
 ALL = ":".join(DEVICES)
 CLOCK = {"playbook": "molecule/tls/clock.yml", "action": "time_sync"}
 LOG = "/tmp/time.log"
@@ -147,16 +149,21 @@ def test_behind_a_policy_that_drops_what_goes_out_a_server_is_asked_that_proves_
         fleet.sh("tls12", "nft delete table inet sallyport 2>/dev/null || :")
 
 
-def test_a_device_that_boots_in_1970_is_set_to_the_floor_before_anything_else(fleet: Fleet) -> None:
-    """By the unit on one device and by init's first line on the other, after a power cut."""
+def test_a_device_that_boots_in_1970_is_set_to_the_floor_before_anything_else(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    """By the unit on one device and by init's first line on the other, after a power cut. The README's playbook."""
     floor, asked = 1793491200, "/var/lib/date.asked"
     tells = {
         "tls13": f"LD_PRELOAD={FAKETIME} FAKETIME='@1970-01-02 00:00:00' NO_FAKE_STAT=1 exec /usr/bin/date \"$@\"",
         "tlsvendor": 'case $1 in -r) exec /bin/date "$@" ;; esac; echo 86400',
     }
     places = {"tls13": "/usr/local/bin/date", "tlsvendor": "/sbin/date"}
-    run = fleet.play("tls13:tlsvendor", **CLOCK, time_sync_floor="2026-11-01")
-    assert run.status == 0, run.output
+    (example,) = examples("time_sync")
+    playbook = tmp_path / "clock.yml"
+    playbook.write_text(example, encoding="utf-8")
+    run = fleet.play("tls13:tlsvendor", playbook=str(playbook), action="time_sync")
+    assert run.status == 0 and run["tls13"]["changed"] and run["tlsvendor"]["changed"], run.output
     for device, told in tells.items():
         program = f'#!/bin/sh\ncase "$*" in *-s*) echo "$*" >>{asked}; exit ;; esac\n{told}\n'
         place = places[device]

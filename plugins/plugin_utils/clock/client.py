@@ -203,6 +203,16 @@ def inittab(text: str, program: str, servers: Sequence[str]) -> str:
     return "\n".join(kept if line in kept else [*kept, line]) + "\n"
 
 
+def end_ntpd() -> str:
+    """sh that ends every BusyBox ntpd, also one that was started as `busybox ntpd`, and no shell that speaks of it."""
+    return (
+        'for pid in $(pidof ntpd || :); do kill "$pid" 2>/dev/null || :; done\n'
+        "for pid in $(pidof busybox || :); do\n"
+        "  set -f -- $(tr '\\0' ' ' 2>/dev/null <\"/proc/$pid/cmdline\" || :)\n"
+        '  if [ "$#" -gt 1 ] && [ "${1##*/} $2" = "busybox ntpd" ]; then kill "$pid" 2>/dev/null || :; fi\ndone'
+    )
+
+
 def floor_program(floor: int) -> str:
     """What runs at boot: never earlier than this day, nor than the last time the client wrote its state.
 
@@ -275,11 +285,7 @@ def plan(wanted: Wanted, device: Mapping[str, Any], reply: Any) -> Plan:
             {"dest": INITTAB, "content": inittab(text, program, wanted.servers), "mode": "keep"}
         )
         # init starts the line by itself; an ntpd with other servers, whose line is gone, is not its business.
-        kick = (
-            'kill -HUP 1\nfor pid in $(pidof ntpd || :); do kill "$pid" 2>/dev/null || :; done\n'
-            "for pid in $(pidof busybox || :); do\n"  # as `busybox ntpd` it has another name
-            "  case $(tr '\\0' ' ' <\"/proc/$pid/cmdline\" 2>/dev/null) in *'busybox ntpd '*) kill \"$pid\" || : ;; esac\ndone"
-        )
+        kick = f"kill -HUP 1\n{end_ntpd()}"
         result.activate.append(kick)
         result.revert.append(kick)
         result.verify.append(

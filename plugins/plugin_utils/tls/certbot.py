@@ -6,16 +6,20 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.sallyport.iot.plugins.plugin_utils.tls import services
+from ansible_collections.sallyport.iot.plugins.plugin_utils.tls.certificates import Certificate
 from ansible_collections.sallyport.iot.plugins.plugin_utils.tls.options import Wanted
 
 INI = f"{services.HOME}/certbot.ini"
 ROOT = f"{services.HOME}/acme-root.pem"
 HOOK = f"{services.HOME}/dns-hook"
 CREDENTIALS = f"{services.HOME}/dns-credentials"
+ROOTS = "/run/sallyport-acme-roots.pem"
+"""The public roots and the site's: plugins and hooks speak to others than the CA too. Made afresh before each use."""
+STILL = f"{services.HOME}/still"
+"""Why the last certificate that was issued did not do, as told right after its issue; not there where it did."""
 SERVICE_DROP_IN = "/etc/systemd/system/certbot.service.d/sallyport.conf"
 TIMER_DROP_IN = "/etc/systemd/system/certbot.timer.d/sallyport.conf"
 
@@ -24,7 +28,7 @@ def ini(wanted: Wanted, *, webroot: str, hook: str, credentials: str, deploy: bo
     """certbot's settings. A file and not arguments, because the binding to an account is a secret.
 
     Args:
-        hook: path of the DNS hook.
+        hook: the command that is the DNS hook.
         credentials: path of the DNS plugin's credentials.
         deploy: whether certbot hands a new certificate to the device's services.
         gate: the command that opens and closes port 80, "" where it stands open.
@@ -62,8 +66,8 @@ def ini(wanted: Wanted, *, webroot: str, hook: str, credentials: str, deploy: bo
     return services.BANNER + "\n".join(lines) + "\n"
 
 
-def files(wanted: Wanted) -> list[dict[str, Any]]:
-    """What certbot needs on a device."""
+def files(wanted: Wanted, name: str) -> list[dict[str, Any]]:
+    """What certbot needs on a device to keep the certificate that it calls ``name``."""
     result: list[dict[str, Any]] = [
         {
             "dest": INI,
@@ -83,10 +87,13 @@ def files(wanted: Wanted) -> list[dict[str, Any]]:
             "content": f"{services.BANNER}[Timer]\nRandomizedDelaySec={wanted.renew_jitter}\nPersistent=true\n",
             "mode": "0644",
         },
-        {"dest": services.LINEAGE, "content": f"{lineage(wanted)}\n", "mode": "0644"},
+        {"dest": services.LINEAGE, "content": f"{name}\n", "mode": "0644"},
+        {"dest": services.SOURCE, "state": "absent"},  # it comes from no delivery
     ]
     drop_in = (
-        f"{services.BANNER}[Service]\nEnvironment=REQUESTS_CA_BUNDLE={ROOT}\n" if wanted.acme_root else ""
+        f"{services.BANNER}[Service]\nExecStartPre=/bin/sh -c '{_ROOTS}'\nEnvironment=REQUESTS_CA_BUNDLE={ROOTS}\n"
+        if wanted.acme_root
+        else ""
     )
     for dest, content, mode, secret in (
         (ROOT, wanted.acme_root, "0644", False),
@@ -102,9 +109,57 @@ def files(wanted: Wanted) -> list[dict[str, Any]]:
     return result
 
 
+TRACES = (INI, TIMER_DROP_IN, SERVICE_DROP_IN, ROOT, HOOK, CREDENTIALS, services.LINEAGE)
+"""What a device has of ``files``, which is of no use, and partly secret, where certbot there is not to issue."""
+
+# Where there are no public roots the site's own is all there is.
+_ROOTS = f"cat /etc/ssl/certs/ca-certificates.crt {ROOT} >{ROOTS} 2>/dev/null || :"
+
+
 def lineage(wanted: Wanted) -> str:
-    """What certbot calls it: a wildcard's star is no part of a folder's name."""
+    """What certbot calls a first certificate: a wildcard's star is no part of a folder's name."""
     return wanted.name.replace("*.", "")
+
+
+def renewal(name: str) -> str:
+    """Where certbot writes down how it renews a certificate."""
+    return f"/etc/letsencrypt/renewal/{name}.conf"
+
+
+_ARMED = re.compile(rf"^renew_hook\s*=\s*/bin/sh {services.DEPLOY} certbot\s*$", re.M)
+_OURS = re.compile(rf"^[a-z]+_hook\s*=\s*/bin/sh {services.DEPLOY}\b.*\n", re.M)
+_AUTORENEW = re.compile(r"^autorenew\s*=.*\n", re.M)
+
+
+def armed(text: str) -> bool:
+    """Whether what certbot renews by this would be handed to the services of this role."""
+    return bool(_ARMED.search(text))
+
+
+def disarmed(text: str) -> str:
+    """The same without our hooks, and without renewal: nobody wants that certificate any more.
+
+    It is not deleted: it and its account are the CA's business too.
+    """
+    kept = _AUTORENEW.sub("", _OURS.sub("", text))
+    return kept.replace("[renewalparams]\n", "[renewalparams]\nautorenew = False\n", 1)
+
+
+def let_go(state_dir: str) -> str:
+    """sh for the way back to before the first generation: what certbot issued meanwhile is no file of any generation.
+
+    A first delivery that takes itself back leaves the key that waits: it is what the CA's answer is for.
+    """
+    hooks = f"^[a-z]*_hook *= */bin/sh {services.DEPLOY} "
+    return (
+        f"if [ ! -f {services.DEPLOY} ]; then\n"
+        f"  rm -f {services.CERT} {services.KEY} {STILL} {ROOTS}\n"
+        f"  [ -e {shlex.quote(f'{state_dir}/armed/tx/reverted')} ] || rm -f {services.NEXT_KEY} {services.NEXT_REQUEST}\n"
+        f"  for conf in {renewal('*')}; do\n"
+        f"    if grep -qs '{hooks}' \"$conf\"; then\n"
+        f"      sed -i -e '\\#{hooks}#d' -e '/^autorenew/d' -e '/^\\[renewalparams\\]$/a autorenew = False' \"$conf\"\n"
+        "    fi\n  done\nfi"
+    )
 
 
 _NO_ACCOUNT = re.compile(r"account that does not exist|Account \S+ not found")
@@ -142,49 +197,63 @@ def really(output: str, log: str) -> str:
     return said[-1] if said else output
 
 
-def issue(wanted: Wanted, *, force: bool) -> str:
-    """The exchange that has certbot get a certificate on a device, and hands it to the services."""
-    words = ["certbot", "certonly", "-c", INI, "--cert-name", lineage(wanted), "--renew-with-new-domains"]
+def issue(wanted: Wanted, name: str, *, force: bool) -> str:
+    """The exchange that has certbot get a certificate on a device, and hands it to the services.
+
+    Args:
+        name: what certbot calls it. It stays the same whatever names it is for: so nothing is left that renews besides.
+    """
+    words = ["certbot", "certonly", "-c", INI, "--cert-name", name, "--renew-with-new-domains"]
     words += ["--force-renewal"] if force else []
-    for name in wanted.names:
-        words += ["-d", name]
-    bundle = f"REQUESTS_CA_BUNDLE={ROOT}\nexport REQUESTS_CA_BUNDLE\n" if wanted.acme_root else ""
-    renewal = shlex.quote(f"/etc/letsencrypt/renewal/{lineage(wanted)}.conf")
-    live = shlex.quote(f"/etc/letsencrypt/live/{lineage(wanted)}")
+    for each in wanted.names:
+        words += ["-d", each]
+    live = shlex.quote(f"/etc/letsencrypt/live/{name}")
     account = shlex.quote(f"/etc/letsencrypt/accounts/{account_folder(wanted)}")
     return (
-        f"{_RUN}umask 022\nmkdir -p {shlex.quote(wanted.webroot)}\numask 077\n{bundle}"
+        f"{_RUN}umask 022\nmkdir -p {shlex.quote(wanted.webroot)}\n{_trust(wanted)}umask 077\n"
         f"run_certbot {shlex.join(words)}\n"
         # A private CA that was set up anew knows nobody: the old account is laid aside, and a new one made.
         f'case $code:$out in\n  [1-9]*"account that does not exist"* | [1-9]*"Account http"*" not found"*)\n'
         f"    rm -rf {account}.unknown\n    mv {account} {account}.unknown\n"
         f"    run_certbot {shlex.join(words)}\n  ;;\nesac\n"
         'say code "$code"\nprintf \'%s\\n\' "$out" | tail -n 40 | blob output\n'
-        f'if [ "$code" = 0 ] && [ -f {renewal} ]; then\n'
+        f'if [ "$code" = 0 ] && [ -f {shlex.quote(renewal(name))} ]; then\n'
         f"  said=$(/bin/sh {services.DEPLOY} take {live} 2>&1) && taken=0 || taken=$?\n"
         '  say taken "$taken"\n  printf \'%s\\n\' "$said" | tail -n 10 | blob said\n'
         "fi\n"
     )
 
 
-def renew_at(wanted: Wanted, lifetime: float) -> str:
-    """sh that tells the device's certbot when a certificate is due: at the same moment as this role finds it due.
+def _trust(wanted: Wanted) -> str:
+    return f"{_ROOTS}\nREQUESTS_CA_BUNDLE={ROOTS}\nexport REQUESTS_CA_BUNDLE\n" if wanted.acme_root else ""
 
-    Args:
-        lifetime: seconds from its first to its last moment.
-    """
+
+def due_line(wanted: Wanted, certificate: Certificate) -> str:
+    """What tells certbot when a certificate is due: at the same moment as this role finds it due."""
+    lifetime = (certificate.not_after - certificate.not_before).total_seconds()
     hours = max(1, int(min(wanted.renew_days * 86400.0, lifetime / 3) // 3600))
-    renewal = shlex.quote(f"/etc/letsencrypt/renewal/{lineage(wanted)}.conf")
-    line = f"renew_before_expiry = {hours} hours"
+    return f"renew_before_expiry = {hours} hours"
+
+
+def renew_at(name: str, line: str) -> str:
+    """sh that writes this line into the device's own notes."""
+    conf = shlex.quote(renewal(name))
     return (
-        f"if [ -f {renewal} ] && ! grep -qx {shlex.quote(line)} {renewal}; then\n"
-        f"  sed -i -e '/^renew_before_expiry/d' -e '1i {line}' {renewal}\nfi\n"
+        f"if [ -f {conf} ] && ! grep -qx {shlex.quote(line)} {conf}; then\n"
+        f"  sed -i -e '/^renew_before_expiry/d' -e '1i {line}' {conf}\nfi\n"
     )
 
 
-def take(wanted: Wanted) -> str:
+def remember(reason: str) -> str:
+    """sh that keeps in mind why the certificate that was just issued does not do; "" where it does."""
+    if not reason:
+        return f"rm -f {STILL}\n"
+    return f"(umask 022; printf '%s\\n' {shlex.quote(reason)} >{STILL})\n"
+
+
+def take(name: str) -> str:
     """The exchange that hands over what certbot got earlier: the last run died in between. The CA is not asked."""
-    live = shlex.quote(f"/etc/letsencrypt/live/{lineage(wanted)}")
+    live = shlex.quote(f"/etc/letsencrypt/live/{name}")
     return (
         f"said=$(/bin/sh {services.DEPLOY} take {live} 2>&1) && taken=0 || taken=$?\n"
         'say code 0\nsay taken "$taken"\nprintf \'%s\\n\' "$said" | tail -n 10 | blob said\n'
@@ -193,11 +262,11 @@ def take(wanted: Wanted) -> str:
 
 def dry_run(wanted: Wanted) -> str:
     """The exchange that asks whether the next renewal would work, at the directory that this site uses."""
-    words = ["certbot", "renew", "--dry-run", "--non-interactive", "--cert-name", lineage(wanted)]
+    words = ["certbot", "renew", "--dry-run", "--non-interactive"]
     words += ["--server", wanted.acme_directory, "--no-random-sleep-on-renew"]
-    bundle = f"REQUESTS_CA_BUNDLE={ROOT}\nexport REQUESTS_CA_BUNDLE\n" if wanted.acme_root else ""
     return (
-        f"{_RUN}{bundle}run_certbot {shlex.join(words)}\n"
+        f"{_RUN}{_trust(wanted)}name=$(cat {services.LINEAGE} 2>/dev/null) || name={shlex.quote(lineage(wanted))}\n"
+        f'run_certbot {shlex.join(words)} --cert-name "$name"\n'
         'say code "$code"\nprintf \'%s\\n\' "$out" | tail -n 40 | blob output\n'
     )
 
@@ -207,12 +276,14 @@ def gate(wanted: Wanted) -> str:
     return f"/bin/sh {services.DEPLOY}" if wanted.gate and wanted.challenge != "dns" else ""
 
 
-def renews_otherwise(renewal: str, wanted: Wanted) -> str:
+def renews_otherwise(text: str, wanted: Wanted) -> str:
     """How a device's certbot would renew, if that is not what the site wants; empty where it is.
 
     certbot goes by what it wrote down when it issued, whatever its settings say now.
     """
-    said = dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", renewal, re.M))
+    said = dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", text, re.M))
+    if said.get("autorenew", "True").lower() == "false":
+        return "nothing renews it"
     if said.get("server") != wanted.acme_directory:
         return f"it came from {said.get('server') or 'an unknown directory'}"
     by = {"dns": f"dns-{wanted.dns_plugin}" if wanted.dns_plugin else "manual"}.get(
@@ -254,6 +325,12 @@ def explain(output: str, wanted: Wanted) -> str:
         advice = "the CA's rate limit is reached: wait for what it names, and try with its staging directory meanwhile"
     elif "certificate_verify_failed" in lowered or "certificate verify failed" in lowered:
         advice = "the ACME server's own certificate is not trusted: set tls_acme_root to its CA's root"
+    elif wanted.challenge == "dns" and ("unauthorized" in lowered or "challenge" in lowered):
+        by = f"certbot's plugin dns-{wanted.dns_plugin}" if wanted.dns_plugin else "tls_dns_hook"
+        advice = (
+            f"the CA did not find the TXT record that {by} was to make at _acme-challenge. and the name: see that it is made "
+            "where the CA asks, and that it is there before the CA looks (a plugin waits for tls_dns_propagation seconds)"
+        )
     elif "unauthorized" in lowered or "challenge" in lowered:
         advice = (
             "the CA could not verify the names: for HTTP-01 each must lead to this device's port 80 as the CA sees it; "
@@ -279,8 +356,3 @@ def explain(output: str, wanted: Wanted) -> str:
     else:
         advice = "see what it said"
     return f"{advice}. certbot said: {text}"
-
-
-def environment(wanted: Wanted, bundle: str) -> Mapping[str, str]:
-    """For certbot on the controller."""
-    return {"REQUESTS_CA_BUNDLE": bundle} if wanted.acme_root else {}

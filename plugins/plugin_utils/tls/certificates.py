@@ -19,10 +19,11 @@ from typing import Any
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
 _BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.S)
+_LIST = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.S)
 _NAME = re.compile(r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -46,6 +47,8 @@ class Certificate:
     """Whether the CA names a responder for stapling."""
     client: bool
     """Whether it says that it is a client's too."""
+    kind: str = "other"
+    """Its key: ``ecdsa``, ``rsa`` or ``other``."""
 
     def days_left(self, now: datetime) -> int:
         """Whole days until it expires; negative when it has."""
@@ -81,7 +84,7 @@ def check_name(name: str) -> str:
 
 def parse(pem: str | bytes) -> list[x509.Certificate]:
     """Every certificate of a PEM text, in its order. CertificateError where there is none."""
-    raw = pem.encode() if isinstance(pem, str) else pem
+    raw = pem.encode("utf-8", "replace") if isinstance(pem, str) else pem
     try:
         found = [x509.load_pem_x509_certificate(block) for block in _BLOCK.findall(raw)]
     except ValueError as error:
@@ -110,13 +113,56 @@ def describe(pem: str | bytes) -> Certificate:
         serial=f"{leaf.serial_number:x}",
         ocsp=_ocsp(leaf),
         client=_client(leaf),
+        kind=_kind(leaf.public_key()),
     )
 
 
-def _utc(certificate: x509.Certificate, name: str) -> datetime:
+@dataclass(frozen=True)
+class Span:
+    """Something that is good for a time: who says so, from when and until when."""
+
+    name: str
+    first: datetime
+    last: datetime
+
+
+def spans(pem: str | bytes) -> list[Span]:
+    """Who each certificate of a PEM text is, and how long it is good."""
+    return [
+        Span(one.subject.rfc4514_string(), _utc(one, "not_valid_before"), _utc(one, "not_valid_after"))
+        for one in parse(pem)
+    ]
+
+
+def revocations(pem: str) -> list[Span]:
+    """Whose each list of revoked certificates is, and how long it is good; one without an end is left out."""
+    return [
+        Span(one.issuer.rfc4514_string(), _utc(one, "last_update"), _utc(one, "next_update"))
+        for one in _lists(pem)
+        if (getattr(one, "next_update_utc", None) or one.next_update) is not None
+    ]
+
+
+def _lists(pem: str) -> list[x509.CertificateRevocationList]:
+    try:
+        found = [x509.load_pem_x509_crl(block) for block in _LIST.findall(pem.encode("utf-8", "replace"))]
+    except ValueError as error:
+        raise CertificateError(f"tls_client_crl cannot be read: {error}") from None
+    if not found:
+        raise CertificateError("tls_client_crl cannot be read: it holds no list (-----BEGIN X509 CRL-----)")
+    return found
+
+
+def _utc(signed: Any, name: str) -> datetime:
     # The aware form came with cryptography 42; older ones know only the naive one.
-    value: datetime = getattr(certificate, f"{name}_utc", None) or getattr(certificate, name)
+    value: datetime = getattr(signed, f"{name}_utc", None) or getattr(signed, name)
     return value.replace(tzinfo=timezone.utc)
+
+
+def _kind(key: Any) -> str:
+    if isinstance(key, rsa.RSAPublicKey):
+        return "rsa"
+    return "ecdsa" if isinstance(key, ec.EllipticCurvePublicKey) else "other"
 
 
 def _spki(key: Any) -> bytes:
@@ -138,7 +184,7 @@ def _client(leaf: x509.Certificate) -> bool:
 
 def load_key(pem: str | bytes) -> Any:
     """A private key. The error never quotes what was given."""
-    raw = pem.encode() if isinstance(pem, str) else pem
+    raw = pem.encode("utf-8", "replace") if isinstance(pem, str) else pem
     try:
         return serialization.load_pem_private_key(raw, None)
     except TypeError:
@@ -214,6 +260,17 @@ def requested(pem: str) -> str:
     return hashlib.sha256(_spki(csr.public_key())).hexdigest()
 
 
+def asks_for(pem: str, names: Iterable[str], kind: str) -> bool:
+    """Whether this is a request for exactly these names, with a key of this kind, signed by that key."""
+    try:
+        requested(pem)
+        csr = x509.load_pem_x509_csr(pem.encode())
+        wanted = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (CertificateError, ValueError, x509.ExtensionNotFound):
+        return False
+    return set(wanted) == set(_alternative(tuple(names))) and _kind(csr.public_key()) == kind
+
+
 def issue(
     ca_certificate: str,
     ca_key: str,
@@ -272,12 +329,20 @@ def check_ca(certificate: str, key: str, now: datetime) -> None:
         raise CertificateError(f"tls_ca_certificate expired on {_utc(ca, 'not_valid_after'):%Y-%m-%d}")
 
 
-def remarks(authority: str) -> list[str]:
-    """What a CA's certificate lacks that RFC 5280 asks of it: openssl takes it, stricter clients do not.
+def remarks(authority: str, now: datetime, days: int) -> list[str]:
+    """What the site should know of its CA.
 
-    Python from 3.13 on and programs that use webpki are such clients.
+    That it ends before what it signs would (after so many days). And what its certificate lacks that RFC 5280 asks of it:
+    openssl takes it, stricter clients do not, such as Python from 3.13 on and programs that use webpki.
     """
     ca = parse(authority)[0]
+    until = _utc(ca, "not_valid_after")
+    said = []
+    if until < now + timedelta(days=days):
+        said.append(
+            f"tls_ca_certificate expires on {until:%Y-%m-%d}, and nothing that it signs lives longer: give a new CA to all "
+            "who trust this one, then put it in its place"
+        )
     constraints = _extension(ca, x509.BasicConstraints)
     missing = [
         what
@@ -288,12 +353,12 @@ def remarks(authority: str) -> list[str]:
         )
         if lacks
     ]
-    if not missing:
-        return []
-    return [
-        f"tls_ca_certificate lacks {', '.join(missing)}: strict clients (Python from 3.13 on, webpki) trust nothing that it "
-        "signs. docs/tls.md has the command for a CA that they take"
-    ]
+    if missing:
+        said.append(
+            f"tls_ca_certificate lacks {', '.join(missing)}: strict clients (Python from 3.13 on, webpki) trust nothing that "
+            "it signs. docs/tls.md has the command for a CA that they take"
+        )
+    return said
 
 
 def signed_by(certificate: str, authority: str) -> bool:
@@ -301,19 +366,18 @@ def signed_by(certificate: str, authority: str) -> bool:
     leaf = parse(certificate)[0]
     for parent in parse(authority):
         key: Any = parent.public_key()
+        how: Any = leaf.signature_hash_algorithm  # none for Edwards curves
+        if (how is None) == isinstance(key, (ec.EllipticCurvePublicKey, rsa.RSAPublicKey)):
+            continue
         try:
             if isinstance(key, ec.EllipticCurvePublicKey):
-                assert leaf.signature_hash_algorithm is not None
-                key.verify(
-                    leaf.signature, leaf.tbs_certificate_bytes, ec.ECDSA(leaf.signature_hash_algorithm)
-                )
+                key.verify(leaf.signature, leaf.tbs_certificate_bytes, ec.ECDSA(how))
             elif isinstance(key, rsa.RSAPublicKey):
-                assert leaf.signature_hash_algorithm is not None
                 key.verify(
                     leaf.signature,
                     leaf.tbs_certificate_bytes,
                     padding.PKCS1v15(),
-                    leaf.signature_hash_algorithm,
+                    how,
                 )
             else:
                 key.verify(leaf.signature, leaf.tbs_certificate_bytes)
@@ -324,18 +388,22 @@ def signed_by(certificate: str, authority: str) -> bool:
 
 
 def check_crl(crl: str, authority: str, now: datetime) -> None:
-    """That a list of revoked certificates is the CA's and in force; nginx would refuse every client otherwise."""
-    try:
-        found = x509.load_pem_x509_crl(crl.encode())
-    except ValueError as error:
-        raise CertificateError(f"tls_client_crl cannot be read: {error}") from None
-    if not any(found.is_signature_valid(one.public_key()) for one in parse(authority)):  # type: ignore[arg-type]
-        raise CertificateError("tls_client_crl is not signed by tls_client_ca")
-    until = getattr(found, "next_update_utc", None) or found.next_update
-    if until is not None and until.replace(tzinfo=timezone.utc) <= now:
-        raise CertificateError(
-            f"tls_client_crl was to be renewed on {until:%Y-%m-%d}: with an old list every client is refused"
-        )
+    """That lists of revoked certificates are the CAs' and in force, one for each; services refuse clients otherwise."""
+    found, cas = _lists(crl), parse(authority)
+    for one in found:
+        if not any(one.is_signature_valid(ca.public_key()) for ca in cas):  # type: ignore[arg-type]
+            raise CertificateError("tls_client_crl is not signed by tls_client_ca")
+    for ca in cas:
+        if not any(one.is_signature_valid(ca.public_key()) for one in found):  # type: ignore[arg-type]
+            raise CertificateError(
+                f"tls_client_crl has no list of {ca.subject.rfc4514_string()}, which tls_client_ca names: all its clients would "
+                "be refused. Add its list, or an empty one (openssl ca -gencrl)"
+            )
+    for span in revocations(crl):
+        if span.last <= now:
+            raise CertificateError(
+                f"tls_client_crl was to be renewed on {span.last:%Y-%m-%d}: with an old list every client is refused"
+            )
 
 
 def _extension(certificate: x509.Certificate, kind: type[Any]) -> Any:
@@ -362,10 +430,14 @@ def _authority(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     return x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.public_key())  # type: ignore[arg-type]
 
 
+def common(names: Iterable[str]) -> str:
+    """The common name, of 64 characters at most, "" where all are longer; the names that count are the alternative ones."""
+    return next((name for name in names if len(name) <= 64), "")
+
+
 def _subject(names: Sequence[str]) -> x509.Name:
-    # A common name is 64 characters at most; the names that count are the alternative ones.
-    common = next((name for name in names if len(name) <= 64), "")
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)] if common else [])
+    first = common(names)
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, first)] if first else [])
 
 
 def _alternative(names: Sequence[str]) -> x509.SubjectAlternativeName:
@@ -379,4 +451,5 @@ def _alternative(names: Sequence[str]) -> x509.SubjectAlternativeName:
 
 
 def _hash(key: Any) -> Any:
-    return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    edwards = (ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey)
+    return None if isinstance(key, edwards) else hashes.SHA256()

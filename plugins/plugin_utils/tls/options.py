@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -140,6 +141,10 @@ def parse(arguments: Mapping[str, Any], now: datetime) -> Wanted:
         )
     except CertificateError as error:
         raise OptionError(str(error)) from None
+    for name in ("webroot", "root"):
+        # As certbot writes it down: a slash more would be another folder at every comparison.
+        if values[name].startswith("/"):
+            values[name] = "/" + posixpath.normpath(values[name]).lstrip("/")
     wanted = Wanted(**values)
     _check_numbers(wanted)
     if wanted.upstream and not _UPSTREAM.fullmatch(wanted.upstream):

@@ -29,6 +29,8 @@ SOURCE = f"{HOME}/source"
 LINEAGE = f"{HOME}/lineage"
 """Which of certbot's certificates is served; there in mode device only."""
 NEXT_KEY = f"{HOME}/privkey.next"
+NEXT_REQUEST = f"{HOME}/request.next"
+"""For a key that waits on a device without openssl: what the CA is asked for it."""
 CLIENT_CA = f"{HOME}/client-ca.pem"
 CLIENT_CRL = f"{HOME}/client-crl.pem"
 NGINX = "/etc/nginx/conf.d/sallyport-tls.conf"
@@ -130,10 +132,14 @@ def plan(
     except mozilla.ProfileError as error:
         raise Refused(str(error)) from None
     chosen = front(wanted, has)
-    if wanted.client_ca:
-        result.files.append({"dest": CLIENT_CA, "content": _ended(wanted.client_ca), "mode": "0644"})
-    if wanted.client_crl:
-        result.files.append({"dest": CLIENT_CRL, "content": _ended(wanted.client_crl), "mode": "0644"})
+    for dest, text in ((CLIENT_CA, wanted.client_ca), (CLIENT_CRL, wanted.client_crl)):
+        # What is no longer wanted must not be judged by the audit: nobody renews it.
+        entry = (
+            {"dest": dest, "content": _ended(text), "mode": "0644"}
+            if text
+            else {"dest": dest, "state": "absent"}
+        )
+        result.files.append(entry)
     if chosen == "nginx":
         _nginx(result, wanted, device, has, pair=pair, ocsp=ocsp)
     elif chosen == "stunnel" and pair:
@@ -201,7 +207,7 @@ def _revert(services: Iterable[str]) -> str:
     lines = ["failed=0", f"if [ -f {DEPLOY} ]; then /bin/sh {DEPLOY} reload || failed=1; fi"]
     for name in services:
         lines += [f"grep -qs '^{name} ' {SERVICES} || {{", f"{_OF[name].drop}", "} || failed=1"]
-    lines.append(f"[ -f {DEPLOY} ] || rm -f {HOME}/status {HOME}/*.old {NEXT_KEY}")
+    lines.append(f"[ -f {DEPLOY} ] || rm -f {HOME}/status {HOME}/*.old")
     lines.append('[ "$failed" = 0 ]')
     return "\n".join(lines)
 

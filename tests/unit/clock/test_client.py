@@ -101,6 +101,26 @@ def test_inittab_keeps_one_line_for_ntpd() -> None:
         assert other not in client.inittab(f"{other}\n", "/usr/sbin/ntpd", ["198.18.10.5"]).splitlines()
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_an_ntpd_is_ended_by_whatever_name_it_was_started_and_the_shell_that_does_so_is_not(
+    shell: list[str], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "ntpd")  # what stands for it waits here
+    old = subprocess.Popen(["/bin/busybox", "ntpd", "-"], executable="/bin/cat", cwd=tmp_path)
+    shim = tmp_path / "pidof"
+    shim.write_text(f"#!/bin/sh\n[ $1 = ntpd ] || echo $PPID {old.pid} 999999999\n", encoding="utf-8")
+    shim.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [*shell, "-euc", client.end_ntpd() + "\necho through"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "through\n" and old.wait(10) == -15
+
+
 def test_a_floor_needs_no_client() -> None:
     alone = wanted(servers=[], floor="2026-11-01")
     made = client.plan(alone, {"init": "busybox"}, reply())

@@ -14,16 +14,25 @@ NOW = datetime(2027, 1, 15, 12, tzinfo=timezone.utc)
 
 
 def authority(
-    *, ca: bool = True, days: int = 3650, strict: bool = True, signs: bool = True, identifier: bytes = b""
+    *,
+    ca: bool = True,
+    days: int = 3650,
+    strict: bool = True,
+    signs: bool = True,
+    identifier: bytes = b"",
+    name: str = "Test CA",
+    key: Any = None,
 ) -> tuple[str, str]:
     """A root, and its key; not ``strict``, it has no more than openssl wants of one."""
-    pem = certificates.new_key("ecdsa")
-    key = certificates.load_key(pem)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test CA")])
+    key = key or certificates.load_key(certificates.new_key("ecdsa"))
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+    called = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     builder = (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
+        .subject_name(called)
+        .issuer_name(called)
         .public_key(key.public_key())
         .serial_number(1)
         .not_valid_before(NOW - timedelta(days=30))
@@ -41,11 +50,23 @@ def authority(
         )
         builder = builder.add_extension(x509.KeyUsage(**purposes), critical=True)
         builder = builder.add_extension(own, critical=False)
-    made = builder.sign(key, hashes.SHA256())
+    made = builder.sign(key, certificates._hash(key))
     return made.public_bytes(serialization.Encoding.PEM).decode(), pem
 
 
 CA, CA_KEY = authority()
+
+
+def revoked(ca: str, key: str, *, days: float = 30, age: float = 30) -> str:
+    """A CA's list of revoked certificates, with nobody on it; it began ``age`` days ago."""
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(x509.load_pem_x509_certificate(ca.encode()).subject)
+        .last_update(NOW - timedelta(days=age))
+        .next_update(NOW + timedelta(days=days))
+    )
+    made = builder.sign(certificates.load_key(key), hashes.SHA256())
+    return made.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def pair(*names: str, days: int = 90, now: datetime = NOW, kind: str = "ecdsa") -> tuple[str, str]:

@@ -7,14 +7,17 @@ import os
 import subprocess
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from ansible_collections.sallyport.iot.plugins.action import tls_dry_run
 from ansible_collections.sallyport.iot.plugins.plugin_utils.audit import certificates as audit
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Reply
-from ansible_collections.sallyport.iot.plugins.plugin_utils.tls import certbot, device
+from ansible_collections.sallyport.iot.plugins.plugin_utils.tls import certbot, device, services
+from ansible_collections.sallyport.iot.plugins.plugin_utils.tls.certificates import Certificate
 
-from tests.unit.tls.makers import NOW, pair, wanted
+from tests.unit.tls.makers import CA, CA_KEY, NOW, authority, pair, revoked, wanted
+from tests.unit.tls.shells import SHELLS, answer
 
 SITE: dict[str, Any] = {"mode": "device", "names": ["gw.example"], "acme_agree": True}
 
@@ -34,7 +37,7 @@ def found(days: int = 90, *, status: str = "", key: str = "-rw------- root", age
         (90, 91, {}, "it expired on"),
         (6, 3, {}, ""),
         (6, 5, {}, "it expires on"),
-        (90, 0, {"names": ["gw.example", "b.example"]}, "wanted is gw.example, b.example"),
+        (90, 0, {"names": ["gw.example", "b.example"]}, "wanted is b.example, gw.example"),
         (90, 50, {"renew_days": 20}, ""),
     ],
 )
@@ -45,9 +48,16 @@ def test_a_certificate_is_due_when_it_must_be_and_not_before(
     assert (reason in said) if reason else said == ""
 
 
+def lives(days: int) -> Certificate:
+    """A certificate that is good for so many days, from its first moment to its last."""
+    made = found().certificate
+    assert made
+    return dataclasses.replace(made, not_after=made.not_before + timedelta(days=days))
+
+
 def test_certbots_timer_finds_it_due_at_the_same_moment_as_the_role() -> None:
-    assert "renew_before_expiry = 720 hours" in certbot.renew_at(wanted(**SITE), 90 * 86400)
-    assert "renew_before_expiry = 48 hours" in certbot.renew_at(wanted(**SITE), 6 * 86400)
+    assert "renew_before_expiry = 720 hours" in certbot.due_line(wanted(**SITE), lives(90))
+    assert "renew_before_expiry = 48 hours" in certbot.due_line(wanted(**SITE), lives(6))
 
 
 def test_none_and_a_key_that_is_lost_are_reasons() -> None:
@@ -76,6 +86,60 @@ def test_the_audit_warns_before_it_fails(days: int, age: int, status: str, state
     assert [one.weight for one in findings] == {"ok": [], "warning": ["note"], "failing": ["difference"]}[
         state
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "covered"),
+    [("a.example", True), ("gw.example", True), ("a.gw.example", False), ("example", False)],
+)
+def test_the_audit_takes_a_wildcard_for_the_names_that_clients_take_it_for(name: str, covered: bool) -> None:
+    made, _ = pair("*.example", now=NOW)
+    seen = device.read(Reply((("certificate", made), ("key", "-rw------- root")), 0))
+    verdict = device.judge(seen, wanted(names=[name]), NOW)
+    assert verdict["state"] == ("ok" if covered else "failing")
+    assert covered or verdict["message"] == f"the certificate is not for {name}"
+
+
+def told(**texts: str) -> dict[str, Any]:
+    """The verdict on a device with a good certificate, and these texts besides."""
+    made, _ = pair("gw.example", now=NOW)
+    records = {"certificate": made, "key": "-rw------- root", **texts}
+    return device.judge(device.read(Reply(tuple(records.items()), 0)), wanted(**SITE), NOW)
+
+
+@pytest.mark.parametrize(("days", "state"), [(30, "ok"), (20, "warning"), (5, "failing"), (-1, "failing")])
+def test_the_audit_looks_at_whose_clients_are_let_in_who_signed_and_who_signs(days: int, state: str) -> None:
+    ca, _ = authority(name="Ending CA", days=days)
+    verdict = told(client_ca=CA + ca)
+    assert verdict["state"] == state, verdict
+    assert state == "ok" or "CN=Ending CA, whose clients are let in" in verdict["message"]
+    chain = pair("gw.example", now=NOW)[0] + ca
+    verdict = told(certificate=chain)
+    assert verdict["state"] == state and (state == "ok" or "who signed the certificate" in verdict["message"])
+    came = device.source(wanted(mode="own", names=["gw.example"], ca_certificate=CA, ca_key=CA_KEY))
+    assert told(source=came)["state"] == "ok"
+    moment = (NOW + timedelta(days=days)).isoformat()
+    assert told(source=f"fleet CA until {moment}")["state"] == state
+
+
+@pytest.mark.parametrize(
+    ("days", "age", "state"),
+    [
+        (30, 0, "ok"),
+        (7, 23, "warning"),
+        (5, 85, "failing"),
+        (5, 2, "ok"),
+        (1.5, 5.5, "warning"),
+        (-0.1, 7, "failing"),
+    ],
+)
+def test_the_audit_knows_when_a_list_of_revoked_clients_is_to_be_renewed(
+    days: float, age: float, state: str
+) -> None:
+    verdict = told(client_ca=CA, client_crl=revoked(CA, CA_KEY, days=days, age=age))
+    assert verdict["state"] == state, verdict
+    assert state == "ok" or "every client is refused" in verdict["message"]
+    assert told(client_crl="half a li")["state"] == "ok", "what is no list is its service's business"
 
 
 def test_an_open_key_and_a_missing_certificate_fail_the_audit() -> None:
@@ -127,16 +191,27 @@ def test_certbots_words_become_advice(output: str, advice: str) -> None:
     assert advice in certbot.explain(f"Saving debug log to /x\n{output}", wanted(**SITE))
 
 
+def test_advice_about_dns_speaks_of_dns() -> None:
+    output = "Challenge failed for domain gw: unauthorized: Incorrect TXT record"
+    by_hook = certbot.explain(output, wanted(**SITE, challenge="dns", dns_hook="x"))
+    assert "tls_dns_hook was to make at _acme-challenge." in by_hook and "port 80" not in by_hook
+    by_plugin = certbot.explain(output, wanted(**SITE, challenge="dns", dns_plugin="rfc2136"))
+    assert "certbot's plugin dns-rfc2136 was to make" in by_plugin and "tls_dns_propagation" in by_plugin
+
+
 def test_the_binding_of_an_account_is_in_a_secret_file_and_on_no_command_line() -> None:
     site = wanted(**SITE, acme_eab_kid="kid", acme_eab_key="c2VjcmV0")
-    entry = next(one for one in certbot.files(site) if one["dest"] == certbot.INI)
+    entry = next(one for one in certbot.files(site, "gw.example") if one["dest"] == certbot.INI)
     assert entry["secret"] and entry["mode"] == "0600" and "c2VjcmV0" in entry["content"]
-    assert "c2VjcmV0" not in certbot.issue(site, force=True) + certbot.dry_run(site)
+    assert "c2VjcmV0" not in certbot.issue(site, "gw.example", force=True) + certbot.dry_run(site)
 
 
 def test_a_dns_plugin_finds_its_credentials_in_a_secret_file() -> None:
     dns = {"challenge": "dns", "dns_plugin": "rfc2136", "dns_credentials": "dns_rfc2136_secret = c2VjcmV0"}
-    made = {entry["dest"]: entry for entry in certbot.files(wanted(**SITE, **dns, dns_propagation=5))}
+    made = {
+        entry["dest"]: entry
+        for entry in certbot.files(wanted(**SITE, **dns, dns_propagation=5), "gw.example")
+    }
     settings, credentials = made[certbot.INI]["content"], made[certbot.CREDENTIALS]
     assert f"dns-rfc2136-credentials = {certbot.CREDENTIALS}\n" in settings
     assert "authenticator = dns-rfc2136\ndns-" in settings and "c2VjcmV0" not in settings
@@ -146,7 +221,11 @@ def test_a_dns_plugin_finds_its_credentials_in_a_secret_file() -> None:
 
 
 def test_a_root_that_is_no_longer_wanted_goes_with_the_unit_that_names_it() -> None:
-    gone = {entry["dest"] for entry in certbot.files(wanted(**SITE)) if entry.get("state") == "absent"}
+    gone = {
+        entry["dest"]
+        for entry in certbot.files(wanted(**SITE), "gw.example")
+        if entry.get("state") == "absent"
+    }
     assert {certbot.ROOT, certbot.SERVICE_DROP_IN, certbot.CREDENTIALS} <= gone
 
 
@@ -197,9 +276,122 @@ def test_a_renewal_that_would_go_another_way_than_the_site_wants_is_a_reason(
     assert (reason in said) if reason else said == ""
 
 
+FOREIGN = "[renewalparams]\nrenew_hook = systemctl reload postfix\n"
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=["sh", "busybox"])
+def test_the_device_names_what_certbot_renews_for_this_role_and_no_other(
+    shell: list[str], tmp_path: Path
+) -> None:
+    certbots, home = tmp_path / "certbot", tmp_path / "home"
+    (certbots / "renewal").mkdir(parents=True)
+    home.mkdir()
+    places = {"/etc/letsencrypt": certbots, services.HOME: home}
+    made, _ = pair("old.example", now=NOW)
+    renewal = RENEWAL.replace(services.HOME, str(home))
+    for name, text in {
+        "old.example": renewal,
+        "gw.example": FOREIGN,
+        "mail": FOREIGN,
+        "odd name": renewal,
+    }.items():
+        (certbots / f"renewal/{name}.conf").write_text(text, encoding="utf-8")
+        (certbots / f"live/{name}").mkdir(parents=True)
+        (certbots / f"live/{name}/fullchain.pem").write_text(made, encoding="utf-8")
+    (certbots / "live/old.example/privkey.pem").touch()
+    (home / "dns-hook").touch()
+    (home / "lineage").write_text("old.example\n", encoding="utf-8")
+    reply = answer(shell, device.query(wanted(**SITE)), places)
+    seen = device.read(reply)
+    assert set(seen.lineages) == {"old.example", "gw.example"}
+    assert seen.lineages["old.example"].issued and seen.lineages["gw.example"].issued is None
+    assert seen.lineages["old.example"].renewal == renewal and seen.recorded == "old.example"
+    assert seen.traces == (f"{home}/dns-hook", f"{home}/lineage") and not seen.here
+    assert device.lineage(seen, wanted(**SITE)) == "old.example"
+    assert device.lineage(dataclasses.replace(seen, recorded=""), wanted(**SITE)) == "gw.example"
+    same = wanted(**{**SITE, "names": ["old.example"]})
+    assert device.lineage(dataclasses.replace(seen, recorded="deleted"), same) == "old.example"
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=["sh", "busybox"])
+def test_before_the_first_generation_certbot_calls_nothing_of_this_role(
+    shell: list[str], tmp_path: Path
+) -> None:
+    home, renewals, state = tmp_path / "home", tmp_path / "renewal", tmp_path / "state"
+    for folder in (home, renewals, state / "armed/tx"):
+        folder.mkdir(parents=True)
+    places = {"/etc/letsencrypt/renewal": renewals, services.HOME: home}
+
+    def let_go() -> None:
+        assert answer(shell, certbot.let_go(str(state)), places).status == 0
+
+    ours = GATED.replace(services.HOME, str(home))
+    (renewals / "gw.conf").write_text(ours, encoding="utf-8")
+    (renewals / "mail.conf").write_text(FOREIGN, encoding="utf-8")
+    names = ("fullchain.pem", "privkey.pem", "privkey.next", "deploy")
+    for name in names:
+        (home / name).touch()
+    let_go()
+    assert (renewals / "gw.conf").read_text(encoding="utf-8") == ours and len(list(home.iterdir())) == len(
+        names
+    )
+    (home / "deploy").unlink()
+    (state / "armed/tx/reverted").touch()
+    let_go()
+    assert [path.name for path in home.iterdir()] == ["privkey.next"], (
+        "the CA's answer would be for a key that is gone"
+    )
+    (state / "armed/tx/reverted").unlink()
+    let_go()
+    assert list(home.iterdir()) == []
+    text = (renewals / "gw.conf").read_text(encoding="utf-8")
+    assert str(home) not in text and "[renewalparams]\nautorenew = False\n" in text and "server = " in text
+    assert text == certbot.disarmed(GATED).replace(services.HOME, str(home))
+    assert (renewals / "mail.conf").read_text(encoding="utf-8") == FOREIGN
+
+
+@pytest.mark.parametrize(
+    ("given", "asks"),
+    [
+        ({}, True),
+        ({"names": ["*.gw.example"], "challenge": "dns", "dns_plugin": "rfc2136"}, True),
+        ({"names": ["*.gw.example"], "challenge": "dns", "dns_hook": "#!/bin/sh"}, True),
+        ({"names": ["*.gw.example"]}, False),
+    ],
+)
+def test_the_dry_run_asks_for_what_the_role_gets(
+    given: dict[str, Any], asks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Task:
+        args: ClassVar[dict[str, Any]] = {
+            "names": ["gw.example"],
+            "acme_directory": "https://ca.example/dir",
+            **given,
+        }
+        check_mode = False
+
+    ran: list[str] = []
+
+    class There:
+        def __init__(self, action: Any) -> None:
+            del action
+
+        def run(self, program: str) -> Reply:
+            ran.append(program)
+            return Reply((("code", "0"),), 0)
+
+    monkeypatch.setattr(tls_dry_run, "Exchange", There)
+    monkeypatch.setattr(tls_dry_run.ActionBase, "run", lambda *rest: {})
+    action = object.__new__(tls_dry_run.ActionModule)
+    action._task = Task()
+    result = action.run(None, {"inventory_hostname": "gw"})
+    assert bool(result.get("failed")) is not asks and len(ran) == asks
+    assert not asks or "name=$(cat /etc/sallyport/tls/lineage" in ran[0]
+
+
 def test_standalone_listens_where_the_ca_is_led_to() -> None:
-    assert "http-01-port" not in certbot.files(wanted(**SITE, challenge="standalone"))[0]["content"]
-    made = certbot.files(wanted(**SITE, challenge="standalone", http_port=8080))[0]["content"]
+    assert "http-01-port" not in certbot.files(wanted(**SITE, challenge="standalone"), "gw")[0]["content"]
+    made = certbot.files(wanted(**SITE, challenge="standalone", http_port=8080), "gw")[0]["content"]
     assert "authenticator = standalone\npreferred-challenges = http\nhttp-01-port = 8080\n" in made
 
 

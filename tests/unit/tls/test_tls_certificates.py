@@ -9,8 +9,9 @@ import pytest
 from ansible_collections.sallyport.iot.plugins.plugin_utils.tls import certificates
 from ansible_collections.sallyport.iot.plugins.plugin_utils.tls.certificates import CertificateError
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed448, ed25519
 
-from tests.unit.tls.makers import CA, CA_KEY, NOW, authority, pair
+from tests.unit.tls.makers import CA, CA_KEY, NOW, authority, pair, revoked
 
 
 @pytest.mark.parametrize("kind", ["ecdsa", "rsa"])
@@ -49,9 +50,54 @@ def test_a_device_is_a_client_only_where_that_is_wanted() -> None:
 
 
 def test_what_a_ca_lacks_for_strict_clients_is_named() -> None:
-    assert certificates.remarks(CA) == []
-    (remark,) = certificates.remarks(authority(strict=False)[0])
+    assert certificates.remarks(CA, NOW, 90) == []
+    (remark,) = certificates.remarks(authority(strict=False)[0], NOW, 90)
     assert "keyCertSign" in remark and "subject key identifier" in remark and "docs/tls.md" in remark
+    (remark,) = certificates.remarks(authority(days=80)[0], NOW, 90)
+    assert "expires on 2027-04-05, and nothing that it signs lives longer" in remark
+
+
+def test_every_ca_that_is_named_has_a_list_that_is_in_force() -> None:
+    one, two = authority(), authority(name="Other CA")
+    certificates.check_crl(revoked(*one), one[0], NOW)
+    certificates.check_crl(revoked(*one) + revoked(*two), one[0] + two[0], NOW)
+    for crl, authorities, message in (
+        (revoked(*one), one[0] + two[0], "no list of CN=Other CA"),
+        (revoked(*one) + revoked(*two), one[0], "is not signed by"),
+        (revoked(*one) + revoked(*two, days=-1), one[0] + two[0], "was to be renewed on 2027-01-14"),
+        ("nothing", one[0], "holds no list"),
+    ):
+        with pytest.raises(CertificateError, match=message):
+            certificates.check_crl(crl, authorities, NOW)
+
+
+def test_a_ca_with_a_curve_of_edwards_signs_and_keys_that_are_no_text_are_refused() -> None:
+    for kind in (ed448.Ed448PrivateKey, ed25519.Ed25519PrivateKey):
+        ca, key = authority(key=kind.generate())
+        certificates.check_ca(ca, key, NOW)
+        csr = certificates.request(certificates.new_key("ecdsa"), ["gw.example"])
+        made = certificates.issue(ca, key, csr, ["gw.example"], days=9, now=NOW)
+        assert certificates.signed_by(made, ca) and not certificates.signed_by(made, CA)
+    for read in (certificates.load_key, certificates.parse):
+        with pytest.raises(CertificateError):
+            read("\udc80")
+
+
+def test_a_request_that_waits_is_for_these_names_and_this_kind_of_key() -> None:
+    names = ("gw.example", "198.51.100.7")
+    csr = certificates.request(certificates.new_key("ecdsa"), names)
+    assert certificates.asks_for(csr, names[::-1], "ecdsa")
+    assert not certificates.asks_for(csr, names[:1], "ecdsa")
+    assert not certificates.asks_for(csr, names, "rsa")
+    assert not certificates.asks_for("", names, "ecdsa") and not certificates.asks_for(
+        csr[:200], names, "ecdsa"
+    )
+
+
+def test_the_common_name_is_one_of_the_names_or_none() -> None:
+    long = f"{'a' * 40}.{'b' * 40}.example"
+    assert certificates.common([long, "gw.example"]) == "gw.example"
+    assert certificates.common([long]) == ""
 
 
 def test_a_leaf_names_its_ca_as_that_names_itself() -> None:
