@@ -140,6 +140,39 @@ def outside(policy: HostPolicy, device: Mapping[str, Any]) -> list[dict[str, str
     return [found[key] for key in sorted(found)]
 
 
+def lets_in(policy: HostPolicy | None, protocol: str, port: int) -> bool:
+    """Whether anybody may come to this port; true where there is no policy."""
+    if policy is None or policy.defaults.inbound == "allow":
+        return True
+    return any(rule.verdict == "allow" and _covers(rule, protocol, port) for rule in policy.inbound)
+
+
+def lets_out(policy: HostPolicy | None, protocol: str, port: int, server: str) -> bool:
+    """Whether this device may ask a server, by address or name; true where there is no policy."""
+    if policy is None or policy.defaults.outbound == "allow":
+        return True
+    return any(
+        rule.verdict == "allow"
+        and _covers(rule, protocol, port)
+        # Which address a name has is the device's resolver's business.
+        and (not is_address(server) or any(_holds(one.addresses, server) for one in rule.destinations))
+        for rule in policy.outbound
+    )
+
+
+def is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _holds(addresses: Addresses, text: str) -> bool:
+    address = ipaddress.ip_address(text)
+    return intervals.holds(addresses.v4 if address.version == 4 else addresses.v6, int(address))
+
+
 def _covers(rule: Rule, protocol: str, port: int) -> bool:
     services = rule.services
     ports = services.tcp if protocol == "tcp" else services.udp

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 from typing import Any
 
-from ansible_collections.sallyport.iot.plugins.plugin_utils.policy import intervals
-from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import Addresses, HostPolicy, Rule
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access import policy_view
+from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.model import HostPolicy
 from ansible_collections.sallyport.iot.plugins.plugin_utils.tls import certificates
 
 CLIENTS = ("chrony", "timesyncd", "ntpd")
@@ -377,15 +377,13 @@ def state(reply: Any, client: str, now: float) -> dict[str, Any]:
 
 def policy_says_no(policy: HostPolicy | None, wanted: Wanted) -> list[str]:
     """Servers that the policy does not let this device ask, each with the rule that would."""
-    if policy is None or policy.defaults.outbound == "allow":
-        return []
     ports = [("udp", 123)] + ([("tcp", 4460)] if wanted.nts else [])
-    missing = []
-    for server in wanted.servers:
-        for protocol, port in ports:
-            if not any(_admits(rule, protocol, port, server) for rule in policy.outbound):
-                missing.append(f"{server} ({protocol} {port})")
-    return missing
+    return [
+        f"{server} ({protocol} {port})"
+        for server in wanted.servers
+        for protocol, port in ports
+        if not policy_view.lets_out(policy, protocol, port, server)
+    ]
 
 
 def rule(wanted: Wanted) -> str:
@@ -397,22 +395,6 @@ def rule(wanted: Wanted) -> str:
         else f", to: [the addresses of {', '.join(wanted.servers)}]"
     )
     return f"{{name: time, allow: [ntp{', nts-ke' if wanted.nts else ''}]{to}}}"
-
-
-def _admits(rule: Rule, protocol: str, port: int, server: str) -> bool:
-    if rule.verdict != "allow":
-        return False
-    covered = rule.services.tcp if protocol == "tcp" else rule.services.udp
-    if not rule.services.any and not intervals.holds(covered, port):
-        return False
-    if not _is_address(server):
-        return True  # which address a name has is the device's resolver's business
-    return any(_holds(endpoint.addresses, server) for endpoint in rule.destinations)
-
-
-def _holds(addresses: Addresses, text: str) -> bool:
-    address = ipaddress.ip_address(text)
-    return intervals.holds(addresses.v4 if address.version == 4 else addresses.v6, int(address))
 
 
 def _is_address(text: str) -> bool:
