@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import shlex
 import time
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.sallyport.iot.plugins.plugin_utils.access import driver
+from ansible_collections.sallyport.iot.plugins.plugin_utils.access import driver, policy_view
 from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials.quiet import quiet
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange import Exchange
 from ansible_collections.sallyport.iot.plugins.plugin_utils.device.inquiry import FACT
 from ansible_collections.sallyport.iot.plugins.plugin_utils.tls import (
+    admission,
     certbot,
     certificates,
     controller,
@@ -61,6 +61,7 @@ class ActionModule(ActionBase):
         del tmp
         self._vars = task_vars or {}
         self._host = str(self._vars.get("inventory_hostname"))
+        self._remarks: list[str] = []
         _, arguments = self.validate_argument_spec(argument_spec={**options.SPEC, **driver.SETTINGS})
         self._settings = {name: arguments.pop(name) for name in driver.SETTINGS}
         if arguments["mode"] == "none":
@@ -88,6 +89,31 @@ class ActionModule(ActionBase):
         still = "the old certificate is still served" if found.certificate else "there is no certificate yet"
         return f"{self._host}: no new certificate was issued, {still}: {reason}"
 
+    # --- what this device cannot have ---------------------------------------------------------------------------
+
+    def _plan(
+        self,
+        wanted: options.Wanted,
+        device: dict[str, Any],
+        found: devices.Found,
+        *,
+        pair: bool = True,
+        ocsp: bool = False,
+    ) -> services.Plan:
+        return services.plan(
+            wanted, device, found.has, pair=pair, ocsp=ocsp, texts=found.texts, links=found.links,
+            plain_sites=found.plain_sites, served=found.served,
+        )  # fmt: skip
+
+    def _refuse_early(self, wanted: options.Wanted, device: dict[str, Any], found: devices.Found) -> None:
+        """Whatever cannot be had is refused before anything is changed, and before a CA is asked."""
+        plan = self._plan(wanted, device, found)
+        policy = policy_view.of(self._vars, device)
+        problem = admission.refusal(policy, wanted, plan.services)
+        if problem:
+            raise services.Refused(problem)
+        self._remarks = [*plan.warnings, *admission.warnings(policy, plan.services)]
+
     # --- the way to a certificate -----------------------------------------------------------------------------
 
     def _converge(
@@ -98,6 +124,11 @@ class ActionModule(ActionBase):
             result = self._on_device(wanted, device, found, now)
         else:
             result = self._delivered(wanted, device, found, now)
+        if self._remarks:
+            result["warnings"] = [
+                *result.get("warnings", []),
+                *(f"{self._host}: {one}" for one in self._remarks),
+            ]
         if result.get("changed") and not self._task.check_mode:
             found = devices.read(self._exchange.run(devices.query(wanted)))
         if found.certificate:
@@ -126,6 +157,7 @@ class ActionModule(ActionBase):
         self, wanted: options.Wanted, device: dict[str, Any], found: devices.Found, now: datetime
     ) -> dict[str, Any]:
         """Modes own and controller: the pair comes with the change."""
+        self._refuse_early(wanted, device, found)
         reason, pair, again = "", None, False
         if wanted.certificate:
             leaf = certificates.describe(wanted.certificate)
@@ -138,9 +170,7 @@ class ActionModule(ActionBase):
             if reason and not again and not self._task.check_mode:
                 pair = self._new_pair(wanted, found, now)
         ocsp = pair.leaf.ocsp if pair else bool(found.certificate and found.certificate.ocsp)
-        plan = services.plan(
-            wanted, device, found.has, pair=True, ocsp=ocsp, texts=found.texts, served=found.served
-        )
+        plan = self._plan(wanted, device, found, ocsp=ocsp)
         if reason and self._task.check_mode and found.certificate is None:
             # Nothing can be checked against a certificate that is not there yet.
             plan.check.clear()
@@ -246,7 +276,7 @@ class ActionModule(ActionBase):
             if wanted.key_type == "ecdsa"
             else "RSA -pkeyopt rsa_keygen_bits:2048"
         )
-        names = ",".join(f"{'IP' if _is_address(name) else 'DNS'}:{name}" for name in wanted.names)
+        names = ",".join(f"{'IP' if policy_view.is_address(name) else 'DNS'}:{name}" for name in wanted.names)
         common = certificates.common(wanted.names)
         subject = f"/CN={common}" if common else "/"
         # One of another kind, or half of one, is none. Of two runs at once the first one's key is the one that both use.
@@ -292,6 +322,16 @@ class ActionModule(ActionBase):
                 "tls_mode: controller for a device that cannot have it"
             )
         self._check_challenge(wanted, device, found)
+        self._refuse_early(wanted, device, found)
+        if not found.renews:
+            if device.get("init") == "systemd":
+                raise services.Refused(
+                    "this device has no certbot.timer, so nothing would renew (certbot from pip or snap brings none). Install the "
+                    "distribution's certbot, or set tls_mode: controller"
+                )
+            self._remarks.append(
+                "nothing here starts certbot for renewals: have cron call `certbot renew -q` twice a day"
+            )
         name = devices.lineage(found, wanted)
         there = found.lineages.get(name, devices.Lineage())
         reason = devices.why_new(there.issued, wanted, now, key=True, still=found.still)
@@ -344,7 +384,12 @@ class ActionModule(ActionBase):
         if not had or bool(fresh.certificate and fresh.certificate.ocsp) != ocsp:
             facts = (result.get("ansible_facts") or {}).get(FACT, device)
             ocsp = bool(fresh.certificate and fresh.certificate.ocsp)
-            result = self._commit_device(wanted, facts, fresh, name, pair=True, ocsp=ocsp)
+            try:
+                result = self._commit_device(wanted, facts, fresh, name, pair=True, ocsp=ocsp)
+            except services.Refused as error:
+                # Somebody came between: all that could be known was refused before the CA was asked.
+                message = f"{self._host}: a certificate was issued, and is not served yet: {error}"
+                result = {"failed": True, "state": "reverted", "msg": message}
         result["changed"] = True
         if result.get("failed"):
             return {**result, "reason": order, **issued}
@@ -426,13 +471,11 @@ class ActionModule(ActionBase):
         pair: bool,
         ocsp: bool,
     ) -> dict[str, Any]:
-        plan = services.plan(
-            wanted, device, found.has, pair=pair, ocsp=ocsp, texts=found.texts, served=found.served
-        )
+        plan = self._plan(wanted, device, found, pair=pair, ocsp=ocsp)
         plan.files += certbot.files(wanted, name)
         self._leave_behind(plan, found, keep=name)
         if device.get("init") == "systemd":
-            timer = "systemctl daemon-reload\nsystemctl enable --now certbot.timer >/dev/null 2>&1"
+            timer = "systemctl daemon-reload\nsystemctl enable --now certbot.timer"
             plan.activate.insert(0, timer)
             plan.revert.insert(0, "systemctl daemon-reload")
         return self._commit(wanted, device, plan, [driver.file(entry) for entry in plan.files], [])
@@ -469,11 +512,3 @@ def _remembered(still: str) -> dict[str, Any]:
     if still:
         return {"dest": certbot.STILL, "content": f"{still}\n", "mode": "0644"}
     return {"dest": certbot.STILL, "state": "absent"}
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

@@ -209,6 +209,18 @@ class Fleet:
         assert answer.status == 301, answer.status
         return str(answer.getheader("Location"))
 
+    def page(self, device: str, host: str) -> str:
+        """What a browser that asks for it without TLS is shown."""
+        asked = http.client.HTTPConnection(self.address(device), 80, timeout=10)
+        asked.request("GET", "/", headers={"Host": host})
+        return asked.getresponse().read().decode()
+
+    def mqtt(self, device: str, port: int = 1883) -> str:
+        """The broker's answer to CONNECT without a name, from the device itself: in hexadecimal digits."""
+        hello = r"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01z"
+        ask = f's = socket.create_connection(("127.0.0.1", {port}), 10); s.sendall(b"{hello}"); print(s.recv(4).hex())'
+        return self.sh(device, f"python3 -c 'import socket; {ask}'").strip()
+
     def plain(self, device: str, port: int = 80) -> bool:
         """Whether a TCP port answers from the network."""
         try:

@@ -11,8 +11,11 @@ import pytest
 from acme import EAB_KEY, EAB_KID, FORBIDDEN
 from fleet import DEBIAN, FAKETIME, Fleet, Run, until
 
+from lab.fleet import CHECKOUT
+
 ALL = ":".join(DEBIAN)
 CHALLENGES = ("webroot", "nginx", "standalone")
+POLICY = ("-e", f"sallyport_policy_dir={CHECKOUT}/molecule/tls/policy")
 RENEW = "REQUESTS_CA_BUNDLE=/etc/sallyport/tls/acme-root.pem certbot renew -q --no-random-sleep-on-renew"
 HOUR, LIFE = 3600, 30
 NAME = "{{ inventory_hostname }}"
@@ -59,6 +62,23 @@ def test_check_mode_contacts_nobody(fleet: Fleet) -> None:
     assert fleet.sh("vantage-lan", "cat /tmp/acme.log") == before
 
 
+def test_what_cannot_be_had_is_refused_before_the_ca_is_asked_and_a_first_issue_that_fails_takes_no_page_away(
+    fleet: Fleet,
+) -> None:
+    asked = fleet.sh("vantage-lan", "cat /tmp/acme.log")
+    site = {**turned(fleet, 0), "challenge": "webroot", "upstream": "", "names": ["tls11.lab"]}
+    with fleet.untouched("tls11"):
+        run = fleet.play("tls11", **site, mosquitto_port=8883)
+        assert run["tls11"]["state"] == "refused" and "has no mosquitto" in run["tls11"]["msg"], run.output
+        run = fleet.play("tls11", *POLICY, **site)
+        assert "admits nobody to port 80, to which the CA comes" in run["tls11"]["msg"], run.output
+    assert fleet.sh("vantage-lan", "cat /tmp/acme.log") == asked
+    run = fleet.play("tls11", **{**site, "names": ["tls11.lab", FORBIDDEN]})
+    assert run["tls11"]["failed"] and "there is no certificate yet" in run["tls11"]["msg"], run.output
+    for host in ("tls11.lab", fleet.address("tls11")):
+        assert "Gateway" in fleet.page("tls11", host), f"the page of before is gone for {host}"
+
+
 def test_each_challenge_brings_a_certificate_that_its_own_clients_trust(fleet: Fleet) -> None:
     before = fleet.acme.orders()
     run = fleet.play(ALL, "-vvv", "--diff", **turned(fleet, 1))
@@ -79,6 +99,10 @@ def test_each_challenge_brings_a_certificate_that_its_own_clients_trust(fleet: F
             assert "Gateway" in fleet.get(device, root)
             assert fleet.redirected(device, "/panel?x=1") == f"https://{device}.lab/panel?x=1"
     assert not fleet.plain("tls11", 8080), "the plain interface still answers from the network"
+    with fleet.connect("tls11", root) as client:
+        size = 2 << 20
+        client.sendall(f"POST / HTTP/1.1\r\nHost: tls11.lab\r\nContent-Length: {size}\r\n\r\n".encode())
+        assert b" 413 " not in client.recv(4096), "an upload of 2 MB does not get through the front"
 
 
 def test_a_name_more_or_less_and_another_challenge_get_a_new_certificate(fleet: Fleet) -> None:
@@ -395,3 +419,13 @@ def test_a_certificate_that_stops_renewing_is_noticed_and_one_that_expired_comes
         assert audit.status != 0 and "the certificate expired on" in audit.output
     fleet.sh("tls12", "systemctl start certbot.service")
     assert "Gateway" in fleet.get("tls12", root)
+
+
+def test_going_back_takes_the_keys_that_certbot_handed_over_and_its_hook(fleet: Fleet) -> None:
+    run = fleet.play("tls13", playbook="playbooks/rollback.yml", action="rollback", to="factory")
+    assert run.status == 0, run.output
+    assert fleet.sh("tls13", "find /etc/sallyport/tls -type f 2>/dev/null || :") == ""
+    assert fleet.sh("tls13", "grep -rs /etc/sallyport/tls/deploy /etc/letsencrypt/renewal || :") == ""
+    # As it was stopped, it stays so; who starts it finds the page of before.
+    fleet.sh("tls13", "systemctl start nginx")
+    assert "Gateway" in fleet.page("tls13", fleet.address("tls13"))

@@ -54,6 +54,7 @@ def test_a_certificate_is_delivered_and_the_result_says_where_its_key_was_made(
         assert "Gateway" in fleet.get(device, root)
         assert fleet.sh(device, "cat /etc/sallyport/tls/privkey.pem").splitlines()[1] not in run.output
     assert fleet.acme.orders() == before + len(DEVICES)
+    assert fleet.plain("tls11", 8080), "what was behind the front of before is still on loopback"
     kept = [path for path in Path(str(site["controller_dir"])).rglob("*") if path.is_file()]
     assert kept and all("accounts" in path.parts or path.name == "lock" for path in kept)
 

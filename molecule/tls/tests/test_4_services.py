@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from fleet import DEVICES, Fleet, until
 
+from lab.fleet import CHECKOUT
+
 CA, CA_KEY = authority("Fleet CA")  # of servers and clients
 
 
@@ -73,9 +75,26 @@ def answer(fleet: Fleet, device: str, port: int, pair: tuple[str, str] | None) -
 WEB = tuple((device, 443) for device in DEVICES)
 ALL = ":".join(DEVICES)
 BIG = 64 << 20
+DEFAULT = "/etc/nginx/sites-available/default"
+
+
+def as_shipped(path: str) -> str:
+    return (CHECKOUT / "lab/images/vendor/root" / path).read_text(encoding="utf-8")
+
+
+SENSORS = "/etc/mosquitto/conf.d/default.conf"
+ANOTHER, ANOTHER_KEY = authority("Another fleet CA")
 
 
 def test_a_client_with_a_certificate_gets_in_and_one_without_does_not(fleet: Fleet) -> None:
+    fleet.sh(
+        "tls12", f"printf 'listener 1883\\nallow_anonymous true\\n' >{SENSORS}; systemctl restart mosquitto"
+    )
+    assert until(lambda: fleet.plain("tls12", 1883))
+    run = fleet.play("tls12", **{**SITE, "client_ca": ""})
+    assert run["tls12"]["state"] == "refused" and f"({SENSORS}: allow_anonymous)" in run["tls12"]["msg"], (
+        run.output
+    )
     run = fleet.play(ALL, **SITE, client_crl=revoked())
     assert run.status == 0, run.output
     for device, port in WEB:
@@ -83,6 +102,9 @@ def test_a_client_with_a_certificate_gets_in_and_one_without_does_not(fleet: Fle
         assert answer(fleet, device, port, LOST) == "page", (device, port)
         assert answer(fleet, device, port, None) != "page", (device, port)
     assert mqtt(fleet, GOOD) == b"\x20\x02\x00\x00"
+    assert fleet.mqtt("tls12") == "20020000", (
+        "sensors without a name are shut out of the listener that they had"
+    )
     with pytest.raises((ssl.SSLError, ConnectionError)):
         assert mqtt(fleet, None) == b"", "the broker answered a client without a certificate"
         raise ConnectionError
@@ -116,6 +138,20 @@ def test_a_revoked_client_is_out_after_the_next_run(fleet: Fleet) -> None:
     with pytest.raises((ssl.SSLError, ConnectionError)):
         assert mqtt(fleet, LOST) == b"", "the broker answered a revoked client"
         raise ConnectionError
+
+
+def test_another_ca_of_clients_counts_at_a_broker_that_runs(fleet: Fleet) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    theirs = certificate("panel-3", key, ANOTHER, ANOTHER_KEY), pem(key)
+    run = fleet.play("tls12", **{**SITE, "client_ca": ANOTHER})
+    assert run.status == 0, run.output
+    assert mqtt(fleet, theirs) == b"\x20\x02\x00\x00"
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        assert mqtt(fleet, GOOD) == b"", "the broker goes on with the CA of before"
+        raise ConnectionError
+    assert answer(fleet, "tls12", 443, GOOD) != "page" and answer(fleet, "tls12", 443, theirs) == "page"
+    run = fleet.play("tls12", **SITE, client_crl=revoked(LOST))
+    assert run.status == 0 and mqtt(fleet, GOOD) == b"\x20\x02\x00\x00", run.output
 
 
 def test_no_two_devices_have_the_same_key(fleet: Fleet) -> None:
@@ -195,21 +231,34 @@ def test_what_a_devices_own_openssl_refuses_is_not_served_and_the_old_certificat
 def test_a_service_that_is_no_longer_wanted_gives_its_certificate_back_and_gets_it_again(
     fleet: Fleet,
 ) -> None:
-    run = fleet.play(
-        "tls12:tls13", **{**SITE, "mosquitto_port": 0, "lighttpd_port": 0}, client_crl=revoked(LOST)
-    )
+    given_up = {
+        "mosquitto_port": 0,
+        "lighttpd_port": 0,
+        "front": "{{ 'none' if inventory_hostname != 'tls12' else 'auto' }}",
+        "upstream": "",
+    }
+    run = fleet.play(ALL, **{**SITE, **given_up}, client_crl=revoked(LOST))
     assert run.status == 0, run.output
-    assert not fleet.plain("tls12", 8883) and not fleet.plain("tls13", 443)
-    assert answer(fleet, "tls12", 443, GOOD) == "page"
+    assert not fleet.plain("tls12", 8883) and answer(fleet, "tls12", 443, GOOD) == "page"
+    for device in ("tls11", "tls13", "tlsvendor"):
+        assert not fleet.plain(device, 443), device
+        assert "Gateway" in fleet.page(device, fleet.address(device)), (
+            f"the plain page of {device} is gone too"
+        )
+    assert fleet.sh("tls11", "readlink /etc/nginx/sites-enabled/default").strip() == DEFAULT
+    assert fleet.sh("tlsvendor", "grep -v sallyport/device /etc/inittab") == as_shipped("etc/inittab")
+    assert fleet.sh("tlsvendor", "pidof stunnel4 || :") == ""
     for device, path in COPIES.items():
         assert fleet.sh(device, f"ls {path} 2>/dev/null || :") == "", "its copy of the key is still there"
-    run = fleet.play("tls12:tls13", playbook="playbooks/rollback.yml", action="rollback", to="previous")
+    run = fleet.play(ALL, playbook="playbooks/rollback.yml", action="rollback", to="previous")
     assert run.status == 0, run.output
-    assert mqtt(fleet, GOOD) == b"\x20\x02\x00\x00" and answer(fleet, "tls13", 443, GOOD) == "page"
+    assert mqtt(fleet, GOOD) == b"\x20\x02\x00\x00" and not fleet.plain("tlsvendor")
+    for device in DEVICES:
+        assert answer(fleet, device, 443, GOOD) == "page", device
 
 
 def test_the_way_back_brings_the_plain_interface_again_and_leaves_no_key(fleet: Fleet) -> None:
-    assert not fleet.plain("tlsvendor")
+    fleet.sh("tls12", f"rm {SENSORS}")
     run = fleet.play(
         "tlsvendor:tls12:tls13", playbook="playbooks/rollback.yml", action="rollback", to="factory"
     )

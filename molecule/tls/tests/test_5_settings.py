@@ -63,6 +63,11 @@ def test_sslyze_finds_mozillas_profile_on_every_device(fleet: Fleet, profile: st
             assert verdict.startswith("OK - Compliant"), f"{device}:{port}\n{done.stdout[-9000:]}"
 
 
+def test_programs_on_the_device_come_to_its_broker_as_before(fleet: Fleet, profile: str) -> None:
+    """It names no listener: then it has one on loopback, until another one is named."""
+    assert fleet.mqtt("tls12") == "20020000", profile
+
+
 def test_testssl_finds_nothing_above_low(fleet: Fleet, profile: str) -> None:
     if profile == "modern":
         pytest.skip("half a minute, and a subset of what the intermediate profile shows")

@@ -175,3 +175,31 @@ def runs_as(name: str, sockets: Iterable[tuple[str, int]], command: str, seconds
         f"printf '%s\\n' {shlex.quote(f'{name} does not run with the command line that boots: {command}')} "
         ">&2\nexit 1"
     )
+
+
+# A socket of 127.0.0.1 as the kernel's tables write it on machines of either byte order, of ::1, and of the first one in an
+# IPv6 socket.
+_BEYOND = r"""
+beyond() { # PORT as four hexadecimal digits: sockets that listen there for others than this device itself
+  for table in /proc/net/tcp /proc/net/tcp6; do
+    [ -r "$table" ] || continue
+    while read -r _ address _ state _; do
+      case "$state $address" in
+        "0A "??????7F:"$1" | "0A "7F??????:"$1") ;;
+        "0A "00000000000000000000000001000000:"$1" | "0A "00000000000000000000000000000001:"$1") ;;
+        "0A 0000000000000000"FFFF0000??????7F:"$1" | "0A 0000000000000000"0000FFFF7F??????:"$1") ;;
+        "0A "*:"$1") printf '%s\n' "$address" ;;
+      esac
+    done <"$table"
+  done
+}
+""".strip("\n")
+
+
+def nobody_beyond_loopback(port: int, seconds: int = 10) -> str:
+    """Succeeds once nobody listens on this TCP port for others than the device itself; fails after about ``seconds``."""
+    return (
+        f'{_BEYOND}\nleft={seconds}\nwhile [ -n "$(beyond {port:04X})" ]; do\n'
+        f"  [ \"$left\" -gt 0 ] || {{ printf '%s\\n' 'port {port} still listens beyond loopback' >&2; exit 1; }}\n"
+        "  left=$((left - 1)); sleep 1\ndone"
+    )

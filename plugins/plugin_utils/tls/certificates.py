@@ -406,6 +406,11 @@ def check_crl(crl: str, authority: str, now: datetime) -> None:
             )
 
 
+def revoked(crl: str) -> tuple[int, ...]:
+    """The serial numbers that lists take back."""
+    return tuple(sorted(entry.serial_number for one in _lists(crl) for entry in one))
+
+
 def _extension(certificate: x509.Certificate, kind: type[Any]) -> Any:
     """An extension with its criticality, None where the certificate has none."""
     try:

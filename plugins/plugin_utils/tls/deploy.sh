@@ -55,17 +55,25 @@ again() { # UNIT: a start, whatever failed just now; systemd refuses the sixth w
 
 matches() { # a key of another certificate would take every service down at its next start
     have openssl || return 0
-    [ "$(openssl x509 -in "$1" -noout -pubkey 2>/dev/null)" = "$(openssl pkey -in "$2" -pubout 2>/dev/null)" ]
+    public=$(openssl x509 -in "$1" -noout -pubkey 2>/dev/null) || return 1
+    [ "$public" = "$(openssl pkey -in "$2" -pubout 2>/dev/null)" ]
 }
 
 serves() { # PORT: is it this certificate that clients get?
     if ! have openssl; then return 0; fi
     want=$(openssl x509 -in "$CERT" -noout -fingerprint -sha256)
+    # Who takes a connection and then says nothing is not waited for; older BusyBoxes want the seconds behind an option.
+    limit=''
+    if timeout 4 true 2>/dev/null; then limit='timeout 4'; elif timeout -t 4 true 2>/dev/null; then limit='timeout -t 4'; fi
     left=40
     while :; do
-        got=$(openssl s_client -connect "127.0.0.1:$1" </dev/null 2>/dev/null | openssl x509 -noout -fingerprint -sha256 2>/dev/null) || got=''
+        code=0
+        # shellcheck disable=SC2086 # words
+        got=$($limit openssl s_client -connect "127.0.0.1:$1" </dev/null 2>/dev/null) || code=$?
+        got=$(printf '%s\n' "$got" | openssl x509 -noout -fingerprint -sha256 2>/dev/null) || got=''
         [ "$got" != "$want" ] || return 0
         [ "$left" -gt 0 ] || return 1
+        case $code in 124 | 143) left=$((left - 15)) ;; esac # cut off: it took as long as many
         left=$((left - 1))
         sleep 0.25 2>/dev/null || sleep 1
     done
@@ -104,8 +112,9 @@ service_lighttpd() {
         number=$(lighttpd -p -f /etc/lighttpd/lighttpd.conf 2>/dev/null | sed -n 's/^[^#]*server\.pid-file"* *= "\(.*\)"$/\1/p')
         if [ -f "$number" ]; then
             roots=$(find "$number" -user root)
+            # Whoever is killed from here on leaves word whose file it is.
+            printf '%s' "$roots" >"$HERE/lighttpd.asked"
             [ -z "$roots" ] || chown www-data "$number"
-            : >"$HERE/lighttpd.asked"
         fi
         out=$(systemctl reload lighttpd 2>&1) || trouble="lighttpd does not reload: $(printf '%s' "$out" | last)"
         if [ -f "$number" ]; then
@@ -125,33 +134,53 @@ service_lighttpd() {
     fi
 }
 
-service_stunnel() { # a front for what cannot do TLS; init keeps it running
-    log=/run/sallyport-stunnel.log
-    pids=$(pidof stunnel4 || pidof stunnel || :)
-    if [ -n "$pids" ]; then
-        before=$(grep -c 'Configuration ' "$log" 2>/dev/null || :)
-        # shellcheck disable=SC2086 # a list of numbers
-        kill -HUP $pids
-    else
-        before=$(grep -c 'Configuration ' "$log" 2>/dev/null || :)
-        kill -HUP 1
-    fi
+sockets() { # PORT: those that listen there, by number
+    hex=$(printf '%04X' "$1")
+    for table in /proc/net/tcp /proc/net/tcp6; do
+        [ -r "$table" ] || continue
+        while read -r _ address _ state _ _ _ _ _ inode _; do
+            case $state:$address in 0A:*":$hex") printf '%s ' "$inode" ;; esac
+        done <"$table"
+    done
+}
+
+service_stunnel() { # PORT: a front for what cannot do TLS; init keeps it running
+    # What it refuses leaves its sockets as they are; else it opens new ones. So nothing has to be written down for each connection.
+    before=$(sockets "$1")
+    running=''
+    for pid in $(pidof stunnel4 || :) $(pidof stunnel || :); do # there may be others of somebody else's
+        case $(tr '\0' ' ' <"/proc/$pid/cmdline" || :) in *" $HERE/stunnel.conf "*) kill -HUP "$pid" && running=yes ;; esac
+    done
+    [ -n "$running" ] || kill -HUP 1
     left=15
-    while [ "$(grep -c 'Configuration ' "$log" 2>/dev/null || :)" = "$before" ]; do
-        [ "$left" -gt 0 ] || { fail "stunnel does not answer: $(last <"$log" 2>/dev/null || :)"; return 1; }
+    while now=$(sockets "$1"); [ -z "$now" ] || [ "$now" = "$before" ]; do
+        if [ "$left" = 12 ] && why=$(stunnel_refuses); then fail "stunnel refuses its configuration: $why"; return 1; fi
+        [ "$left" -gt 0 ] || { fail "stunnel does not listen on port $1 again"; return 1; }
         left=$((left - 1))
         sleep 1
     done
-    case $(grep 'Configuration ' "$log" | tail -n 1) in
-        *successful*) ;;
-        *) fail "stunnel refuses its configuration: $(last <"$log")"; return 1 ;;
-    esac
+}
+
+stunnel_refuses() { # and why: one more is started, which ends at the port that is taken, if not before
+    sed -e 's/^foreground = .*/foreground = yes/' -e 's/^syslog = .*/syslog = no/' -e 's/^debug = .*/debug = 5/' \
+        "$HERE/stunnel.conf" >"$HERE/stunnel.asked"
+    "$(command -v stunnel4 || command -v stunnel)" "$HERE/stunnel.asked" >"$HERE/stunnel.said" 2>&1 &
+    patience=5
+    while kill -0 "$!" 2>/dev/null && [ "$patience" -gt 0 ]; do
+        patience=$((patience - 1))
+        sleep 1
+    done
+    kill "$!" 2>/dev/null || :
+    if grep -q 'Configuration successful' "$HERE/stunnel.said"; then refused=1; else refused=0; fi
+    grep '^\[!\]' "$HERE/stunnel.said" | last
+    rm -f "$HERE/stunnel.asked" "$HERE/stunnel.said"
+    return "$refused"
 }
 
 reload() {
     [ -f "$HERE/services" ] || return 0
     while read -r name port <&3; do
-        "service_$name" || return 1
+        "service_$name" "$port" || return 1
         [ "$port" = 0 ] || serves "$port" || { fail "$name does not serve the new certificate on port $port"; return 1; }
     done 3<"$HERE/services"
 }
@@ -229,6 +258,12 @@ fi
 LOCK=/run/sallyport-tls.lock
 if have flock && [ "${SALLYPORT_LOCKED:-}" != "$LOCK" ]; then
     SALLYPORT_LOCKED=$LOCK exec flock "$LOCK" /bin/sh "$0" "$@"
+fi
+if [ -s "$HERE/lighttpd.asked" ]; then
+    # Killed while lighttpd had been lent its process number: root's programs kill by it.
+    number=$(cat "$HERE/lighttpd.asked")
+    [ ! -f "$number" ] || chown root "$number"
+    rm -f "$HERE/lighttpd.asked"
 fi
 if [ -f "$CERT.old" ] && [ "$1" != reload ]; then
     # Killed between two pairs: the old one first, its key before its certificate, then on.

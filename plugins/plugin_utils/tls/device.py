@@ -37,7 +37,7 @@ have certbot && has certbot certbot --version
 have mosquitto && has mosquitto mosquitto -h
 have lighttpd && has lighttpd lighttpd -v
 [ ! -f /usr/lib/lighttpd/mod_openssl.so ] || say has "lighttpd_tls yes"
-if have stunnel4 || have stunnel; then say has "stunnel 5"; fi
+if have stunnel4 || have stunnel; then say has "stunnel $(command -v stunnel4 || command -v stunnel)"; fi
 show() { [ ! -f "$2" ] || blob "$1" <"$2"; }
 show certificate "$HOME_/fullchain.pem"
 show status "$HOME_/status"
@@ -50,7 +50,22 @@ show client_crl "$HOME_/client-crl.pem"
 show recorded "$HOME_/lineage"
 [ ! -f "$HOME_/deploy" ] || say here yes
 for trace in $TRACES; do [ ! -e "$trace" ] || say trace "$trace"; done
-show text /etc/lighttpd/lighttpd.conf
+text() { [ ! -f "$1" ] || { say text_of "$1"; blob text <"$1"; }; }
+as_it_is() { if [ -L "$1" ]; then say link "$1 $(readlink "$1")"; else text "$1"; fi; }
+text /etc/lighttpd/lighttpd.conf
+as_it_is /etc/nginx/sites-enabled/default
+as_it_is "$HOME_/nginx-default"
+for file in /etc/nginx/sites-enabled/* /etc/nginx/conf.d/*.conf; do
+  case $file in */default | */sallyport-tls.conf) continue ;; esac
+  if grep -Eqs '^[^#]*listen[[:space:]]+([[]::[]]:|[*]:|0[.]0[.]0[.]0:)?80[[:space:];]' "$file"; then say plain_site "$file"; fi
+done
+# Of a broker's configuration only what decides who gets in: a bridge's password stays where it is.
+main=/etc/mosquitto/mosquitto.conf
+for file in $main $([ ! -f $main ] || sed -n 's|^ *include_dir  *\(.*[^/ ]\)/* *$|\1/*.conf|p' $main); do
+  [ -f "$file" ] || continue
+  say text_of "$file"
+  { grep -E '^ *(listener|port|include_dir|per_listener_settings|allow_anonymous|allow_zero_length_clientid|auto_id_prefix|[a-z_]*_file|[a-z_]*plugin|acl_[a-z_]*) ' "$file" || :; } | blob text
+done
 if [ -f "$HOME_/privkey.pem" ]; then
   say key "$(ls -l "$HOME_/privkey.pem" | { read -r mode _ owner _; printf '%s %s' "$mode" "$owner"; })"
   if have openssl; then say key_public "$(openssl pkey -in "$HOME_/privkey.pem" -pubout -outform DER 2>/dev/null | openssl dgst -sha256 -r 2>/dev/null | cut -d ' ' -f 1)"; fi
@@ -68,6 +83,7 @@ for conf in /etc/letsencrypt/renewal/*.conf; do
   say lineage "$name"
   if [ -f "$LIVE/$name/privkey.pem" ]; then show "issued $name" "$LIVE/$name/fullchain.pem"; fi
 done
+if systemctl cat certbot.timer >/dev/null 2>&1; then say renews timer; elif [ -f /etc/cron.d/certbot ]; then say renews cron; fi
 exit 0
 """
 
@@ -88,6 +104,7 @@ class Found:
     epoch: int
     has: Mapping[str, str]
     texts: Mapping[str, str]
+    links: Mapping[str, str]
     certificate: Certificate | None
     pem: str
     key: bool
@@ -113,8 +130,12 @@ class Found:
     """Whether the firewall in force has a gate that can be opened for a challenge."""
     source: str
     """Where the certificate came from, as the last delivery wrote it down."""
+    plain_sites: tuple[str, ...]
+    """Files of nginx, besides the default site and ours, with a server on port 80."""
     served: tuple[str, ...]
     """Services that have it."""
+    renews: str
+    """What starts certbot for renewals there: its timer, cron, or nothing."""
 
 
 def query(wanted: Wanted) -> str:
@@ -133,7 +154,8 @@ def read(reply: Reply) -> Found:
     return Found(
         epoch=int(reply.get("epoch") or 0),
         has=has,
-        texts={services.LIGHTTPD_MAIN: reply.get("text")} if "text" in reply else {},
+        texts=dict(zip(reply.all("text_of"), reply.all("text"), strict=True)),
+        links={path: target for path, _, target in (line.partition(" ") for line in reply.all("link"))},
         certificate=certificate,
         pem=pem,
         key="key" in reply and (not public or certificate is None or public == certificate.public_key),
@@ -152,7 +174,9 @@ def read(reply: Reply) -> Found:
         client_crl=reply.get("client_crl"),
         gate="gate" in reply,
         source=reply.get("source").strip(),
+        plain_sites=tuple(reply.all("plain_site")),
         served=tuple(line.split()[0] for line in reply.get("services").splitlines() if line.strip()),
+        renews=reply.get("renews"),
     )
 
 

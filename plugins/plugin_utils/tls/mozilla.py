@@ -44,8 +44,12 @@ def check(profile: str, openssl: str) -> None:
         )
 
 
-def nginx(profile: str, openssl: str) -> list[str]:
-    """Directives of a server block."""
+def nginx(profile: str, openssl: str, *, resume: bool = True) -> list[str]:
+    """Directives of a server block.
+
+    Args:
+        resume: whether a client may go on with a session of before without showing who it is again.
+    """
     known = version(openssl)
     modern_library = not known or known >= (1, 1, 1)
     protocols = "TLSv1.3" if profile == "modern" else "TLSv1.2 TLSv1.3" if modern_library else "TLSv1.2"
@@ -55,8 +59,11 @@ def nginx(profile: str, openssl: str) -> list[str]:
     lines += [
         "ssl_prefer_server_ciphers off;",
         f"ssl_ecdh_curve {CURVES};",
-        "ssl_session_timeout 1d;",
-        "ssl_session_cache shared:sallyport:1m;",
+        *(
+            ["ssl_session_timeout 1d;", "ssl_session_cache shared:sallyport:1m;"]
+            if resume
+            else ["ssl_session_cache off;"]
+        ),
         "ssl_session_tickets off;",
     ]
     return lines

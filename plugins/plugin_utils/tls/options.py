@@ -151,6 +151,9 @@ def parse(arguments: Mapping[str, Any], now: datetime) -> Wanted:
         raise OptionError(
             f"tls_upstream must be a loopback address with a port, as 127.0.0.1:8080, got {wanted.upstream!r}"
         )
+    if wanted.upstream and not 0 < wanted.upstream_port <= 65535:
+        raise OptionError(f"tls_upstream must have a port up to 65535, got {wanted.upstream!r}")
+    _check_ports(wanted)
     for name in ("webroot", "root"):
         if not _PATH.fullmatch(getattr(wanted, name)):
             raise OptionError(f"tls_{name} must be an absolute path of letters, digits and /._-")
@@ -202,6 +205,19 @@ def _check_numbers(wanted: Wanted) -> None:
         )
 
 
+def _check_ports(wanted: Wanted) -> None:
+    """No two of the services that are wanted on one port."""
+    taken: dict[int, str] = {wanted.upstream_port: "upstream"} if wanted.upstream else {}
+    for name in ("mosquitto_port", "lighttpd_port", *(["port"] if wanted.front != "none" else [])):
+        port = getattr(wanted, name)
+        if port and port in taken:
+            # Without a front of its own choice a device may have none, and then tls_port is nobody's.
+            if name == "port" and wanted.front == "auto" and taken[port] != "upstream":
+                continue
+            raise OptionError(f"tls_{name} and tls_{taken[port]} are both {port}")
+        taken[port] = name
+
+
 def _check_own(wanted: Wanted, now: datetime) -> None:
     if wanted.ca_certificate or wanted.ca_key:
         if not wanted.ca_certificate or not wanted.ca_key:
@@ -249,6 +265,10 @@ def _check_acme(wanted: Wanted, agreed: bool) -> None:
             raise OptionError(f"tls_{name} must not hold spaces or quotes")
     if wanted.challenge == "dns":
         _check_dns(wanted)
+    if wanted.gate and wanted.challenge == "standalone" and wanted.http_port != 80:
+        raise OptionError(
+            f"tls_gate opens port 80, and tls_http_port is {wanted.http_port}: admit that port in the policy, or leave it at 80"
+        )
     if wanted.challenge != "dns" and any(name.startswith("*.") for name in wanted.names):
         raise OptionError("tls_names has a wildcard, which CAs give only for tls_challenge: dns")
     if wanted.mode == "controller" and wanted.challenge == "nginx":

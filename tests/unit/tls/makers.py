@@ -57,14 +57,19 @@ def authority(
 CA, CA_KEY = authority()
 
 
-def revoked(ca: str, key: str, *, days: float = 30, age: float = 30) -> str:
-    """A CA's list of revoked certificates, with nobody on it; it began ``age`` days ago."""
+def revoked(ca: str, key: str, *serials: int, days: float = 30, age: float = 30) -> str:
+    """A CA's list of the certificates that it has revoked; it began ``age`` days ago."""
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(x509.load_pem_x509_certificate(ca.encode()).subject)
         .last_update(NOW - timedelta(days=age))
         .next_update(NOW + timedelta(days=days))
     )
+    for serial in serials:
+        entry = (
+            x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(NOW - timedelta(days=1))
+        )
+        builder = builder.add_revoked_certificate(entry.build())
     made = builder.sign(certificates.load_key(key), hashes.SHA256())
     return made.public_bytes(serialization.Encoding.PEM).decode()
 

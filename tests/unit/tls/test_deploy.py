@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,8 @@ class Device:
             deploy_program()
             .replace(HOME, str(self.home))
             .replace("/run/sallyport-tls.lock", f"{folder}/lock")
+            .replace("/proc/net", str(folder))
+            .replace("kill -HUP 1", ":")
         )
         # The test's machine may have no systemd; the shim stands for it.
         self.program = folder / "deploy"
@@ -59,6 +64,14 @@ class Device:
             env={**self.environment, **environment}, capture_output=True, text=True, check=False,
         )  # fmt: skip
 
+    def forget(self, function: str) -> None:
+        """A function of the program that succeeds without looking."""
+        text = self.program.read_text(encoding="utf-8")
+        assert f"{function} {{" in text
+        self.program.write_text(
+            text.replace(f"{function} {{", f"{function} {{\n    return 0\n"), encoding="utf-8"
+        )
+
     def read(self, name: str) -> str:
         path = self.home / name
         return path.read_text(encoding="utf-8") if path.exists() else ""
@@ -67,6 +80,13 @@ class Device:
 @pytest.fixture(params=SHELLS, ids=["sh", "busybox"])
 def device(request: pytest.FixtureRequest, tmp_path: Path) -> Device:
     return Device(request.param, tmp_path)
+
+
+def until(check: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 OLD, NEW = pair("gw.example"), pair("gw.example")
@@ -178,6 +198,95 @@ def test_on_a_full_disk_the_old_pair_stays_whole_and_the_next_call_finishes(tmp_
             assert (device.read("fullchain.pem"), device.read("privkey.pem")) == NEW
         finally:
             subprocess.run(["umount", str(folder / "tls")], check=False)
+
+
+def test_two_files_that_hold_nothing_are_no_pair(device: Device) -> None:
+    done = device.deploy("take", str(device.offer("junk", "no certificate", "no key")))
+    assert done.returncode == 1 and "is not the certificate's" in done.stderr
+
+
+def test_a_port_that_takes_connections_and_says_nothing_holds_nobody_up(device: Device) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        (device.home / "services").write_text(f"nginx {silent.getsockname()[1]}\n", encoding="utf-8")
+        # The shim counts the attempts; a real one waits for four seconds each time.
+        shim = device.home.parent / "bin/timeout"
+        shim.write_text(
+            f'#!/bin/sh\necho "$1" >>{device.home}/asked\nshift\n[ "$1" != true ] || exit 0\nexit 124\n'
+        )
+        shim.chmod(0o755)
+        (device.home.parent / "bin/sleep").write_text("#!/bin/sh\n")
+        (device.home.parent / "bin/sleep").chmod(0o755)
+        done = device.deploy("take", str(device.offer("one", *OLD)))
+    assert done.returncode == 1 and "does not serve the new certificate" in done.stderr
+    assert 1 < len(device.read("asked").splitlines()) < 6
+
+
+STUNNEL = """
+trap 'if cmp -s {home}/fullchain.pem {home}/bad; then :; else
+    cp {home}/fullchain.pem {home}/served
+    number=$((number + 1))
+    printf "  0: 00000000:01BB 00000000:0000 0A 0 0 0 0 0 %s 1\\n" "$number" >{folder}/tcp
+fi' HUP
+number=1
+: >{folder}/tcp
+while :; do sleep 0.05; done
+"""
+
+
+def test_stunnel_has_taken_a_certificate_when_it_listens_anew_and_says_why_if_it_does_not(
+    device: Device,
+) -> None:
+    folder = device.home.parent
+    command = [
+        "sh",
+        "-c",
+        STUNNEL.format(home=device.home, folder=folder),
+        "stunnel4",
+        f"{device.home}/stunnel.conf",
+    ]
+    with subprocess.Popen(command) as front, subprocess.Popen(["sleep", "60"]) as somebodys:
+        try:
+            for name, text in (
+                ("pidof", f"echo {somebodys.pid} {front.pid}"),
+                ("sleep", "exec /bin/sleep 0.1"),
+                # What would be said at the terminal.
+                ("stunnel4", 'grep -q "^foreground = yes" "$1" && echo "[!] it is bad"; exit 1'),
+            ):
+                (folder / "bin" / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+                (folder / "bin" / name).chmod(0o755)
+            (device.home / "stunnel.conf").write_text("foreground = quiet\nsyslog = yes\n", encoding="utf-8")
+            (device.home / "services").write_text("stunnel 443\n", encoding="utf-8")
+            until((folder / "tcp").exists)
+            # No openssl asks at the port here: the service's own word counts.
+            device.forget("serves()")
+            assert device.deploy("take", str(device.offer("one", *OLD))).returncode == 0
+            assert device.read("served") == OLD[0]
+            (device.home / "bad").write_text(NEW[0], encoding="utf-8")
+            done = device.deploy("take", str(device.offer("two", *NEW)))
+            assert done.returncode == 1 and "stunnel refuses its configuration: [!] it is bad" in done.stderr
+            assert device.read("served") == device.read("fullchain.pem") == OLD[0]
+            assert not list(device.home.glob("stunnel.[as]*"))
+            assert somebodys.poll() is None, (
+                "a program of somebody else's was told to read its configuration again"
+            )
+        finally:
+            front.kill()
+            somebodys.kill()
+
+
+def test_killed_while_lighttpd_was_lent_its_process_number_the_next_call_takes_it_back(
+    device: Device,
+) -> None:
+    number = device.home.parent / "lighttpd.pid"
+    number.write_text("7\n", encoding="utf-8")
+    shim = device.home.parent / "bin/chown"
+    device.deploy("take", str(device.offer("one", *OLD)))
+    (device.home / "lighttpd.asked").write_text(str(number), encoding="utf-8")
+    shim.write_text(f'#!/bin/sh\necho "$*" >>{device.home}/owned\n', encoding="utf-8")
+    assert device.deploy("reload").returncode == 0
+    assert device.read("owned") == f"root {number}\n"
+    device.deploy("reload")
+    assert device.read("owned").count("\n") == 1
 
 
 def test_an_empty_folder_and_an_unknown_word_are_refused(device: Device) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import os
 import subprocess
@@ -427,3 +428,47 @@ def test_what_the_ca_said_is_found_where_certbot_says_something_else(
         "no"
     )
     assert certbot.really("something else", "acme.messages.Error: no") == "something else"
+
+
+@pytest.mark.parametrize("shell", [["sh"], ["busybox", "sh"]], ids=["sh", "busybox"])
+def test_of_a_brokers_files_only_what_decides_who_gets_in_is_asked_for_and_links_are_told_as_links(
+    shell: list[str], tmp_path: Path
+) -> None:
+    files = {
+        "mosquitto/mosquitto.conf": "include_dir {}/mosquitto/conf.d\n  include_dir {}/more/\n#allow_anonymous true\n",
+        "mosquitto/conf.d/a.conf": "listener 1883\nallow_anonymous true\nremote_password hunter2\n",
+        "mosquitto/conf.d/README": "listener 1\n",
+        "more/b.conf": "password_file /p\nplugin_opt_key hunter2\n",
+        "lighttpd/lighttpd.conf": "server.port = 8080\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text.replace("{}", str(tmp_path)), encoding="utf-8")
+    (tmp_path / "nginx/sites-enabled").mkdir(parents=True)
+    (tmp_path / "nginx/conf.d").mkdir()
+    for name, listens in (
+        ("panel", "  listen [::]:80;"),
+        ("local", "listen 127.0.0.1:80;"),
+        ("other", "listen 8080;"),
+    ):
+        (tmp_path / "nginx/sites-enabled" / name).write_text(f"server {{\n{listens}\n}}\n", encoding="utf-8")
+    (tmp_path / "nginx/conf.d/sallyport-tls.conf").write_text("listen 80;\n", encoding="utf-8")
+    (tmp_path / "nginx/sites-enabled/default").symlink_to("../sites-available/default")
+    tell = "say() { printf '%s\\t%s\\n' \"$1\" \"$2\"; }\nblob() { printf '%s\\t' \"$1\"; base64 | tr -d '\\n'; echo; }\n"
+    script = device.query(wanted(**SITE)).replace("/etc/", f"{tmp_path}/")
+    done = subprocess.run([*shell, "-euc", tell + script], capture_output=True, text=True, check=True)
+    records = [tuple(line.split("\t", 1)) for line in done.stdout.splitlines()]
+    paths = [value.removeprefix(f"{tmp_path}/") for name, value in records if name == "text_of"]
+    texts = [base64.b64decode(value).decode() for name, value in records if name == "text"]
+    assert paths == [
+        "lighttpd/lighttpd.conf",
+        "mosquitto/mosquitto.conf",
+        "mosquitto/conf.d/a.conf",
+        "more/b.conf",
+    ]
+    assert texts[2:] == ["listener 1883\nallow_anonymous true\n", "password_file /p\n"]
+    assert "hunter2" not in "".join(texts) and texts[1].count("include_dir") == 2
+    assert ("link", f"{tmp_path}/nginx/sites-enabled/default ../sites-available/default") in records
+    assert [value for name, value in records if name == "plain_site"] == [
+        f"{tmp_path}/nginx/sites-enabled/panel"
+    ]

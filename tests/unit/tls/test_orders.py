@@ -98,6 +98,7 @@ class Played:
             ("epoch", str(int(NOW.timestamp()))),
             ("has", "nginx nginx/1.22.1"),
             ("has", "certbot x"),
+            ("renews", "timer"),
         )
         yield from (("code", "0"), ("taken", "0"))
         if self.openssl:

@@ -1,0 +1,32 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Where things of this role lie on a device."""
+
+from __future__ import annotations
+
+HOME = "/etc/sallyport/tls"
+CERT = f"{HOME}/fullchain.pem"
+KEY = f"{HOME}/privkey.pem"
+DEPLOY = f"{HOME}/deploy"
+SERVICES = f"{HOME}/services"
+SOURCE = f"{HOME}/source"
+LINEAGE = f"{HOME}/lineage"
+"""Which of certbot's certificates is served; there in mode device only."""
+NEXT_KEY = f"{HOME}/privkey.next"
+NEXT_REQUEST = f"{HOME}/request.next"
+"""For a key that waits on a device without openssl: what the CA is asked for it."""
+CLIENT_CA = f"{HOME}/client-ca.pem"
+CLIENT_CRL = f"{HOME}/client-crl.pem"
+NGINX = "/etc/nginx/conf.d/sallyport-tls.conf"
+NGINX_DEFAULT = "/etc/nginx/sites-enabled/default"
+NGINX_KEPT = f"{HOME}/nginx-default"
+"""The default site while this role's redirect stands in its place; it comes back when the redirect goes."""
+MOSQUITTO = "/etc/mosquitto/conf.d/sallyport.conf"
+MOSQUITTO_MAIN = "/etc/mosquitto/mosquitto.conf"
+MOSQUITTO_PAIR = "/etc/mosquitto/certs/sallyport"
+LIGHTTPD = "/etc/lighttpd/conf-enabled/99-sallyport.conf"
+LIGHTTPD_MAIN = "/etc/lighttpd/lighttpd.conf"
+LIGHTTPD_PAIR = "/etc/lighttpd/sallyport"
+STUNNEL = f"{HOME}/stunnel.conf"
+INITTAB = "/etc/inittab"
+BANNER = "# Managed by Sallyport (role tls); changes here are overwritten\n"
