@@ -166,7 +166,7 @@ class ActionModule(ActionBase):
             )
         else:
             reason = self._why_new(wanted, found, now)
-            again = bool(reason) and reason == found.still
+            again = bool(reason) and reason == devices.still_so(found, wanted)
             if reason and not again and not self._task.check_mode:
                 pair = self._new_pair(wanted, found, now)
         ocsp = pair.leaf.ocsp if pair else bool(found.certificate and found.certificate.ocsp)
@@ -190,7 +190,7 @@ class ActionModule(ActionBase):
             files = [
                 driver.file({"dest": services.CERT, "content": pair.certificate, "mode": "0644"}),
                 driver.file(entry),
-                driver.file(_remembered(pair.still)),
+                driver.file(_remembered(devices.in_mind(wanted, pair.still))),
                 *files,
             ]
         result = self._commit(wanted, device, plan, files, settle)
@@ -234,7 +234,9 @@ class ActionModule(ActionBase):
         plan.revert.insert(0, certbot.let_go(self._settings["state_dir"]))
 
     def _why_new(self, wanted: options.Wanted, found: devices.Found, now: datetime) -> str:
-        reason = devices.why_new(found.certificate, wanted, now, key=found.key, still=found.still)
+        reason = devices.why_new(
+            found.certificate, wanted, now, key=found.key, still=devices.still_so(found, wanted)
+        )
         if (
             not reason
             and wanted.ca_certificate
@@ -334,9 +336,10 @@ class ActionModule(ActionBase):
             )
         name = devices.lineage(found, wanted)
         there = found.lineages.get(name, devices.Lineage())
-        reason = devices.why_new(there.issued, wanted, now, key=True, still=found.still)
+        still = devices.still_so(found, wanted)
+        reason = devices.why_new(there.issued, wanted, now, key=True, still=still)
         reason = reason or certbot.renews_otherwise(there.renewal, wanted)
-        again = bool(reason) and reason == found.still
+        again = bool(reason) and reason == still
         order = reason if not again else ""
         waiting = not order and (
             found.certificate is None
@@ -405,7 +408,7 @@ class ActionModule(ActionBase):
         otherwise = certbot.renews_otherwise(fresh.renewal, wanted)
         still = devices.why_new(fresh.issued, wanted, now, key=True) or otherwise
         due = certbot.renew_at(name, certbot.due_line(wanted, fresh.issued)) if fresh.issued else ""
-        self._exchange.run(certbot.remember(still) + due)
+        self._exchange.run(certbot.remember(devices.in_mind(wanted, still)) + due)
         return devices.why_new(fresh.issued, wanted, now, key=True, still=still) or otherwise
 
     def _renew_when_due(

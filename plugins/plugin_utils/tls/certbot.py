@@ -19,7 +19,7 @@ CREDENTIALS = f"{services.HOME}/dns-credentials"
 ROOTS = "/run/sallyport-acme-roots.pem"
 """The public roots and the site's: plugins and hooks speak to others than the CA too. Made afresh before each use."""
 STILL = f"{services.HOME}/still"
-"""Why the last certificate that was issued did not do, as told right after its issue; not there where it did."""
+"""Which CA issued the last certificate, and why it did not do, as told right after its issue; not there where it did."""
 SERVICE_DROP_IN = "/etc/systemd/system/certbot.service.d/sallyport.conf"
 TIMER_DROP_IN = "/etc/systemd/system/certbot.timer.d/sallyport.conf"
 

@@ -408,7 +408,7 @@ def check_crl(crl: str, authority: str, now: datetime) -> None:
 
 def revoked(crl: str) -> tuple[int, ...]:
     """The serial numbers that lists take back."""
-    return tuple(sorted(entry.serial_number for one in _lists(crl) for entry in one))
+    return tuple(sorted(one.serial_number for part in _lists(crl) for one in part))
 
 
 def _extension(certificate: x509.Certificate, kind: type[Any]) -> Any:

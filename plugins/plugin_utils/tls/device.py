@@ -121,7 +121,7 @@ class Found:
     traces: tuple[str, ...]
     """Files with which certbot issues here."""
     still: str
-    """Why the last certificate that was issued did not do, as told then."""
+    """What it keeps in mind of the last issue: ``in_mind``."""
     request: str
     """What waits to be asked of a CA for a key that waits, where the device has no openssl."""
     client_ca: str
@@ -259,6 +259,17 @@ def due(certificate: Certificate, wanted: Wanted, now: datetime) -> bool:
     # Short-lived certificates would always be "due": for them the last third of their life counts, as for certbot.
     left = certificate.not_after - now
     return left.total_seconds() < min(wanted.renew_days * 86400.0, lifetime.total_seconds() / 3)
+
+
+def in_mind(wanted: Wanted, reason: str) -> str:
+    """What the device keeps of a reason that still holds: of this CA, asked in this way, and no other."""
+    return f"{wanted.mode} {wanted.acme_directory} {reason}" if reason else ""
+
+
+def still_so(found: Found, wanted: Wanted) -> str:
+    """The reason that held right after the last issue, if that was by the same CA in the same way."""
+    of_it = in_mind(wanted, " ").rstrip() + " "
+    return found.still[len(of_it) :] if wanted.acme and found.still.startswith(of_it) else ""
 
 
 def not_asked_again(reason: str) -> str:

@@ -57,28 +57,26 @@ def authority(
 CA, CA_KEY = authority()
 
 
-def revoked(ca: str, key: str, *serials: int, days: float = 30, age: float = 30) -> str:
-    """A CA's list of the certificates that it has revoked; it began ``age`` days ago."""
-    builder = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(x509.load_pem_x509_certificate(ca.encode()).subject)
-        .last_update(NOW - timedelta(days=age))
-        .next_update(NOW + timedelta(days=days))
-    )
-    for serial in serials:
-        entry = (
-            x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(NOW - timedelta(days=1))
-        )
-        builder = builder.add_revoked_certificate(entry.build())
-    made = builder.sign(certificates.load_key(key), hashes.SHA256())
-    return made.public_bytes(serialization.Encoding.PEM).decode()
-
-
 def pair(*names: str, days: int = 90, now: datetime = NOW, kind: str = "ecdsa") -> tuple[str, str]:
     """A certificate of the test CA, and its key."""
     key = certificates.new_key(kind)
     csr = certificates.request(key, names)
     return certificates.issue(CA, CA_KEY, csr, names, days=days, now=now), key
+
+
+def crl(ca: str, ca_key: str, *serials: int, age: float = 2, days: float = 7) -> str:
+    """A CA's list of revoked certificates, ``age`` days old, and good for ``days`` more."""
+    builder = x509.CertificateRevocationListBuilder().issuer_name(
+        x509.load_pem_x509_certificate(ca.encode()).subject
+    )
+    builder = builder.last_update(NOW - timedelta(days=age)).next_update(NOW + timedelta(days=days))
+    for serial in serials:
+        revoked = (
+            x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(NOW - timedelta(days=3))
+        )
+        builder = builder.add_revoked_certificate(revoked.build())
+    made = builder.sign(certificates.load_key(ca_key), hashes.SHA256())
+    return made.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def wanted(**changed: Any) -> options.Wanted:

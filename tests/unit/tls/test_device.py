@@ -17,7 +17,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.exchange impo
 from ansible_collections.sallyport.iot.plugins.plugin_utils.tls import certbot, device, services
 from ansible_collections.sallyport.iot.plugins.plugin_utils.tls.certificates import Certificate
 
-from tests.unit.tls.makers import CA, CA_KEY, NOW, authority, pair, revoked, wanted
+from tests.unit.tls.makers import CA, CA_KEY, NOW, authority, crl, pair, wanted
 from tests.unit.tls.shells import SHELLS, answer
 
 SITE: dict[str, Any] = {"mode": "device", "names": ["gw.example"], "acme_agree": True}
@@ -137,7 +137,7 @@ def test_the_audit_looks_at_whose_clients_are_let_in_who_signed_and_who_signs(da
 def test_the_audit_knows_when_a_list_of_revoked_clients_is_to_be_renewed(
     days: float, age: float, state: str
 ) -> None:
-    verdict = told(client_ca=CA, client_crl=revoked(CA, CA_KEY, days=days, age=age))
+    verdict = told(client_ca=CA, client_crl=crl(CA, CA_KEY, days=days, age=age))
     assert verdict["state"] == state, verdict
     assert state == "ok" or "every client is refused" in verdict["message"]
     assert told(client_crl="half a li")["state"] == "ok", "what is no list is its service's business"

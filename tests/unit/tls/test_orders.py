@@ -23,7 +23,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.tls import (
 from ansible_collections.sallyport.iot.plugins.plugin_utils.tls import device as devices
 from cryptography import x509
 
-from tests.unit.tls.makers import CA, CA_KEY, pair
+from tests.unit.tls.makers import CA, CA_KEY, authority, pair
 from tests.unit.tls.shells import SHELLS, answer
 
 NOW = datetime.now(timezone.utc)
@@ -98,9 +98,8 @@ class Played:
             ("epoch", str(int(NOW.timestamp()))),
             ("has", "nginx nginx/1.22.1"),
             ("has", "certbot x"),
-            ("renews", "timer"),
         )
-        yield from (("code", "0"), ("taken", "0"))
+        yield from (("code", "0"), ("taken", "0"), ("renews", "timer"))
         if self.openssl:
             yield "has", "openssl OpenSSL 3.0"
         names = {"fullchain.pem": "certificate", "lineage": "recorded", "request.next": "request"}
@@ -130,6 +129,9 @@ class Played:
         return outcome
 
 
+TODAYS = authority(days=36500)
+
+
 @pytest.fixture
 def converge(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """One run of the role on a played device."""
@@ -139,7 +141,7 @@ def converge(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
 
     def run(played: Played, **changed: Any) -> dict[str, Any]:
         action = object.__new__(tls.ActionModule)
-        action._task, action._host, action._vars = Task(), "gw", {}
+        action._task, action._host, action._vars, action._remarks = Task(), "gw", {}, []
         action._settings = {"confirm_seconds": 60, "keep": 10, "state_dir": "/var/lib/sallyport"}
         action._exchange = played
         monkeypatch.setattr(tls, "quiet", contextlib.nullcontext)
@@ -179,6 +181,21 @@ def test_a_ca_that_leaves_a_name_out_is_asked_once_and_the_run_says_so_each_time
     device.gives = list
     assert not converge(device, names=["a.example", "c.example"]).get("failed")
     assert len(device.orders) == 2 and "still" not in device.files
+
+
+def test_what_one_ca_left_out_another_one_is_asked_for(converge: Any, site: dict[str, Any]) -> None:
+    device, asked = Played(gives=lambda names: names[:1]), site.pop("asked")
+    converge(device)
+    assert converge(device)["failed"] and len(device.orders) == 1
+    converge(device, acme_directory="https://ca.example/dir")
+    assert len(device.orders) == 2
+    fleet = converge(device, mode="own", ca_certificate=TODAYS[0], ca_key=TODAYS[1])
+    assert not fleet.get("failed") and fleet["verdict"]["state"] == "ok"
+    device.files["fullchain.pem"] = pair("a.example", now=NOW)[0]
+    device.files["still"] = (
+        f"device {options.LETS_ENCRYPT} it is for a.example, wanted is a.example, b.example"
+    )
+    assert not converge(device, **site).get("failed") and len(asked) == 1
 
 
 def test_a_ca_that_adds_a_name_is_asked_once_and_a_name_less_is_a_new_certificate(converge: Any) -> None:

@@ -19,7 +19,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.tls.services import 
     stunnel,
 )
 
-from tests.unit.tls.makers import CA, CA_KEY, authority, revoked, wanted
+from tests.unit.tls.makers import CA, CA_KEY, authority, crl, wanted
 
 NGINX = {"nginx": "nginx version: nginx/1.22.1", "openssl": "OpenSSL 3.0.15"}
 DEVICE: dict[str, Any] = {"init": "systemd", "interfaces": [{"addresses": ["2001:db8::1/64"]}], "files": {}}
@@ -539,16 +539,16 @@ def test_a_brokers_own_configuration_is_read_in_its_order_and_ours_is_no_part_of
 
 
 def test_another_ca_and_another_revoked_client_restart_the_broker_and_a_newer_list_does_not() -> None:
-    other, other_key = authority()
-    first = broker(client_ca=CA, client_crl=revoked(CA, CA_KEY))
-    newer = broker(client_ca=CA, client_crl=revoked(CA, CA_KEY, age=1))
+    other, other_key = authority(name="Other CA")
+    first = broker(client_ca=CA, client_crl=crl(CA, CA_KEY))
+    newer = broker(client_ca=CA, client_crl=crl(CA, CA_KEY, age=1))
     assert text(first, services.MOSQUITTO) == text(newer, services.MOSQUITTO)
     seen = {
         text(one, services.MOSQUITTO)
         for one in (
             first,
-            broker(client_ca=f"{CA}{other}", client_crl=revoked(CA, CA_KEY) + revoked(other, other_key)),
-            broker(client_ca=CA, client_crl=revoked(CA, CA_KEY, 7)),
+            broker(client_ca=f"{CA}{other}", client_crl=crl(CA, CA_KEY) + crl(other, other_key)),
+            broker(client_ca=CA, client_crl=crl(CA, CA_KEY, 7)),
         )
     }
     assert len(seen) == 3, "it goes on with the clients' CA, or the client, of before"

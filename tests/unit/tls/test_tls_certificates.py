@@ -11,7 +11,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.tls.certificates imp
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed448, ed25519
 
-from tests.unit.tls.makers import CA, CA_KEY, NOW, authority, pair, revoked
+from tests.unit.tls.makers import CA, CA_KEY, NOW, authority, crl, pair
 
 
 @pytest.mark.parametrize("kind", ["ecdsa", "rsa"])
@@ -59,16 +59,16 @@ def test_what_a_ca_lacks_for_strict_clients_is_named() -> None:
 
 def test_every_ca_that_is_named_has_a_list_that_is_in_force() -> None:
     one, two = authority(), authority(name="Other CA")
-    certificates.check_crl(revoked(*one), one[0], NOW)
-    certificates.check_crl(revoked(*one) + revoked(*two), one[0] + two[0], NOW)
-    for crl, authorities, message in (
-        (revoked(*one), one[0] + two[0], "no list of CN=Other CA"),
-        (revoked(*one) + revoked(*two), one[0], "is not signed by"),
-        (revoked(*one) + revoked(*two, days=-1), one[0] + two[0], "was to be renewed on 2027-01-14"),
+    certificates.check_crl(crl(*one), one[0], NOW)
+    certificates.check_crl(crl(*one) + crl(*two), one[0] + two[0], NOW)
+    for lists, authorities, message in (
+        (crl(*one), one[0] + two[0], "no list of CN=Other CA"),
+        (crl(*one) + crl(*two), one[0], "is not signed by"),
+        (crl(*one) + crl(*two, days=-1), one[0] + two[0], "was to be renewed on 2027-01-14"),
         ("nothing", one[0], "holds no list"),
     ):
         with pytest.raises(CertificateError, match=message):
-            certificates.check_crl(crl, authorities, NOW)
+            certificates.check_crl(lists, authorities, NOW)
 
 
 def test_a_ca_with_a_curve_of_edwards_signs_and_keys_that_are_no_text_are_refused() -> None:

@@ -138,8 +138,12 @@ def plan(
     )  # fmt: skip
     for dest, text in ((CLIENT_CA, wanted.client_ca), (CLIENT_CRL, wanted.client_crl)):
         # What is no longer wanted must not be judged by the audit: nobody renews it.
-        entry = {"content": ended(text), "mode": "0644"} if text else {"state": "absent"}
-        result.files.append({"dest": dest, **entry})
+        entry = (
+            {"dest": dest, "content": ended(text), "mode": "0644"}
+            if text
+            else {"dest": dest, "state": "absent"}
+        )
+        result.files.append(entry)
     if chosen == "nginx":
         nginx.add(result, site)
     elif chosen == "stunnel" and pair:
@@ -199,12 +203,16 @@ def _refuse_what_cannot_be_moved(site: Site) -> None:
 def _revert(services: Iterable[str]) -> str:
     """Services that had the certificate before read what they had; those that did not give it back.
 
-    Going back to before the first generation takes the device's program and its list too. One service that does not
-    come back must not keep the others from it.
+    Going back to before the first generation takes the device's program and its list too, then every key of this role's.
+    One service that does not come back must not keep the others from it.
     """
     lines = ["failed=0", f"if [ -f {DEPLOY} ]; then /bin/sh {DEPLOY} reload || failed=1; fi"]
     for name in services:
         lines += [f"grep -qs '^{name} ' {SERVICES} || {{", f"{_OF[name].DROP}", "} || failed=1"]
-    lines.append(f"[ -f {DEPLOY} ] || rm -f {HOME}/status {HOME}/*.old {HOME}/*.loaded")
+    lines += [
+        f"if [ ! -f {DEPLOY} ]; then",
+        f"  rm -f {HOME}/status {HOME}/*.old {HOME}/*.pem {HOME}/*.loaded",
+        "fi",
+    ]
     lines.append('[ "$failed" = 0 ]')
     return "\n".join(lines)
