@@ -185,7 +185,7 @@ options:
     default: /var/www/html
   redirect:
     description:
-    - Whether port 80 sends browsers to the TLS port.
+    - Whether port 80 sends browsers to the TLS port; else nginx shows there what it showed.
     type: bool
     default: true
   profile:
@@ -212,7 +212,8 @@ options:
     default: ""
   mosquitto_port:
     description:
-    - Port of a TLS listener that mosquitto gets; 0 for none.
+    - Port of a TLS listener that mosquitto gets besides its own; 0 for none. Where clients may come without a name it
+      needs O(client_ca).
     type: int
     default: 0
   lighttpd_port:

@@ -520,6 +520,8 @@ def test_the_listener_that_a_broker_has_by_itself_stays_beside_the_one_for_tls()
     with pytest.raises(Refused, match="no listener of its own"):
         broker("password_file /p\n")
     assert lines(broker("password_file /p\n", client_ca=CA))[0] == "allow_anonymous true"
+    old = broker(client_ca=CA, has={"mosquitto": "mosquitto version 1.6.9"})
+    assert lines(old)[:2] == ["listener 1883", "listener 8883"], "it was not on loopback only"
 
 
 def test_a_brokers_own_configuration_is_read_in_its_order_and_ours_is_no_part_of_it() -> None:

@@ -158,8 +158,7 @@ def _refuse(site: Site, there: Own) -> None:
         )
     if site.wanted.client_ca or there.per_listener:
         return
-    old = () < site.known("mosquitto") < (2,)
-    if there.anonymous or (there.anonymous is None and old):
+    if there.anonymous or (there.anonymous is None and _old(site)):
         raise Refused(
             f"mosquitto lets clients in without a name ({there.said_in or 'this version does so by itself'}: allow_anonymous), and "
             "that counts for every listener: the TLS listener would be open to everybody, or, with false, those who come "
@@ -174,17 +173,24 @@ def _refuse(site: Site, there: Own) -> None:
         )
 
 
+def _old(site: Site) -> bool:
+    """Before version 2 everybody may come unless it is said otherwise."""
+    return () < site.known("mosquitto") < (2,)
+
+
 def _by_listener(site: Site, there: Own) -> bool:
     """Whether ours says for each listener who may come: where nothing else is said, it can."""
     return not there.listeners and there.anonymous is None and not site.wanted.client_ca
 
 
 def _that_stay(site: Site, there: Own) -> list[str]:
-    """The listener on loopback that a broker has which names none, as it is."""
+    """The listener that a broker has which names none, as it is: on loopback, before version 2 everywhere."""
     if there.listeners:
         return []
-    addresses = ["127.0.0.1", *(["::1"] if site.six else [])]
     lines = ["# The broker's own, which it would not have any more once another one is named."]
+    if _old(site):
+        return [*lines, f"listener {_LOCAL}"]
+    addresses = ["127.0.0.1", *(["::1"] if site.six else [])]
     if _by_listener(site, there):
         lines.append("per_listener_settings true")
     elif there.anonymous is None:
