@@ -77,9 +77,11 @@ def on_devices(fleet: Fleet, count: int) -> None:
     def get(device: str) -> None:
         for number in range(1, share[device]):  # the role's own is one of them
             fleet.acme.dns(f"b{number}.{device}.lab", fleet.address(device))
+            # The role's own hook takes the role's own certificate only.
             fleet.sh(
                 device,
                 "REQUESTS_CA_BUNDLE=/etc/sallyport/tls/acme-root.pem certbot certonly -q "
+                "--deploy-hook '/bin/sh /etc/sallyport/tls/deploy take \"$RENEWED_LINEAGE\"' "
                 f"-c /etc/sallyport/tls/certbot.ini --cert-name b{number} -d b{number}.{device}.lab",
             )
 
