@@ -132,9 +132,7 @@ def _stale_stage(chamber: Chamber) -> None:
 
 
 def _unsigned_stage(chamber: Chamber) -> None:
-    chamber.sh(
-        f"mkdir -p {STATE}/stage.0000.999999999/new {STATE}/stage.0001/new; : >{STATE}/stage.0001/program"
-    )
+    chamber.sh(f"mkdir -p {STATE}/stage.0000.1.1/new {STATE}/stage.0001/new; : >{STATE}/stage.0001/program")
 
 
 def _pending(chamber: Chamber) -> None:
@@ -210,9 +208,10 @@ def test_what_another_controller_is_just_beginning_is_left_to_it(
 def _beside_one_that_begins(setting: trial.Setting) -> bool:
     with trial.fresh(setting, "begins") as chamber:
         # Number 1 is the chamber's own init: a process that lives, as the other controller's shell does.
-        chamber.sh(f"mkdir -p {STATE}/stage.0000.1/new")
+        began = "read -r line </proc/1/stat; set -- ${line##*) }; shift 19"
+        chamber.sh(f"{began}; mkdir -p {STATE}/stage.0000.1.$1/new")
         chamber.commit(trial.CHANGE)
-        return (chamber.root / f"{STATE.lstrip('/')}/stage.0000.1/new").exists()
+        return bool([*(chamber.root / STATE.lstrip("/")).glob("stage.0000.1.*/new")])
 
 
 class _Emptied(ChamberExchange):

@@ -279,10 +279,10 @@ def stage(
         first,
         # mkdir -p under this umask would close /var/lib too if it had to make it. Another controller may be quicker.
         b'(umask 022; mkdir -p "${STATE%/*}")\n[ -d "$STATE" ] || mkdir "$STATE" || [ -d "$STATE" ]\nchmod 700 "$STATE" 2>/dev/null || :\n',
-        # The same mark as `sign` makes: whose program is gone, his stage may be swept away. Until it is signed the number
-        # is in its name: another controller that arms at this very moment would take it away else.
-        b'[ ! -e "$S" ]\nmkdir "$S.$$" "$S.$$/new"\nread -r line </proc/$$/stat\n'
-        b'(set -- ${line##*) }; shift 19; printf \'%s %s\\n\' $$ "$1" >"$S.$$/program")\nmv "$S.$$" "$S"\n',
+        # The same mark as `sign` makes: whose program is gone, his stage may be swept away. Until it is signed the mark is in
+        # its name: another controller that arms at this very moment would take it away else.
+        b'read -r line </proc/$$/stat\nbegan=$(set -- ${line##*) }; shift 19; echo "$1")\n[ ! -e "$S" ]\n'
+        b'mkdir "$S.$$.$began" "$S.$$.$began/new"\necho "$$ $began" >"$S.$$.$began/program"\nmv "$S.$$.$began" "$S"\n',
         # Signals end a shell without its trap for EXIT; whose session is gone, his next answer is a SIGPIPE.
         b"trap 'rm -rf \"$S\"' EXIT\ntrap 'exit 1' HUP INT PIPE TERM\n",
     ]

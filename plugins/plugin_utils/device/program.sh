@@ -6,7 +6,7 @@
 # unless the controller confirms it over a new connection. States and transitions: docs/commit.md.
 #
 # It lives at <state>/device; <state> is /var/lib/sallyport unless the site says otherwise:
-#   stage.<id>/     what a controller has sent; private, not locked, nothing live depends on it (stage.<id>.<pid>: not yet signed)
+#   stage.<id>/     what a controller has sent; private, not locked, nothing live depends on it (stage.<id>.<pid>.<start time>: not yet signed)
 #   armed/          the lock, by mkdir; armed/tx is the one pending transaction
 #   reverted/       the last transaction that was taken back, with its reason
 #   generation/<n>/ confirmed transactions, with what was there before them
@@ -263,10 +263,10 @@ arm() { # ID: from stage.<id> to a running worker with two guards
   load "$TX"
   trap 'drop' EXIT # until the guards are there, leaving means that nothing has happened
   for other in "$STATE"/stage.*; do # what dead controllers left; a live one has signed its own, or is in its name
-    [ ! -d "$other" ] || alive program "$other" || [ -d "/proc/${other##*.}" ] || rm -rf "$other"
+    pid=${other%.*}; stat_of "${pid##*.}"; [ "$started" != "${other##*.}" ] || [ "$status" = Z ] || continue
+    [ ! -d "$other" ] || alive program "$other" || rm -rf "$other"
   done
-  : >"$TX/output"
-  mkdir "$TX/old"
+  : >"$TX/output"; mkdir "$TX/old"
   mkdir -p "$STATE/live" "$STATE/generation" # after the verdict nothing may need space any more
   flush # the manifest names the temporary files: it must outlive them
   hooked || { sh -eu "$TX/hook" || exit 1; hooked; } || refuse "the boot hook is not where it was put"
