@@ -59,6 +59,7 @@ class Chamber:
             ("/var/lib/sallyport-updates", str(self.state)),
             ("PATH=/usr/local/sbin", f"PATH={self.tools}:/usr/local/sbin"),
             ('/bin/sh "$0" turn', f'{" ".join(shell)} "$0" turn'),
+            ("healthy 5", "healthy 1"),  # nothing here needs time to get well
         ):
             assert old in text
             text = text.replace(old, new)
