@@ -46,7 +46,7 @@ class Played:
         self.renewals: dict[str, str] = {}
         self.files: dict[str, str] = {}
         self.orders: list[tuple[str, list[str]]] = []
-        self.openssl = True
+        self.openssl, self.renews = True, "timer"
         self.answers: Callable[[], dict[str, Any]] = lambda: dict(DONE)
         self.count = 0
 
@@ -99,7 +99,7 @@ class Played:
             ("has", "nginx nginx/1.22.1"),
             ("has", "certbot x"),
         )
-        yield from (("code", "0"), ("taken", "0"), ("renews", "timer"))
+        yield from (("code", "0"), ("taken", "0"), ("renews", self.renews))
         if self.openssl:
             yield "has", "openssl OpenSSL 3.0"
         names = {"fullchain.pem": "certificate", "lineage": "recorded", "request.next": "request"}
@@ -155,6 +155,14 @@ def converge(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
         return result
 
     return run
+
+
+def test_where_nothing_would_renew_no_certificate_is_asked_for(converge: Any) -> None:
+    device = Played()
+    device.renews = ""
+    with pytest.raises(services.Refused, match=r"no certbot\.timer, so nothing would renew"):
+        converge(device)
+    assert device.orders == []
 
 
 def test_the_same_names_in_another_order_cost_nothing_and_a_new_first_name_leaves_no_lineage_behind(
