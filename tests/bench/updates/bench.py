@@ -30,7 +30,7 @@ from tests.updates_site import DEVICES, SERVER, Run, Site
 TURNS = 5
 _EVERY = 10
 # The processor time of one run, all its programs together, and the memory of the largest of them.
-_RUN = """
+RUN = """
 import resource, subprocess
 subprocess.run(["/bin/sh", "/usr/local/lib/sallyport/updates/run.sh", "update"], stdout=subprocess.DEVNULL)
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -64,7 +64,7 @@ def _footprint(site: Site) -> None:
     for device in DEVICES:
         ours, record = (int(line.split()[0]) for line in site.sh(device, _OURS).splitlines())
         packages = dict(line.split() for line in site.sh(device, _PACKAGES).splitlines())
-        runs = [site.sh(device, f"python3 - <<'END'\n{_RUN}\nEND").split() for _ in range(TURNS)]
+        runs = [site.sh(device, f"python3 - <<'END'\n{RUN}\nEND").split() for _ in range(TURNS)]
         seconds, memory = min(float(run[0]) for run in runs), max(int(run[1]) for run in runs)
         brought = ", ".join(f"{name} {int(size) / 1024:.1f} MB" for name, size in packages.items())
         print(
