@@ -110,7 +110,7 @@ def on_controller(fleet: Fleet, count: int) -> None:
         name = f"c{number}.lab"
         wanted = options.parse({**given, "names": [name]}, datetime.now(timezone.utc))
         key = certificates.new_key("ecdsa")
-        made = controller.issue(wanted, certificates.request(key, [name]))
+        made = controller.issue(wanted, certificates.request(key, [name]), datetime.now(timezone.utc))
         assert certificates.describe(made).names == (name,)
 
     began = time.monotonic()
