@@ -248,9 +248,13 @@ def test_stunnel_has_taken_a_certificate_when_it_listens_anew_and_says_why_if_it
         try:
             for name, text in (
                 ("pidof", f"echo {somebodys.pid} {front.pid}"),
-                ("sleep", "exec /bin/sleep 0.1"),
-                # What would be said at the terminal.
-                ("stunnel4", 'grep -q "^foreground = yes" "$1" && echo "[!] it is bad"; exit 1'),
+                ("sleep", "exec /bin/sleep 0.5"),
+                # What would be said at the terminal; a good one is asked too, where a reload takes its time.
+                (
+                    "stunnel4",
+                    f'grep -q "^foreground = yes" "$1" || exit 1; if cmp -s {device.home}/fullchain.pem {device.home}/bad; '
+                    "then echo '[!] it is bad'; else echo Configuration successful; fi; exit 1",
+                ),
             ):
                 (folder / "bin" / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
                 (folder / "bin" / name).chmod(0o755)
