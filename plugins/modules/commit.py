@@ -166,8 +166,8 @@ RETURN = r"""
 state:
   description:
     - C(unchanged), C(would_change), C(confirmed), C(refused) or C(reverted).
-    - C(lost) where the change began and the device's record of it is gone, since somebody emptied O(state_dir); the next run finds
-      out what is there.
+    - C(lost) where the change began and the device has no record of it, since somebody emptied O(state_dir) or the medium is full;
+      the next run finds out what is there.
   type: str
   returned: always
 generation:

@@ -556,10 +556,16 @@ class _Driver:
                     reason = self._scrub(self._without_old_secrets(reply.get("reason")).strip())
                     raise self._reverted(self._explained(reason, tried), tried, result)
                 if "unknown" in reply and self.armed:
+                    lacking = self._lacking()
+                    why = (
+                        f"{lacking} A device without room for a record takes a change back; run again."
+                        if lacking
+                        else f"{self.wanted.state_dir} was emptied by somebody, and the way back with it, or changes of others have "
+                        "followed. Run again: it finds out what is there. Files named .sallyport-* beside those of the change are "
+                        "copies of theirs."
+                    )
                     raise CommitError(
-                        f"{self.host}: {self.wanted.name} began, and the device has no record of what became of it: {self.wanted.state_dir} "
-                        "was emptied by somebody, and the way back with it, or changes of others have followed. Run again: "
-                        "it finds out what is there. Files named .sallyport-* beside those of the change are copies of theirs.",
+                        f"{self.host}: {self.wanted.name} began, and the device has no record of what became of it: {why}",
                         **self._facts({**result, "changed": True}, "lost"),
                     )
                 if "unknown" in reply:
