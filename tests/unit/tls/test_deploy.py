@@ -238,6 +238,9 @@ def test_stunnel_has_taken_a_certificate_when_it_listens_anew_and_says_why_if_it
 ) -> None:
     folder = device.home.parent
     command = [
+        # Under nohup SIGHUP is ignored, and no shell may trap what was ignored when it began.
+        "env",
+        "--default-signal=HUP",
         "sh",
         "-c",
         STUNNEL.format(home=device.home, folder=folder),
