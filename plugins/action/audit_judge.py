@@ -48,9 +48,7 @@ SETTLED = "settled"
 class ActionModule(ActionBase):
     """Judges one device; the result holds its part of the evidence."""
 
-    _supports_check_mode = True
     _requires_connection = False
-    TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)

@@ -18,9 +18,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.fleet import 
 class ActionModule(ActionBase):
     """Plans one device's scan."""
 
-    _supports_check_mode = True
     _requires_connection = False
-    TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)

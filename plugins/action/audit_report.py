@@ -34,9 +34,7 @@ REGISTERED = "audit_judged"
 class ActionModule(ActionBase):
     """Runs once, after every device was judged."""
 
-    _supports_check_mode = True
     _requires_connection = False
-    TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)

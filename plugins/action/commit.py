@@ -17,11 +17,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction i
 class ActionModule(ActionBase):
     """Change files and live state so that the change takes itself back unless it is confirmed."""
 
-    TRANSFERS_FILES = False
-    _supports_check_mode = True
-    _supports_diff = True
-    _requires_connection = True
-
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         del tmp

@@ -64,11 +64,6 @@ class ActionModule(ActionBase):
     stay in memory.
     """
 
-    TRANSFERS_FILES = False
-    _supports_check_mode = True
-    _supports_diff = True
-    _requires_connection = True
-
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         del tmp

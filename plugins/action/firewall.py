@@ -35,11 +35,6 @@ _SPEC: dict[str, Any] = {
 class ActionModule(ActionBase):
     """Policy and device in, confirmed firewall out."""
 
-    TRANSFERS_FILES = False
-    _supports_check_mode = True
-    _supports_diff = True
-    _requires_connection = True
-
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         del tmp

@@ -24,11 +24,6 @@ class ActionModule(ActionBase):
     systemd has to be asked what its units run, or cron has a file of root's, and none elsewhere.
     """
 
-    TRANSFERS_FILES = False
-    _supports_check_mode = True
-    _supports_diff = True
-    _requires_connection = True
-
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         del tmp

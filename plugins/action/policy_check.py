@@ -14,8 +14,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.policy.report import
 class ActionModule(ActionBase):
     """Checks the policy of every host of the play, on the controller."""
 
-    TRANSFERS_FILES = False
-    _supports_check_mode = True
     _requires_connection = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -38,8 +38,6 @@ Answer = tuple[str, Any, bool]
 class ActionModule(ActionBase):
     """Answers a question about the policies of all hosts of the play, on the controller."""
 
-    TRANSFERS_FILES = False
-    _supports_check_mode = True
     _requires_connection = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

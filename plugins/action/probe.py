@@ -13,11 +13,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.inquiry impor
 class ActionModule(ActionBase):
     """Asks the device, or repeats what it said earlier in this run. Changes nothing, check mode or not."""
 
-    _supports_check_mode = True
-    _supports_async = False
-    _supports_diff = False
-    TRANSFERS_FILES = False
-
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         del tmp

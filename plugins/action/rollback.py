@@ -20,10 +20,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.device.transaction i
 class ActionModule(ActionBase):
     """List the generations of a device, or go back to one."""
 
-    TRANSFERS_FILES = False
-    _supports_check_mode = True
-    _supports_diff = True
-
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         del tmp

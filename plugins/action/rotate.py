@@ -84,10 +84,6 @@ class _WithNewKey(Exchange):
 class ActionModule(ActionBase):
     """Two commits: the new key beside the old ones, then the old ones and the passwords away."""
 
-    TRANSFERS_FILES = False
-    _supports_check_mode = True
-    _supports_diff = True
-    _requires_connection = True
     _added = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -26,11 +26,6 @@ _SPEC: dict[str, dict[str, Any]] = {
 class ActionModule(ActionBase):
     """Configures the client that the device has, through commit, and says whether its clock is right."""
 
-    TRANSFERS_FILES = False
-    _supports_check_mode = True
-    _supports_diff = True
-    _requires_connection = True
-
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         del tmp

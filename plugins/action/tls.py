@@ -51,11 +51,6 @@ class _Pair:
 class ActionModule(ActionBase):
     """Looks at what the device has, gets what is missing in the way that the site chose, and commits the rest."""
 
-    TRANSFERS_FILES = False
-    _supports_check_mode = True
-    _supports_diff = True
-    _requires_connection = True
-
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         del tmp

@@ -15,10 +15,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.tls import certbot, 
 class ActionModule(ActionBase):
     """One exchange; certbot goes through everything but keeps nothing."""
 
-    TRANSFERS_FILES = False
-    _supports_check_mode = True
-    _requires_connection = True
-
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         del tmp

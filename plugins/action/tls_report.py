@@ -16,10 +16,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.tls import options
 class ActionModule(ActionBase):
     """One exchange that changes nothing; the controller judges what came back."""
 
-    TRANSFERS_FILES = False
-    _supports_check_mode = True
-    _requires_connection = True
-
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         del tmp

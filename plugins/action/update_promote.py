@@ -19,10 +19,6 @@ PROGRAM = "/usr/local/sbin/sallyport-repository"
 class ActionModule(ActionBase):
     """Runs once, on the repository, after every device was asked."""
 
-    TRANSFERS_FILES = False
-    _supports_check_mode = True
-    _requires_connection = True
-
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         del tmp

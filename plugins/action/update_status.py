@@ -14,10 +14,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.updates import recor
 class ActionModule(ActionBase):
     """One exchange; nothing is changed."""
 
-    TRANSFERS_FILES = False
-    _supports_check_mode = True
-    _requires_connection = True
-
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         del tmp, task_vars

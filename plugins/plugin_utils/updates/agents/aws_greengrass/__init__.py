@@ -11,6 +11,7 @@ from typing import Any
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import Found, Part
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.runtime import (
     MANAGED,
+    SANDBOX,
     Options,
     Runtime,
     delivered,
@@ -105,21 +106,8 @@ def _unit(root: str, more: tuple[str, ...]) -> str:
     Java compiles into memory.
     """
     sandbox = [
-        "ProtectSystem=strict",
+        *SANDBOX,
         f"ReadWritePaths={root} /tmp /var/tmp",
-        "ProtectHome=yes",
-        "PrivateTmp=yes",
-        "ProtectClock=yes",
-        "ProtectHostname=yes",
-        "ProtectKernelLogs=yes",
-        "ProtectKernelModules=yes",
-        "ProtectKernelTunables=yes",
-        "LockPersonality=yes",
-        "RestrictRealtime=yes",
-        "RestrictSUIDSGID=yes",
-        "RestrictNamespaces=yes",
-        "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
-        "SystemCallArchitectures=native",
         "CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_KILL CAP_SETGID CAP_SETUID CAP_SYS_RESOURCE "
         "CAP_AUDIT_WRITE CAP_NET_BIND_SERVICE",
         "UMask=0027",

@@ -12,6 +12,7 @@ from typing import Any
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import Found, Part
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.runtime import (
     MANAGED,
+    SANDBOX,
     Options,
     Runtime,
     delivered,
@@ -145,23 +146,10 @@ def _sandbox(service: str, paths: tuple[str, ...], more: tuple[str, ...]) -> str
     lines = [
         "NoNewPrivileges=yes",
         "CapabilityBoundingSet=",
-        "ProtectSystem=strict",
+        *SANDBOX,
         f"ReadWritePaths={' '.join(paths)}",
-        "ProtectHome=yes",
-        "PrivateTmp=yes",
         *([] if service in _WITH_DEVICES else ["PrivateDevices=yes"]),
-        "ProtectClock=yes",
         "ProtectControlGroups=yes",
-        "ProtectHostname=yes",
-        "ProtectKernelLogs=yes",
-        "ProtectKernelModules=yes",
-        "ProtectKernelTunables=yes",
-        "LockPersonality=yes",
-        "RestrictRealtime=yes",
-        "RestrictSUIDSGID=yes",
-        "RestrictNamespaces=yes",
-        "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
-        "SystemCallArchitectures=native",
         *more,
     ]
     return f"{MANAGED}[Service]\n" + "".join(f"{line}\n" for line in lines)
