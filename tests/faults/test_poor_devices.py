@@ -214,6 +214,16 @@ def _beside_one_that_begins(setting: trial.Setting) -> bool:
         return bool([*(chamber.root / STATE.lstrip("/")).glob("stage.0000.1.*/new")])
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_stage_is_signed_anew_in_one_step(
+    shell: str, settings: Callable[[str, str, str], trial.Setting], apart: Any
+) -> None:
+    """A signature that is just being written is nobody's, and a controller that arms at that moment takes it so."""
+    points = apart.apply(trial.record, (settings(shell, "default", "confirmed"),))
+    calls = [str(point) for point in points if point.role == "arm" and str(point).endswith("/program")]
+    assert calls and all(": rename " in call for call in calls), calls
+
+
 class _Emptied(ChamberExchange):
     """Somebody empties the state folder right after the change was armed."""
 
