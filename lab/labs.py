@@ -281,9 +281,9 @@ class Lab:
 
     def _power_on(self, device: Device) -> None:
         if device.own_link:
-            podman("init", self.container(device.name))  # everything but its first process
+            podman("init", self.container(device.name), folder=self.state)  # everything but its first process
             self.plug_in(device)
-        podman("start", self.container(device.name))
+        podman("start", self.container(device.name), folder=self.state)
 
     def plug_in(self, device: Device) -> None:
         """Give a device that brings up its own links cables: interfaces that are down and have no address."""

@@ -7,14 +7,21 @@ import json
 import resource
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 from lab.fleet import LabError
 
 
-def podman(*arguments: str, stdin: bytes | None = None, check: bool = True) -> str:
-    """Run podman and return its standard output; LabError with its own words when it fails."""
-    done = subprocess.run(["podman", *arguments], input=stdin, capture_output=True, check=False)
+def podman(
+    *arguments: str, stdin: bytes | None = None, check: bool = True, folder: Path | None = None
+) -> str:
+    """Run podman and return its standard output; LabError with its own words when it fails.
+
+    Args:
+        folder: where it runs; what watches a container (conmon) stays there, and leaves a file `oom` when memory ran out.
+    """
+    done = subprocess.run(["podman", *arguments], input=stdin, capture_output=True, check=False, cwd=folder)
     if check and done.returncode:
         reason = done.stderr.decode(errors="replace").strip() or done.stdout.decode(errors="replace").strip()
         raise LabError(f"podman {' '.join(arguments[:4])} ...: exit {done.returncode}: {reason}")

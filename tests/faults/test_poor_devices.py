@@ -221,7 +221,7 @@ def test_a_stage_is_signed_anew_in_one_step(
     """A signature that is just being written is nobody's, and a controller that arms at that moment takes it so."""
     points = apart.apply(trial.record, (settings(shell, "default", "confirmed"),))
     calls = [str(point) for point in points if point.role == "arm" and str(point).endswith("/program")]
-    assert calls and all(": rename " in call for call in calls), calls
+    assert calls and all(": rename" in call for call in calls), calls
 
 
 class _Emptied(ChamberExchange):
