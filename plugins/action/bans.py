@@ -80,7 +80,7 @@ class ActionModule(ActionBase):
                 return {**result, **self._ban(bans.subject(arguments["ban"]), seconds, arguments, variables)}
             if arguments["lift"]:
                 return {**result, **self._lift(bans.subject(arguments["lift"]))}
-            reply = Exchange(self).run(f"{_LOOK}look before || :\n")
+            reply = Exchange(self).ask(f"{_LOOK}look before || :\n")
             found = _bans(reply, "before")
         except (_Refused, bans.BadBan) as error:
             return {**result, "failed": True, "changed": False, "msg": f"{host}: {error}"}
@@ -99,7 +99,7 @@ class ActionModule(ActionBase):
             facts = {"ansible_facts": {inquiry.FACT: device}}
             reply = first.reply
         else:
-            reply = Exchange(self).run(f"{_LOOK}look before || :\n")
+            reply = Exchange(self).ask(f"{_LOOK}look before || :\n")
         before = _bans(reply, "before")
         host = variables["inventory_hostname"]
         resolved = fleet.resolve_host(variables, host, arguments["policy_dir"] or None, device)

@@ -29,7 +29,7 @@ class ActionModule(ActionBase):
         state_dir = str(self._task.args.get("state_dir") or DEFAULT_STATE_DIR)
         exchange = Exchange(self)
         program = generations.listing(state_dir)
-        known = generations.parse(exchange.run(program))
+        known = generations.parse(exchange.ask(program))
         result["generations"] = [_readable(generation) for generation in known]
         if not wanted:
             return {**result, "changed": False, "msg": generations.table(known)}

@@ -45,7 +45,7 @@ class ActionModule(ActionBase):
                     f"{client.rule(wanted)}"
                 )
             exchange = Exchange(self)
-            reply = exchange.run(client.QUERY)
+            reply = exchange.ask(client.QUERY)
             plan = client.plan(wanted, device, reply)
         except client.Refused as error:
             message = f"{host}: time_sync was refused, nothing was changed: {error}"
@@ -81,7 +81,7 @@ class ActionModule(ActionBase):
             return reply, found
         while result.get("changed") or wait:
             asked = time.time()
-            reply = exchange.run(client.QUERY)
+            reply = exchange.ask(client.QUERY)
             found = client.state(reply, name, asked)
             if found["synchronised"] or time.monotonic() >= deadline:
                 break

@@ -66,7 +66,7 @@ class ActionModule(ActionBase):
             wanted = options.parse(arguments, datetime.now(timezone.utc))
             device = driver.device_of(self, self._vars, result)
             self._exchange = Exchange(self)
-            found = devices.read(self._exchange.run(devices.query(wanted)))
+            found = devices.read(self._exchange.ask(devices.query(wanted)))
             problem = devices.clock_problem(found, time.time())
             if problem:
                 raise services.Refused(problem)
@@ -125,7 +125,7 @@ class ActionModule(ActionBase):
                 *(f"{self._host}: {one}" for one in self._remarks),
             ]
         if result.get("changed") and not self._task.check_mode:
-            found = devices.read(self._exchange.run(devices.query(wanted)))
+            found = devices.read(self._exchange.ask(devices.query(wanted)))
         if found.certificate:
             result["certificate"] = found.certificate.report(now)
             result["shared_with"] = self._shared_with(found.certificate)
@@ -375,7 +375,7 @@ class ActionModule(ActionBase):
             message = f"{self._host}: a new certificate was issued but not taken: {certbot.reason(reply.get('said'))}"
             return {**result, "failed": True, "state": "reverted", "reason": order, "msg": message}
         issued = {"issue_seconds": round(time.monotonic() - began, 1)} if order else {}
-        fresh = devices.read(self._exchange.run(devices.query(wanted)))
+        fresh = devices.read(self._exchange.ask(devices.query(wanted)))
         useless = (
             self._after_issue(wanted, fresh.lineages.get(name, devices.Lineage()), name, now) if order else ""
         )

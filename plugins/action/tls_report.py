@@ -29,7 +29,7 @@ class ActionModule(ActionBase):
             wanted = options.parse({**defaults, **arguments}, now)
         except options.OptionError as error:
             return {**result, "failed": True, "changed": False, "msg": f"{host}: {error}"}
-        found = devices.read(Exchange(self).run(devices.query(wanted)))
+        found = devices.read(Exchange(self).ask(devices.query(wanted)))
         if not expected and not found.here:
             return {
                 **result,

@@ -91,7 +91,7 @@ class ActionModule(ActionBase):
             device = driver.device_of(self, task_vars, result)
             agent = choose(arguments["agent"], device, settings)
             exchange = Exchange(self)
-            found = house.read(exchange.run(house.question(agent, house.paths(settings, agent))))
+            found = house.read(exchange.ask(house.question(agent, house.paths(settings, agent))))
             plan = house.wanted(settings, agent, device, found)
         except NoAgent as error:
             # One such device in a fleet is no failed run: it has no updates now as before. The audit notes it too.

@@ -18,5 +18,5 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         del tmp, task_vars
         self.validate_argument_spec(argument_spec={})
-        result.update(changed=False, updates=record.read(Exchange(self).run(record.QUESTION)))
+        result.update(changed=False, updates=record.read(Exchange(self).ask(record.QUESTION)))
         return result

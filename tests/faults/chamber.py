@@ -265,6 +265,9 @@ class ChamberExchange:
             raise ExchangeError(f"no whole reply: {done.stdout!r} {done.stderr!r}")
         return Reply(tuple(parsed[0]), parsed[1], done.stderr.decode(errors="replace"))
 
+    def ask(self, program: bytes | str) -> Reply:
+        return self.run(program)
+
     def forget_connection(self) -> None:
         pass  # none is shared
 

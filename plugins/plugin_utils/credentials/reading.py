@@ -154,7 +154,7 @@ def read(action: Any, exchange: Exchange, more: str = "") -> Found:
         Unreadable: the login cannot see them.
     """
     with quiet(action):
-        reply = exchange.run(_READ + more)
+        reply = exchange.ask(_READ + more)
     texts = {path: reply.get(path) for path in (shadow.PASSWD, shadow.SHADOW)}
     accounts = shadow.parse(texts[shadow.PASSWD], texts[shadow.SHADOW])
     if not accounts:

@@ -191,9 +191,9 @@ class _Driver:
         if sum(len(item.content) for item in self.wanted.files) > room.LARGE:
             more = room.MEMORY
         sweep = not self.check_mode
-        reply = self.exchange.run(payload.query(self.wanted, show, sweep=sweep) + more)
+        reply = self.exchange.ask(payload.query(self.wanted, show, sweep=sweep) + more)
         if reply.status == 0 and payload.looked_at(reply) is None:
-            reply = self.exchange.run(payload.query(self.wanted, show, together=1, sweep=sweep) + more)
+            reply = self.exchange.ask(payload.query(self.wanted, show, together=1, sweep=sweep) + more)
         if reply.status != 0:
             raise self._refused(
                 f"the device could not be examined: {self._scrub(reply.errors.strip()[-600:])}"

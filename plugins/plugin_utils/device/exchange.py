@@ -134,6 +134,10 @@ def parse(stdout: str, nonce: str) -> tuple[list[tuple[str, str]], int] | None:
     return None
 
 
+# Ansible's introduction of what ssh said, with nothing after it.
+_WORDLESS = re.compile(r"\b(over|via) ssh:\s*$", re.IGNORECASE)
+
+
 def _said(message: str) -> str:
     """The words of a failed connection that tell why, on one line."""
     lines = (line.strip() for line in _INTRODUCTION.sub("", message.strip()).splitlines())
@@ -214,6 +218,18 @@ class Exchange:
             raise ExchangeError(self._no_reply(result))
         records, status = parsed
         return Reply(tuple(records), status, result["stderr"])
+
+    def ask(self, program: bytes | str) -> Reply:
+        """The same for a program that only asks: it is asked once more where ssh ended without saying why.
+
+        A shared connection that comes to its end (ControlPersist) takes along who has just begun to use it, without a word.
+        """
+        try:
+            return self.run(program)
+        except AnsibleConnectionFailure as error:
+            if not _WORDLESS.search(str(error)):
+                raise
+            return self.run(program)
 
     @contextlib.contextmanager
     def as_new_connection(self, known_hosts: str = "", timeout: int = 0) -> Iterator[None]:

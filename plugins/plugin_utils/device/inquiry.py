@@ -39,7 +39,7 @@ def ask(action: Any, exchange: Exchange | None = None) -> dict[str, Any]:
         ExchangeError: it was reached but its answer is not whole.
     """
     exchange = exchange or Exchange(action)
-    reply = exchange.run(probe.program())
+    reply = exchange.ask(probe.program())
     become = action._connection.become
     try:
         device = probe.device(
