@@ -209,10 +209,10 @@ class Fleet:
         assert answer.status == 301, answer.status
         return str(answer.getheader("Location"))
 
-    def page(self, device: str, host: str) -> str:
+    def page(self, device: str, host: str, path: str = "/") -> str:
         """What a browser that asks for it without TLS is shown."""
         asked = http.client.HTTPConnection(self.address(device), 80, timeout=10)
-        asked.request("GET", "/", headers={"Host": host})
+        asked.request("GET", path, headers={"Host": host})
         return asked.getresponse().read().decode()
 
     def mqtt(self, device: str, port: int = 1883) -> str:

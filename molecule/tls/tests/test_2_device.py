@@ -62,11 +62,22 @@ def test_check_mode_contacts_nobody(fleet: Fleet) -> None:
     assert fleet.sh("vantage-lan", "cat /tmp/acme.log") == before
 
 
+DEFAULT_SITE = "/etc/nginx/sites-available/default"
+FOR_SOME = " ".join(
+    f"location /{who}/ {{ {rule}; alias /var/www/html/; }}"
+    for who, rule in (("device", "allow 127.0.0.0/8; deny all"), ("others", "deny 127.0.0.0/8"))
+)
+
+
 def test_what_cannot_be_had_is_refused_before_the_ca_is_asked_and_a_first_issue_that_fails_takes_no_page_away(
     fleet: Fleet,
 ) -> None:
     asked = fleet.sh("vantage-lan", "cat /tmp/acme.log")
     site = {**turned(fleet, 0), "challenge": "webroot", "upstream": "", "names": ["tls11.lab"]}
+    fleet.sh(
+        "tls11",
+        f"cp {DEFAULT_SITE} /root/default && sed -i 's|^[[:space:]]*location / {{|{FOR_SOME}&|' {DEFAULT_SITE}",
+    )
     with fleet.untouched("tls11"):
         run = fleet.play("tls11", **site, mosquitto_port=8883)
         assert run["tls11"]["state"] == "refused" and "has no mosquitto" in run["tls11"]["msg"], run.output
@@ -77,6 +88,14 @@ def test_what_cannot_be_had_is_refused_before_the_ca_is_asked_and_a_first_issue_
     assert run["tls11"]["failed"] and "there is no certificate yet" in run["tls11"]["msg"], run.output
     for host in ("tls11.lab", fleet.address("tls11")):
         assert "Gateway" in fleet.page("tls11", host), f"the page of before is gone for {host}"
+        assert "403" in fleet.page("tls11", host, "/device/"), (
+            f"a page for the device alone is shown to all as {host}"
+        )
+        assert "Gateway" in fleet.page("tls11", host, "/others/"), (
+            f"the device itself seems to ask for {host}"
+        )
+    assert "proxy_pass" in fleet.sh("tls11", "cat /etc/nginx/conf.d/sallyport-tls.conf")
+    fleet.sh("tls11", f"cat /root/default >{DEFAULT_SITE} && rm /root/default && systemctl reload nginx")
 
 
 def test_each_challenge_brings_a_certificate_that_its_own_clients_trust(fleet: Fleet) -> None:

@@ -394,6 +394,17 @@ def test_port_80_is_left_to_certbot_only_where_it_is_the_devices_own() -> None:
         assert "return 301 https://$host$request_uri;" in text(made, services.NGINX)
 
 
+def test_who_is_handed_on_to_the_default_server_is_not_taken_for_the_device_itself() -> None:
+    acme = {"names": ["gw.example"], "acme_agree": True, "mode": "device", "challenge": "webroot"}
+    for has, named in ((NGINX, False), ({**NGINX, "nginx_realip": "yes"}, True)):
+        made = text(plan(has, **acme, redirect=False), services.NGINX)
+        assert "proxy_bind 127.0.0.2;" in made and "proxy_set_header X-Sallyport-Client $remote_addr;" in made
+        assert ("real_ip_header X-Sallyport-Client;" in made) is named
+        assert "real_ip_header" not in text(plan(has, links=DEFAULT, **acme), services.NGINX), (
+            "the redirect hands nothing on"
+        )
+
+
 def test_a_web_interface_that_the_redirect_would_hide_is_refused_by_its_file() -> None:
     def made(**changed: Any) -> services.Plan:
         return services.plan(

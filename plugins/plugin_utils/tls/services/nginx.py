@@ -29,6 +29,8 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.tls.services.paths i
     NGINX_KEPT,
 )
 
+_PASSED_FROM = "127.0.0.2"
+_PASSED_FOR = "X-Sallyport-Client"
 FILE = NGINX
 DROP = again("reload-or-restart", "nginx")
 
@@ -133,6 +135,9 @@ def _port_80(site: Site) -> list[str]:
             "    location / {",
             "        if ($http_x_sallyport) { return 404; }",
             "        proxy_pass http://127.0.0.1:80;",
+            # From 127.0.0.1 itself, pages that are for the device alone (allow 127.0.0.1) would be everybody's.
+            f"        proxy_bind {_PASSED_FROM};",
+            f"        proxy_set_header {_PASSED_FOR} $remote_addr;",
             "        proxy_set_header Host 127.0.0.1;",
             "        proxy_set_header X-Sallyport passed;",
             "        proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;",
@@ -142,7 +147,13 @@ def _port_80(site: Site) -> list[str]:
         default = ""
     else:
         return []
-    lines = ["server {", f"    listen 80{default};"]
+    # Whom the default server lets in, and what it logs, goes by who asks, not by who hands it on.
+    lines = (
+        [f"set_real_ip_from {_PASSED_FROM};", f"real_ip_header {_PASSED_FOR};"]
+        if not default and "nginx_realip" in site.has
+        else []
+    )
+    lines += ["server {", f"    listen 80{default};"]
     lines += [f"    listen [::]:80{default};"] if site.six else []
     lines += [f"    server_name {_names(wanted)};", "    server_tokens off;"]
     return [*lines, *(challenge if _challenged(site) else []), *rest, "}"]
