@@ -283,6 +283,6 @@ def test_another_ansible_core_hardens_again_and_audits_without_a_warning(
     for run in runs:
         assert run.status == 0, run.output
         assert "DEPRECATION WARNING" not in run.output, run.output
-    assert set(counts(runs[0], "changed").values()) == {4}, runs[0].output
+    assert all(counts(runs[0], "changed").values()), runs[0].output
     assert set(counts(runs[1], "changed").values()) == {0}, runs[1].output
     assert "4 of 4 devices are as the policy says" in runs[2].output
