@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from hypothesis import settings
@@ -21,8 +22,19 @@ def pytest_configure() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
-    # Not so its forked children: a pool ends its workers so, and one that is interrupted under a lock waits for ever.
-    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    # Not so its forked children: a pool ends its workers so, and one that is interrupted under a lock waits for ever. Nor may
+    # one be told in the moment before that is settled: it would be forgotten, and the pool would wait.
+    mask = partial(signal.pthread_sigmask, mask={signal.SIGTERM})
+
+    def in_child() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        mask(signal.SIG_UNBLOCK)
+
+    os.register_at_fork(
+        before=lambda: mask(signal.SIG_BLOCK),
+        after_in_parent=lambda: mask(signal.SIG_UNBLOCK),
+        after_in_child=in_child,
+    )
     # How long an example takes says how busy the machine is.
     settings.register_profile("sallyport", deadline=None)
     settings.load_profile("sallyport")
