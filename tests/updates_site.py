@@ -72,14 +72,13 @@ class Site:
     ) -> Run:
         """The role, with this site's repository and no wait for anything. ``per`` gives hosts values of their own."""
         values = {
-            "repository": {"uri": self.uri, "key": self.key.read_text(encoding="utf-8"), "exclusive": True},
-            "ring": "ring0",
             "mode": "automatic",
             "window": "any",
             "jitter": 0,
             # Where a test starts the runs itself, no timer comes between.
             "every": 86400,
             "health_seconds": 4,
+            **self.source(),
             **variables,
         }
         extra: dict[str, Any] = {f"update_agent_{name}": value for name, value in values.items()}
@@ -95,6 +94,11 @@ class Site:
                 extra[f"other_{name}"] = value.default
                 extra[name] = f"{{{{ table_{name}[inventory_hostname] | default(other_{name}) }}}}"
         return self.play("tests/lab/playbooks/updates.yml", "sallyport.iot.update_agent", *arguments, **extra)
+
+    def source(self) -> dict[str, Any]:
+        """Where its updates come from."""
+        key = self.key.read_text(encoding="utf-8")
+        return {"repository": {"uri": self.uri, "key": key, "exclusive": True}, "ring": "ring0"}
 
     def applied(self, **how: Any) -> Run:
         done = self.agent(**how)

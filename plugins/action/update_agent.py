@@ -17,6 +17,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents impor
     aws_greengrass,
     azure_iot_edge,
     choose,
+    swupdate,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import NoAgent, Unsupported
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.pull import source
@@ -39,6 +40,11 @@ def _options(keys: Iterable[str], configuration: str) -> dict[str, Any]:
         "private_key": {"type": "str", "no_log": True},
         "edge_ca_key": {"type": "str", "no_log": True},
         "ssh_key": {"type": "str", "no_log": True},
+        "token": {"type": "str", "no_log": True},
+        "slots": {"type": "dict"},
+        "carry": {"type": "list", "elements": "str"},
+        "carry_own": {"type": "bool"},
+        "streamed": {"type": "bool"},
     }
     return {
         "type": "dict",
@@ -73,6 +79,7 @@ _SPEC: dict[str, Any] = {
     "greengrass": _options(aws_greengrass.KEYS, "dict"),
     "iot_edge": _options(azure_iot_edge.KEYS, "str"),
     "pull": _options(source.KEYS, "str"),
+    "swupdate": _options(swupdate.KEYS, "str"),
     **driver.SETTINGS,
 }
 

@@ -18,7 +18,7 @@ options:
     - Which agent. C(auto) takes the one that suits the device; those of the cloud vendors, and C(pull), by which a device applies
       Sallyport to itself from a signed git revision, have to be named.
     type: str
-    choices: [auto, unattended-upgrades, aws-greengrass, azure-iot-edge, pull]
+    choices: [auto, unattended-upgrades, aws-greengrass, azure-iot-edge, pull, swupdate]
     default: auto
   mode:
     description:
@@ -293,6 +293,78 @@ options:
       ansible:
         description: Where ansible-playbook is on the device, when it is not Debian's own.
         type: str
+  swupdate:
+    description:
+    - "For agent swupdate: its hawkBit server, who signs, the hardware and the slots (docs/updates.md)."
+    type: dict
+    default: {}
+    suboptions:
+      url:
+        description: The hawkBit server, as https://hawkbit.example.com.
+        type: str
+      tenant:
+        description: Its tenant; DEFAULT where nothing is said.
+        type: str
+      target_id:
+        description: This device's name there (its controller id).
+        type: str
+      token:
+        description: This device's target token there.
+        type: str
+      ca:
+        description: >-
+          The certificate of the authority of the server's, as PEM text or as a path on the device; the system's where
+          nothing is said.
+        type: str
+      signers:
+        description: >-
+          The certificates that may sign images, or their authority's, the same way. Nothing else is ever installed.
+        type: str
+      signer_name:
+        description: The common name that the signer's certificate must have too.
+        type: str
+      hardware:
+        description: The board, as images name it; written to /etc/hwrevision with its revision.
+        type: str
+      revision:
+        description: The board's revision.
+        type: str
+      name:
+        description: The name of the device's software in /etc/sw-versions.
+        type: str
+      selection:
+        description: The software set of the images' description; stable where nothing is said.
+        type: str
+      slots:
+        description: >-
+          The two slots by name, each with its device or folder; the images' description has a mode of each name.
+        type: dict
+      slot_variable:
+        description: >-
+          The variable of the bootloader's environment that says which slot it starts; slot where nothing is said.
+        type: str
+      running:
+        description: >-
+          A command that prints the name of the slot that runs; where nothing is said, the one that is mounted at /.
+        type: str
+      streamed:
+        description: Whether images are streamed into their slot (installed-directly), and need no room to be unpacked.
+        type: bool
+      temporary:
+        description: Where others are unpacked; /var/tmp where nothing is said.
+        type: str
+      carry:
+        description: More files and folders that the other slot gets from the running one before it is tried.
+        type: list
+        elements: str
+      carry_own:
+        description: >-
+          Whether it gets this role's own, without which nobody there would confirm it; true where nothing is said.
+        type: bool
+      packages:
+        description: The packages to install where they are missing.
+        type: list
+        elements: str
 extends_documentation_fragment: [sallyport.iot.committed]
 attributes:
   check_mode:

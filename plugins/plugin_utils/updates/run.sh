@@ -15,6 +15,12 @@ here=/usr/local/lib/sallyport/updates
 state=/var/lib/sallyport-updates
 # Whether what this agent brings may be what a sick device needs.
 agent_mends() { return 1; }
+# What an agent need not have. Does what it installs count only once the device has started with it? Then it also says here
+# what makes it stay.
+agent_tries() { return 1; }
+agent_keep() { :; }
+# this_start: something that is another one after each start of the device, and of a container too.
+this_start() { printf '%s %s\n' "$(cat /proc/sys/kernel/random/boot_id)" "$(sed 's/.*) //' /proc/1/stat | cut -d ' ' -f 20)"; }
 # shellcheck source=/dev/null
 . "$here/settings"
 # shellcheck source=/dev/null
@@ -89,13 +95,17 @@ room() {
 # wants it at boot, and it ends when it is idle).
 services() {
     systemctl list-units --type=service --state=running --plain --no-legend --no-pager | awk '{print $1}' | lasting >running
+    # Where the device starts anew, only what comes by itself at every start can be missed.
+    if agent_tries; then passing=1 wants='^(Wanted|Required)By$'; else passing=0 wants='^(Triggered|Wanted|Required)By$'; fi
     # shellcheck disable=SC2046 # names of units
-    [ ! -s running ] || systemctl show -p Id,Transient,BusName,TriggeredBy,WantedBy,RequiredBy $(cat running) | awk -F = '
-        function told() { if (id != "" && (wanted || !passing)) print id; id = ""; passing = 0; wanted = 0 }
+    [ ! -s running ] || systemctl show -p Id,Transient,BusName,TriggeredBy,WantedBy,RequiredBy $(cat running) | awk -F = \
+        -v always="$passing" -v wants="$wants" '
+        function told() { if (id != "" && (wanted || !passing)) print id; id = ""; passing = always; wanted = 0 }
+        BEGIN {passing = always}
         /^$/ {told()}
         $1 == "Id" {id = $2}
         $1 == "BusName" && $2 != "" || $1 == "Transient" && $2 == "yes" {passing = 1}
-        $1 ~ /^(Triggered|Wanted|Required)By$/ && $2 != "" {wanted = 1}
+        $1 ~ wants && $2 != "" {wanted = 1}
         END {told()}' | sort
 }
 lasting() { grep -Ev '^(user|user-runtime-dir)@|^session-|^run-|@[0-9]+-' || :; }
@@ -167,7 +177,8 @@ settle_installed() {
     done <working
     agent_restart_services || :
     if healthy "$HEALTH_SECONDS" "$LOOKS"; then
-        rm -f working services.before failures.before
+        agent_keep || finish failed "what was installed is healthy, and could not be confirmed"
+        rm -f working trial services.before failures.before
         return 0
     fi
     if agent_mends && [ "$wrong" = "$sick" ]; then
@@ -176,6 +187,46 @@ settle_installed() {
         finish unhealthy "updates installed: $(wc -l <ready); not healthy before, and not after: $wrong"
     fi
     go_back "$wrong"
+}
+
+# Whether all of `working` is what runs.
+all_run() {
+    while read -r name _ new _; do
+        [ "$(agent_version "$name")" = "$new" ] || return 1
+    done <working
+}
+
+# settle_trial: after the start that was to try what was installed. It runs, or what was there before has come back.
+settle_trial() {
+    if [ ! -f trial ] || [ "$(cat trial)" = "$(this_start)" ]; then return 0; fi
+    lost='' strange=''
+    while read -r name old new _; do
+        have=$(agent_version "$name")
+        case $have in
+            "$new") ;;
+            "$old") lost="$lost $name" ;;
+            *) strange="$name $have has started, and $new was meant" ;;
+        esac
+    done <working
+    if [ -n "$strange" ]; then go_back "$strange"; fi
+    if [ -z "$lost" ]; then
+        [ ! -f returning ] || finish failed "the device was to go back, and has started again with what harmed it: $(cat returning)"
+        settle_installed
+        return 0
+    fi
+    why=$(lines returning)
+    why=${why:-it was not confirmed, and what was there before has started again}
+    while read -r name old new _; do
+        if [ ! -f returning ]; then
+            agent_back "$name" "$old" || :
+            hold "$name" "$new" "$why"
+        fi
+        tell "back $name"
+    done <working
+    rm -f working trial returning services.before failures.before
+    # Who offered it hears of it now, not in six hours.
+    agent_refresh || :
+    finish rolled_back "after the update: $why; back to what ran before:$lost"
 }
 
 # hold NAME VERSION WHY: that very version harmed this device, and does not come again.
@@ -190,6 +241,7 @@ hold() {
 # it does not, or nothing is listed, they stay as they are, and are held.
 go_back() {
     why=$1
+    if agent_tries; then go_back_by_restart; fi
     returned='' kept=''
     : >staying
     while read -r name old new _; do
@@ -216,6 +268,18 @@ go_back() {
     finish unhealthy "after the update: $why;${returned:+ back to what ran before, which did not help:$returned;} held:${kept:-$returned}"
 }
 
+# go_back_by_restart: what harms is left at once, in a window or not; an operator who restarts devices himself does it here too.
+go_back_by_restart() {
+    while read -r name old new _; do
+        hold "$name" "$new" "$why"
+        agent_back "$name" "$old" || finish unhealthy "after the update: $why; the way back is not there: $name $old"
+    done <working
+    printf '%s\n' "$why" >returning
+    this_start >trial
+    printf 'now' >rebooting
+    finish rolled_back "after the update: $why; the next start brings back what ran before"
+}
+
 update() {
     sick=''
     : >told
@@ -224,12 +288,19 @@ update() {
     acting=$MODE
     if [ "$MODE" = postponed ] && [ "$now" -ge "$UNTIL" ]; then acting=automatic; fi
     room "$state" 0 || finish blocked "too little space, nothing was begun: $lacking"
+    settle_trial
     if [ "$acting" = automatic ]; then
         agent_repair || finish failed "an interrupted installation could not be finished: see $state/repair.log"
-        if [ -f working ]; then
+        if [ -f working ] && [ ! -f trial ]; then
             # The run that began this was killed: what it had installed has not been judged yet.
             tell "repaired a run that was cut short; packages: $(wc -l <working)"
-            settle_installed
+            if agent_tries && ! all_run; then
+                # Cut before a start could try it: as if it had never been.
+                rm -f working services.before failures.before
+                agent_repair
+            else
+                settle_installed
+            fi
         fi
     fi
     heard=yes
@@ -237,6 +308,10 @@ update() {
     agent_pending >pending.new || finish failed "what is pending could not be told: see $state/pending.log"
     mv -f pending.new pending
     note_when_seen
+    if [ -f trial ]; then
+        reboot_now_or_later
+        finish waiting "installed, and counts once the device has started with it: $(cut -d ' ' -f 1,3 working | tr '\n' ' ')"
+    fi
     case $acting in
         automatic) ;;
         postponed) finish ok "updates pending: $(wc -l <pending); postponed by the operator" ;;
@@ -264,8 +339,15 @@ update() {
         failures >failures.before
         cp ready working.new
         settle_file working
-        if ! agent_install; then
-            agent_repair || finish failed "the installation failed and could not be finished: see $state/install.log"
+        if agent_install; then
+            if agent_tries; then
+                this_start >trial.new
+                settle_file trial
+                reboot_now_or_later
+                finish waiting "installed, and counts once the device has started with it: $(cut -d ' ' -f 1,3 working | tr '\n' ' ')"
+            fi
+        elif ! agent_repair; then
+            finish failed "the installation failed and could not be finished: see $state/install.log"
         fi
         missing=''
         while read -r name _ new _; do
@@ -293,10 +375,11 @@ reboot_now_or_later() {
     case $REBOOT in window) if inside "$REBOOT_BEGIN" "$REBOOT_LENGTH"; then : >rebooting; fi ;; esac
 }
 
+# restart_device [now]: inside the window, or at once.
 restart_device() {
     if [ "$REBOOT" = never ] || ! agent_wants_reboot; then return 0; fi
-    inside "$REBOOT_BEGIN" "$REBOOT_LENGTH" || return 0
-    [ ! -f working ] || return 0
+    [ "${1:-}" = now ] || inside "$REBOOT_BEGIN" "$REBOOT_LENGTH" || return 0
+    if [ -f working ] && [ ! -f trial ]; then return 0; fi
     printf 'sallyport-update: reboot, as the last update needs\n'
     reboot
 }
@@ -316,8 +399,9 @@ case ${1:-} in
             finish failed "the run broke off with status $verdict: see journalctl -u sallyport-update"
         fi
         if [ -f rebooting ]; then
+            how=$(cat rebooting)
             rm -f rebooting
-            restart_device
+            restart_device "$how"
         fi
         exit "$verdict"
         ;;

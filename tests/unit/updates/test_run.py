@@ -38,6 +38,22 @@ agent_back() { printf '%s' "$2" >"v/$1"; }
 agent_restart_services() { :; }
 agent_wants_reboot() { [ -e reboot-required ]; }
 """
+# What it installs counts once the device has started with it: next/ is what the bootloader would start.
+TRYING = """
+agent_tries() { :; }
+this_start() { cat start; }
+agent_install() {
+    while read -r name _ new _; do
+        if [ -e kill-before ]; then rm kill-before; kill -9 $$; fi
+        printf '%s' "$new" >"next/$name"
+        echo "$new" >>switched
+        if [ -e kill ]; then rm kill; kill -9 $$; fi
+    done <ready
+}
+agent_keep() { : >kept; }
+agent_back() { printf '%s' "$2" >"next/$1"; }
+agent_wants_reboot() { [ -f trial ] && [ "$(cat trial)" = "$(this_start)" ]; }
+"""
 SETTINGS: dict[str, Any] = {
     "AGENT": "ours", "MODE": "automatic", "REASON": "", "UNTIL": 0, "RING": "", "EVERY": 60, "WINDOW_BEGIN": 0,
     "WINDOW_LENGTH": 1440, "DELAY": 0, "HEALTH_SECONDS": 1, "LOOKS": 1, "ROLLBACK": "", "REBOOT": "never", "REBOOT_BEGIN": 0,
@@ -71,6 +87,19 @@ class Chamber:
         self.health("")
         self.settings()
         self.install(panel="1")
+
+    def tries(self) -> None:
+        """From now on its agent is one of those that try what they install."""
+        (self.here / "agent.sh").write_text(AGENT + TRYING, encoding="utf-8")
+        shutil.copytree(self.state / "v", self.state / "next")
+        (self.state / "start").write_text("1", encoding="utf-8")
+        self.settings(REBOOT="window")
+
+    def starts(self) -> None:
+        """The device starts with what its bootloader starts."""
+        path = self.state / "start"
+        path.write_text(str(int(path.read_text(encoding="utf-8")) + 1), encoding="utf-8")
+        shutil.copytree(self.state / "next", self.state / "v", dirs_exist_ok=True)
 
     def tool(self, name: str, text: str) -> None:
         path = self.tools / name
@@ -377,3 +406,116 @@ def test_a_reboot_happens_where_it_may_and_only_where_it_is_needed(device: Chamb
     device.settings(REBOOT="window")
     device.run("reboot")
     assert device.reboots == 2
+
+
+@pytest.fixture
+def trying(device: Chamber) -> Chamber:
+    device.tries()
+    device.offer("panel 2 update")
+    return device
+
+
+def test_what_is_tried_counts_after_the_start_and_is_made_to_stay(trying: Chamber) -> None:
+    said = trying.run()
+    assert said["result"] == ["waiting"] and said["reboot"] == ["needed"] and trying.reboots == 1, said
+    assert "installed" not in said and trying.version() == "1" and not (trying.state / "kept").exists()
+    # Nothing goes in again while it waits.
+    assert trying.run()["message"] == said["message"]
+    assert (trying.state / "switched").read_text(encoding="utf-8").split() == ["2"]
+    trying.starts()
+    said = trying.run()
+    assert said["result"] == ["ok"] and said["installed"][0].startswith("panel 2 "), said
+    assert (trying.state / "kept").exists() and not (trying.state / "trial").exists() and "reboot" not in said
+
+
+def test_what_is_tried_and_harms_is_left_at_once_and_held(trying: Chamber) -> None:
+    trying.health(f'[ "$(cat {trying.state}/v/panel)" != 2 ] || {{ echo it is sick >&2; exit 1; }}')
+    trying.run()
+    trying.starts()
+    # Its window has closed since: what harms is not left running for a day.
+    trying.settings(REBOOT="window", REBOOT_BEGIN=minute(120), REBOOT_LENGTH=60)
+    said = trying.run()
+    assert said["result"] == ["rolled_back"] and "it is sick" in said["message"][0] and trying.reboots == 2, (
+        said
+    )
+    trying.starts()
+    said = trying.run()
+    assert (
+        said["result"] == ["rolled_back"] and said["back"] == ["panel"] and "it is sick" in said["message"][0]
+    ), said
+    assert trying.version() == "1" and said["held"][0].startswith("panel 2 ") and "installed" not in said
+    assert trying.run()["message"] == ["nothing to install"] and not (trying.state / "kept").exists()
+
+
+def test_what_was_never_confirmed_and_is_gone_after_a_start_is_held(trying: Chamber) -> None:
+    trying.run()
+    # The bootloader had tried, and went back by itself.
+    (trying.state / "next/panel").write_text("1", encoding="utf-8")
+    trying.starts()
+    said = trying.run()
+    assert said["result"] == ["rolled_back"] and "it was not confirmed" in said["message"][0], said
+    assert said["held"][0].startswith("panel 2 ") and not (trying.state / "working").exists()
+
+
+def test_what_starts_and_is_not_what_was_meant_goes_back(trying: Chamber) -> None:
+    trying.run()
+    (trying.state / "next/panel").write_text("3", encoding="utf-8")
+    trying.starts()
+    said = trying.run()
+    assert (
+        said["result"] == ["rolled_back"] and "panel 3 has started, and 2 was meant" in said["message"][0]
+    ), said
+    trying.starts()
+    assert trying.run()["back"] == ["panel"] and trying.version() == "1"
+
+
+def test_a_way_back_that_brings_the_same_again_is_said(trying: Chamber) -> None:
+    trying.health(f'[ "$(cat {trying.state}/v/panel)" != 2 ] || {{ echo it is sick >&2; exit 1; }}')
+    trying.run()
+    trying.starts()
+    trying.run()
+    (trying.state / "next/panel").write_text("2", encoding="utf-8")
+    trying.starts()
+    said = trying.run()
+    assert said["result"] == ["failed"] and "was to go back" in said["message"][0], said
+
+
+@pytest.mark.parametrize("when", ["kill-before", "kill"])
+def test_a_trial_whose_run_is_killed_is_judged_or_begun_anew(trying: Chamber, when: str) -> None:
+    trying.mark(when)
+    assert trying.run()["result"] == ["failed"]
+    trying.starts()
+    said = trying.run()
+    if when == "kill":
+        assert said["result"] == ["ok"] and said["installed"][0].startswith("panel 2 "), said
+        assert (trying.state / "kept").exists()
+    else:
+        # As if it had never been: it goes in again, and nobody was told that it had.
+        assert (
+            said["result"] == ["waiting"] and "held" not in said and not (trying.state / "kept").exists()
+        ), said
+        trying.starts()
+        assert trying.run()["installed"][0].startswith("panel 2 ")
+
+
+def test_a_device_that_never_restarts_by_itself_waits_for_somebody_who_does(trying: Chamber) -> None:
+    trying.settings(REBOOT="never")
+    trying.run()
+    trying.run("reboot")
+    assert trying.reboots == 0 and trying.run()["result"] == ["waiting"]
+
+
+def test_a_start_makes_only_those_services_missed_that_come_by_themselves(trying: Chamber) -> None:
+    """Somebody had started b by hand: after a start it is not there, and that is no harm; a, which is enabled, would be."""
+    wanted = "[ $unit = b.service ] || echo WantedBy=multi-user.target"
+    trying.systemctl(f"cat {trying.state}/services", wanted)
+    trying.run()
+    (trying.state / "services").write_text("a.service\n", encoding="utf-8")
+    trying.starts()
+    assert trying.run()["result"] == ["ok"]
+    trying.offer("panel 3 update")
+    trying.run()
+    (trying.state / "services").write_text("b.service\n", encoding="utf-8")
+    trying.starts()
+    said = trying.run()
+    assert said["result"] == ["rolled_back"] and "no longer running: a.service" in said["message"][0], said

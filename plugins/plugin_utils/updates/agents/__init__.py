@@ -18,13 +18,14 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base 
     Unsupported,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.pull import Pull
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.swupdate import Swupdate
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.unattended_upgrades import (
     UnattendedUpgrades,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.settings import Settings
 
 AUTOMATIC: tuple[Agent, ...] = (UnattendedUpgrades(),)
-AGENTS: tuple[Agent, ...] = (*AUTOMATIC, AwsGreengrass(), AzureIotEdge(), Pull())
+AGENTS: tuple[Agent, ...] = (*AUTOMATIC, AwsGreengrass(), AzureIotEdge(), Pull(), Swupdate())
 NONE = "none"
 
 

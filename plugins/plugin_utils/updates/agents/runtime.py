@@ -126,6 +126,18 @@ class Options:
                 raise SettingsError(f"{self.variable}.{key}[{i}]: expected one line of text, found {line!r}")
         return tuple(str(line) for line in found)
 
+    def paths(self, key: str) -> tuple[str, ...]:
+        found = self.lines(key)
+        for i, path in enumerate(found):
+            if not _PATH.fullmatch(path) or "/../" in f"{path}/":
+                raise SettingsError(
+                    f"{self.variable}.{key}[{i}]: expected an absolute path of letters, digits and ._-, found {path!r}"
+                )
+        return found
+
+    def flag(self, key: str, default: bool) -> bool:
+        return bool(self.values.get(key, default))
+
     def mapping(self, key: str) -> Mapping[str, Any]:
         found = self.values.get(key) or {}
         if not isinstance(found, Mapping):

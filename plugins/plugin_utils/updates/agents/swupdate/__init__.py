@@ -1,0 +1,285 @@
+# Copyright (c) The Sallyport authors
+# Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""SWUpdate: a device that is updated as a whole, into the slot that does not run, from a hawkBit server. Decisions only;
+``agent.sh`` beside this does the work.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import (
+    AGENT,
+    FOLDER,
+    SETTINGS,
+    Agent,
+    Found,
+    Part,
+    Unsupported,
+)
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.runtime import (
+    MANAGED,
+    Options,
+    delivered,
+    present,
+)
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.unattended_upgrades import (
+    INSTALL_SECONDS,
+    install,
+    uninstall,
+)
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.settings import Settings, SettingsError
+
+CONFIG = "/etc/swupdate.cfg"
+ASK = "/etc/swupdate/sallyport.curl"
+SIGNERS = "/etc/swupdate/sallyport-signers.pem"
+AUTHORITY = "/etc/swupdate/sallyport-ca.pem"
+REVISION = "/etc/hwrevision"
+VERSIONS = "/etc/sw-versions"
+CARRIED = f"{FOLDER}/carried"
+KEYS = (
+    "url", "tenant", "target_id", "token", "ca", "signers", "signer_name", "hardware", "revision", "name", "selection",
+    "slots", "slot_variable", "running", "streamed", "temporary", "carry", "carry_own", "packages",
+)  # fmt: skip
+_VARIABLE = "swupdate"
+_BROUGHT = "brought-swupdate"
+_PACKAGES = ("swupdate", "libubootenv-tool", "curl", "jq")
+# What Debian's package would start beside it: a socket for everybody of its group, and a restart after every image.
+_MASKED = ("swupdate.service", "swupdate.socket", "swupdate-progress.service", "swupdate-usb@.service")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
+_LONGEST = 127  # SWUpdate cuts what is longer, and says nothing
+_OWN = (
+    FOLDER, "/etc/systemd/system/sallyport-update.service", "/etc/systemd/system/sallyport-update.timer",
+    "/etc/systemd/system/sallyport-reboot.service", "/etc/systemd/system/sallyport-reboot.timer",
+    "/etc/systemd/system/timers.target.wants/sallyport-update.timer",
+    "/etc/systemd/system/timers.target.wants/sallyport-reboot.timer", CONFIG, ASK, SIGNERS, AUTHORITY, REVISION,
+    *(f"/etc/systemd/system/{unit}" for unit in _MASKED),
+)  # fmt: skip
+
+_QUESTION = r"""
+say answer asked yes
+for name in swupdate fw_printenv curl jq; do
+  command -v "$name" >/dev/null || say "answer lacks-$name yes"
+done
+if [ -s /etc/hwrevision ]; then say answer revision yes; fi
+"""
+
+
+class Swupdate(Agent):
+    """A/B images, signed, polled for and tried, with a way back that the bootloader has too."""
+
+    name = "swupdate"
+    folder = Path(__file__).parent
+    # Not SWUpdate's own configuration nor the board's revision: where another agent is in charge they are somebody else's.
+    own = (ASK, SIGNERS, AUTHORITY, CARRIED)
+
+    def unsuited(self, device: Mapping[str, Any]) -> str:
+        if device.get("init") != "systemd":
+            return f"its timer needs systemd, and the device's init is {device.get('init')}"
+        return ""
+
+    def question(self) -> str:
+        return _QUESTION
+
+    def plan(self, settings: Settings, device: Mapping[str, Any], found: Found) -> Part:
+        _refuse_what_is_for_packages(settings)
+        options = Options(settings, _VARIABLE, KEYS)
+        hawkbit = {
+            "tenant": _word(options, "tenant", "DEFAULT"),
+            "id": _word(options, "target_id"),
+            "url": _url(options),
+            "targettoken": _word(options, "token"),
+        }
+        files: list[dict[str, Any]] = []
+        elsewhere = []
+        trusted = {}
+        for key, path, required in (("signers", SIGNERS, True), ("ca", AUTHORITY, False)):
+            value = options.authority(key, required)
+            trusted[key] = value if value.startswith("/") else path if value else ""
+            if value.startswith("/"):
+                elsewhere.append(value)
+            if value and not value.startswith("/"):
+                files.append(delivered(path, value))
+            else:
+                files.append({"dest": path, "state": "absent"})
+        hardware = options.text("hardware", ""), options.text("revision", "")
+        if any(hardware):
+            files.append(
+                {
+                    "dest": REVISION,
+                    "content": f"{_word(options, 'hardware')} {_word(options, 'revision')}\n",
+                    "mode": "0644",
+                }
+            )
+        elif found.answers.get("asked") and found.answers.get("revision") != "yes":
+            raise Unsupported(
+                f"{REVISION} says which hardware this is, and it is not there: name it in {options.variable}.hardware and "
+                ".revision, or put it into the image. Without it no image would be taken"
+            )
+        slots = _slots(options)
+        selection, software = _word(options, "selection", "stable"), _word(options, "name")
+        signer = options.text("signer_name", "")
+        if '"' in signer or "\\" in signer:
+            raise SettingsError(
+                f"{options.variable}.signer_name: expected a name without quotes, found {signer!r}"
+            )
+        own = options.flag("carry_own", True)
+        carried = (*(_OWN if own else ()), *options.paths("carry"))
+        files += [
+            {
+                "dest": CONFIG,
+                "content": _config(settings, hawkbit, trusted, signer),
+                "mode": "0600",
+                "secret": True,
+            },
+            {"dest": ASK, "content": _ask(settings, hawkbit, trusted["ca"]), "mode": "0600", "secret": True},
+            {"dest": CARRIED, "content": "".join(f"{path}\n" for path in carried), "mode": "0644"},
+            *({"dest": f"/etc/systemd/system/{unit}", "link": "/dev/null"} for unit in _MASKED),
+        ]
+        absent = [
+            name for name in ("swupdate", "fw_printenv", "curl", "jq") if f"lacks-{name}" in found.answers
+        ]
+        packages = options.packages("packages", _PACKAGES)
+        notes = []
+        if absent and settings.mode == "manual":
+            absent = []
+        if absent and (not settings.install or device.get("packages") != "apt"):
+            raise Unsupported(
+                f"{', '.join(absent)} is not on the device. Let the role install it (update_agent_install: true, with apt), or put it "
+                "into the image"
+            )
+        if absent:
+            notes.append(f"{', '.join(absent)} is installed from the device's sources")
+        if settings.reboot == "never" and settings.mode == "automatic":
+            notes.append("an image counts once somebody restarts the device: update_agent_reboot is never")
+        proof = settings.mode != "manual" or (
+            found.answers.get("asked") and "lacks-swupdate" not in found.answers
+        )
+        return Part(
+            files=tuple(files),
+            shell={
+                "SOFTWARE": software,
+                "SELECTION": selection,
+                "CONTROLLER": f"{hawkbit['url']}/{hawkbit['tenant']}/controller/v1/{hawkbit['id']}",
+                "SLOT_VARIABLE": _word(options, "slot_variable", "slot"),
+                "SLOT_1": slots[0][0],
+                "PLACE_1": slots[0][1],
+                "SLOT_2": slots[1][0],
+                "PLACE_2": slots[1][1],
+                "RUNNING": options.text("running", ""),
+                "TEMPORARY": "" if options.flag("streamed", False) else options.path("temporary", "/var/tmp"),
+                # There is one thing to go back with, and it always goes back.
+                "ROLLBACK": software,
+            },
+            check=present(elsewhere, options.variable),
+            activate=(
+                *((install(packages, _BROUGHT),) if absent else ()),
+                f"systemctl -q stop {' '.join(_MASKED[:3])} 2>/dev/null || :",
+            ),
+            verify=(f"here={FOLDER}; . {SETTINGS}; . {AGENT}; agent_proves",) if proof else (),
+            revert=(uninstall(ASK, _BROUGHT), "rmdir /etc/swupdate 2>/dev/null || :"),
+            notes=tuple(notes),
+            slow=INSTALL_SECONDS if absent else 60,
+        )
+
+
+def _refuse_what_is_for_packages(settings: Settings) -> None:
+    """An image is whole: what is for packages cannot be kept, and is not passed over."""
+    for name, value, instead in (
+        ("ring", settings.ring, "rollouts and their groups are the hawkBit server's"),
+        ("repository", settings.repository, f"images come from the server of update_agent_{_VARIABLE}.url"),
+        ("origins", settings.origins, f"images come from the server of update_agent_{_VARIABLE}.url"),
+        (
+            "pins",
+            settings.pins,
+            "a device that stays at an image has update_agent_mode: manual, with a reason",
+        ),
+        (
+            "blocked",
+            settings.blocked,
+            "a device that stays at an image has update_agent_mode: manual, with a reason",
+        ),
+        ("rollback", settings.rollback, "an image always goes back where it harms"),
+    ):
+        if value:
+            raise SettingsError(
+                f"update_agent_{name}: it is for packages, and this device is updated by images: {instead}"
+            )
+
+
+def _word(options: Options, key: str, default: str | None = None) -> str:
+    value = options.text(key, default)
+    if not _WORD.fullmatch(value) or len(value) > _LONGEST:
+        shown = "one that is none" if key == "token" else repr(value)
+        raise SettingsError(
+            f"{options.variable}.{key}: expected a word of letters, digits and ._:-, of {_LONGEST} characters at most, found {shown}"
+        )
+    return value
+
+
+def _url(options: Options) -> str:
+    value = options.text("url").rstrip("/")
+    parts = urlsplit(value)
+    if (
+        parts.scheme != "https"
+        or not parts.hostname
+        or re.search(r'[\s"\\?#@]', value)
+        or len(value) > _LONGEST
+    ):
+        raise SettingsError(
+            f"{options.variable}.url: expected https://HOST[:PORT] of the hawkBit server, since the device shows it its token; "
+            f"found {value.rpartition('@')[2]!r}"
+        )
+    return value
+
+
+def _slots(options: Options) -> list[tuple[str, str]]:
+    slots = [(str(name), str(place)) for name, place in options.mapping("slots").items()]
+    good = all(
+        re.fullmatch(r"[A-Za-z0-9_]+", name) and re.fullmatch(r"/[A-Za-z0-9._/-]+", place)
+        for name, place in slots
+    )
+    if len(slots) != 2 or not good:
+        raise SettingsError(
+            f"{options.variable}.slots: expected two names, each with the device or folder of its slot, as "
+            f"{{a: /dev/mmcblk0p2, b: /dev/mmcblk0p3}}; found {dict(slots)}"
+        )
+    return slots
+
+
+def _config(settings: Settings, hawkbit: Mapping[str, str], trusted: Mapping[str, str], signer: str) -> str:
+    """SWUpdate's own configuration: whoever starts it by hand gets the same verification."""
+    suricatta = {**hawkbit, "retrywait": "10"}
+    if trusted["ca"]:
+        suricatta["cafile"] = trusted["ca"]
+    if settings.proxy:
+        suricatta["proxy"] = settings.proxy
+    if settings.bandwidth_kb:
+        suricatta["max-download-speed"] = str(settings.bandwidth_kb * 1024)
+    lines = [f'    public-key-file = "{trusted["signers"]}";', '    bootloader = "uboot";']
+    if signer:
+        lines.append(f'    forced-signer-name = "{signer}";')
+    text = MANAGED + "globals: {\n" + "\n".join(lines) + "\n};\nsuricatta: {\n"
+    text += "".join(f'    {name} = "{value}";\n' for name, value in suricatta.items())
+    return text + "    retry = 5;\n};\n"
+
+
+def _ask(settings: Settings, hawkbit: Mapping[str, str], authority: str) -> str:
+    """curl's, for the question whether there is anything; the token is on no command line."""
+    lines = [
+        f'header = "Authorization: TargetToken {hawkbit["targettoken"]}"',
+        'header = "Accept: application/hal+json"',
+        "proto = https",
+        "connect-timeout = 20",
+        "max-time = 60",
+        "max-filesize = 1048576",
+    ]
+    if authority:
+        lines.append(f'cacert = "{authority}"')
+    if settings.proxy:
+        lines.append(f'proxy = "{settings.proxy}"')
+    return MANAGED + "".join(f"{line}\n" for line in lines)
