@@ -31,6 +31,7 @@ _UNITS = "/etc/systemd/system"
 _UPDATE, _REBOOT = "sallyport-update", "sallyport-reboot"
 _TIMERS = (f"{_UPDATE}.timer", f"{_REBOOT}.timer")
 _FIRST = 300  # seconds after a start, or after the set-up, at which a device looks at the latest, beside its jitter
+_CHECK_SECONDS = 60  # that one of the operator's checks may take, or health_seconds if that is longer
 _LOOKS = 3  # in a row, that find a device healthy after an update
 _MANAGED = "# Managed by Sallyport: role update_agent.\n"
 # Read by the question below and by the status, on every kind of device.
@@ -101,7 +102,7 @@ def wanted(settings: Settings, agent: Agent | None, device: Mapping[str, Any], f
     files += [
         _file(RUN, (Path(__file__).parent / "run.sh").read_text(encoding="utf-8"), "0755"),
         _file(AGENT, agent.program()),
-        _file(HEALTH, _health(settings.health), "0700"),
+        _file(HEALTH, _health(settings.health, max(_CHECK_SECONDS, settings.health_seconds)), "0700"),
         _file(f"{_UNITS}/{_UPDATE}.service", _service("look for updates, and install them", "update")),
         _file(f"{_UNITS}/{_REBOOT}.service", _service("reboot where an update needs it", "reboot")),
         _file(f"{_UNITS}/{_UPDATE}.timer", _update_timer(settings)),
@@ -203,12 +204,14 @@ def _settings(settings: Settings, agent: Agent | None, part: Part) -> str:
     return _MANAGED + "".join(f"{name}={shlex.quote(str(value))}\n" for name, value in values.items())
 
 
-def _health(commands: Sequence[str]) -> str:
-    """Each check in a shell of its own; the first that fails says which it was."""
+def _health(commands: Sequence[str], seconds: int) -> str:
+    """Each check in a shell of its own; the first that fails, or does not end within ``seconds``, says which it was."""
     text = f"#!/bin/sh\n{_MANAGED}set -u\n"
     for number, command in enumerate(commands):
         text += (
-            f"said=$(/bin/sh -eu -c {shlex.quote(command)} 2>&1) || {{\n"
+            # One that hangs would hold the verdict up, and with it the way back.
+            f"said=$(timeout -k 5 {seconds} /bin/sh -eu -c {shlex.quote(command)} 2>&1 </dev/null) || {{\n"
+            f"    case $? in 124 | 137) said='it has not ended within {seconds} seconds' ;; esac\n"
             f"    printf 'update_agent_health[{number}] failed: %s\\n' \"$(printf '%s' \"$said\" | tail -n 1)\"\n    exit 1\n}}\n"
         )
     return text

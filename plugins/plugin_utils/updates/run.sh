@@ -13,6 +13,8 @@ export PATH LC_ALL DEBIAN_FRONTEND
 umask 022
 here=/usr/local/lib/sallyport/updates
 state=/var/lib/sallyport-updates
+# A device that was off for longer than this, in seconds, is not told from one whose clock was wrong.
+LONGEST_SLEEP=2592000
 # Whether what this agent brings may be what a sick device needs.
 agent_mends() { return 1; }
 # What an agent need not have. Does what it installs count only once the device has started with it? Then it also says here
@@ -111,10 +113,14 @@ services() {
 lasting() { grep -Ev '^(user|user-runtime-dir)@|^session-|^run-|@[0-9]+-' || :; }
 failures() { systemctl list-units --state=failed --plain --no-legend --no-pager | awk '{print $1}' | lasting | sort; }
 
+# Of this boot, which no clock that is set can change.
+uptime_seconds() { cut -d . -f 1 /proc/uptime; }
+
 # healthy SECONDS [LOOKS]: the operator's own checks, and no service that ran before the update has stopped; so many looks in
 # a row, a second apart, since what dies again and again runs in between. Says what is wrong.
 healthy() {
-    left=$1 times=${2:-1} well=0
+    times=${2:-1} well=0
+    deadline=$(($(uptime_seconds) + $1))
     while :; do
         wrong=$(/bin/sh "$here/health.sh" 2>&1) && wrong='' || wrong=$(printf '%s' "$wrong" | tail -n 1)
         if [ -z "$wrong" ] && [ -f services.before ]; then
@@ -132,9 +138,8 @@ healthy() {
             [ "$well" -lt "$times" ] || return 0
         else
             well=0
-            [ "$left" -gt 0 ] || return 1
+            [ "$(uptime_seconds)" -lt "$deadline" ] || return 1
         fi
-        left=$((left - 1))
         sleep 1
     done
 }
@@ -148,6 +153,18 @@ note_when_seen() {
         printf '%s %s %s\n' "$name" "$new" "$(since "$name" "$new")"
     done <pending >seen.new
     settle_file seen
+}
+
+# What was written down while the clock was wrong counts from now: nothing has aged because a clock was set, and nothing waits
+# for a day that a wrong clock has named.
+mend_times() {
+    last=$(lines status | sed -n 's/^ran \([0-9][0-9]*\)$/\1/p')
+    oldest=0
+    [ $((now - ${last:-$now})) -lt "$LONGEST_SLEEP" ] || oldest=$now
+    for file in seen held installed; do
+        awk -v now="$now" -v oldest="$oldest" '$3 > now || $3 < oldest {$3 = now} {print}' "$file" >"$file.new"
+        if cmp -s "$file" "$file.new"; then rm "$file.new"; else settle_file "$file"; fi
+    done
 }
 
 # What may go in now: not what failed here before in this very version, not what is younger than the delay.
@@ -288,6 +305,7 @@ update() {
     acting=$MODE
     if [ "$MODE" = postponed ] && [ "$now" -ge "$UNTIL" ]; then acting=automatic; fi
     room "$state" 0 || finish blocked "too little space, nothing was begun: $lacking"
+    mend_times
     settle_trial
     if [ "$acting" = automatic ]; then
         agent_repair || finish failed "an interrupted installation could not be finished: see $state/repair.log"

@@ -244,6 +244,33 @@ def test_age_counts_from_when_the_device_first_heard_of_a_version(device: Chambe
     assert device.run()["result"] == ["ok"] and device.version() == "2"
 
 
+@pytest.mark.parametrize("wrong", [100, 4102444800], ids=["1970", "2100"])
+def test_what_was_written_down_with_a_wrong_clock_counts_from_the_day_that_it_is_right(
+    device: Chamber, wrong: int
+) -> None:
+    """Nothing is old enough, or proved on this device, because its clock was set; nor does it wait for the year 2100."""
+    device.tool("date", f'case $* in +%s) cat {device.state}/clock ;; *) exec /bin/date "$@" ;; esac')
+    clock = device.state / "clock"
+    clock.write_text(str(wrong), encoding="utf-8")
+    device.offer("panel 2 update")
+    device.install(other="1")
+    device.run()
+    device.settings(DELAY=3600)
+    device.offer("panel 2 update", "other 2 update")
+    assert device.run()["result"] == ["ok"] and device.version("other") == "1"
+    right = 1800000000
+    clock.write_text(str(right), encoding="utf-8")
+    said = device.run()
+    assert said["waiting"] == ["other 2 is younger than the delay"] and device.version("other") == "1", said
+    assert said["installed"] == [f"panel 2 {right}"]
+    clock.write_text(str(right + 3600), encoding="utf-8")
+    said = device.run()
+    assert device.version("other") == "2" and said["installed"] == [
+        f"panel 2 {right}",
+        f"other 2 {right + 3600}",
+    ], said
+
+
 def test_what_is_not_believed_is_said_and_the_rest_goes_on(device: Chamber) -> None:
     device.offer("panel 2 update")
     device.mark("forged")

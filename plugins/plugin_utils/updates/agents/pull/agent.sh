@@ -322,9 +322,6 @@ way_back() {
     return 1
 }
 
-# Of this boot, which no clock that is set can change.
-uptime_seconds() { cut -d . -f 1 /proc/uptime; }
-
 # reachable: what cannot be reached any more cannot mend this device, should the revision be a bad one. Asked only where it
 # could be reached before.
 reachable() {
