@@ -17,6 +17,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents impor
     aws_greengrass,
     azure_iot_edge,
     choose,
+    mender,
     swupdate,
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import NoAgent, Unsupported
@@ -41,10 +42,13 @@ def _options(keys: Iterable[str], configuration: str) -> dict[str, Any]:
         "edge_ca_key": {"type": "str", "no_log": True},
         "ssh_key": {"type": "str", "no_log": True},
         "token": {"type": "str", "no_log": True},
+        "tenant_token": {"type": "str", "no_log": True},
         "slots": {"type": "dict"},
+        "identity": {"type": "dict"},
         "carry": {"type": "list", "elements": "str"},
         "carry_own": {"type": "bool"},
         "streamed": {"type": "bool"},
+        "restart": {"type": "bool"},
     }
     return {
         "type": "dict",
@@ -78,6 +82,7 @@ _SPEC: dict[str, Any] = {
     "install": {"type": "bool", "default": True},
     "greengrass": _options(aws_greengrass.KEYS, "dict"),
     "iot_edge": _options(azure_iot_edge.KEYS, "str"),
+    "mender": _options(mender.KEYS, "str"),
     "pull": _options(source.KEYS, "str"),
     "swupdate": _options(swupdate.KEYS, "str"),
     **driver.SETTINGS,

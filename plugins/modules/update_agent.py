@@ -18,7 +18,7 @@ options:
     - Which agent. C(auto) takes the one that suits the device; those of the cloud vendors, and C(pull), by which a device applies
       Sallyport to itself from a signed git revision, have to be named.
     type: str
-    choices: [auto, unattended-upgrades, aws-greengrass, azure-iot-edge, pull, swupdate]
+    choices: [auto, unattended-upgrades, aws-greengrass, azure-iot-edge, mender, pull, swupdate]
     default: auto
   mode:
     description:
@@ -246,6 +246,84 @@ options:
         elements: str
       sandbox:
         description: More lines for each service's [Service] section.
+        type: list
+        elements: str
+  mender:
+    description:
+    - "For agent mender: its server or where an artefact lies, who signs, the hardware (docs/updates.md)."
+    type: dict
+    default: {}
+    suboptions:
+      url:
+        description: The Mender server, as https://mender.example.com; or artifact.
+        type: str
+      tenant_token:
+        description: The tenant's token there, where it has several tenants.
+        type: str
+      identity:
+        description: >-
+          Who this device is to the server, as {serial: A1}; what the image's mender-device-identity says
+          where nothing is said.
+        type: dict
+      artifact:
+        description: >-
+          Instead of a server, where the artefact lies that counts: https://files.example.com/panel.mender,
+          or a path on the device.
+        type: str
+      ca:
+        description: >-
+          The certificate of the authority of the server's and of the downloads', as PEM text or as a path
+          on the device; the system's where nothing is said.
+        type: str
+      signers:
+        description: >-
+          The public keys that may sign artefacts, one after the other in PEM, or the path of one on the
+          device. Nothing else is ever installed.
+        type: str
+      device_type:
+        description: >-
+          The hardware, as artefacts name it; what the image's /var/lib/mender/device_type says where
+          nothing is said.
+        type: str
+      name:
+        description: What artefacts of this device are called before their version, as panel-os for panel-os-2.1.
+        type: str
+      version:
+        description: >-
+          Where restart is false, the version that the device has before the first artefact; what
+          /etc/mender/artifact_info says where nothing is said.
+        type: str
+      restart:
+        description: >-
+          Whether an artefact counts once the device has started with it, as an image in a slot does; true
+          where nothing is said.
+        type: bool
+      slots:
+        description: >-
+          The two slots by name, each with its device or folder, so that the new one gets what this role has
+          set up.
+        type: dict
+      running:
+        description: >-
+          A command that prints the name of the slot that runs; where nothing is said, the one that is
+          mounted at /.
+        type: str
+      carry:
+        description: More files and folders that the other slot gets from the running one before it is tried.
+        type: list
+        elements: str
+      carry_own:
+        description: >-
+          Whether it gets this role's own, without which nobody there would confirm it; true where nothing
+          is said.
+        type: bool
+      downloads:
+        description: >-
+          Where an artefact is fetched to before it is installed, a folder of root's;
+          /var/lib/sallyport-updates where nothing is said.
+        type: str
+      packages:
+        description: The packages to install where they are missing.
         type: list
         elements: str
   pull:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 MODES = ("automatic", "notify", "postponed", "manual")
 REBOOTS = ("never", "window", "staggered")
 DAY = 24 * 60
-OPTIONS = ("greengrass", "iot_edge", "pull", "swupdate")
+OPTIONS = ("greengrass", "iot_edge", "mender", "pull", "swupdate")
 
 # Whoever updates from these shares them with the world: nobody can hold a version back there for a part of a fleet.
 _PUBLIC = re.compile(

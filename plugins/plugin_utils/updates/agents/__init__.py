@@ -17,6 +17,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base 
     NoAgent,
     Unsupported,
 )
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.mender import Mender
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.pull import Pull
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.swupdate import Swupdate
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.unattended_upgrades import (
@@ -25,7 +26,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.unatt
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.settings import Settings
 
 AUTOMATIC: tuple[Agent, ...] = (UnattendedUpgrades(),)
-AGENTS: tuple[Agent, ...] = (*AUTOMATIC, AwsGreengrass(), AzureIotEdge(), Pull(), Swupdate())
+AGENTS: tuple[Agent, ...] = (*AUTOMATIC, AwsGreengrass(), AzureIotEdge(), Mender(), Pull(), Swupdate())
 NONE = "none"
 
 

@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents import images
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import (
     AGENT,
     FOLDER,
@@ -40,7 +39,6 @@ SIGNERS = "/etc/swupdate/sallyport-signers.pem"
 AUTHORITY = "/etc/swupdate/sallyport-ca.pem"
 REVISION = "/etc/hwrevision"
 VERSIONS = "/etc/sw-versions"
-CARRIED = f"{FOLDER}/carried"
 KEYS = (
     "url", "tenant", "target_id", "token", "ca", "signers", "signer_name", "hardware", "revision", "name", "selection",
     "slots", "slot_variable", "running", "streamed", "temporary", "carry", "carry_own", "packages",
@@ -50,15 +48,7 @@ _BROUGHT = "brought-swupdate"
 _PACKAGES = ("swupdate", "libubootenv-tool", "curl", "jq")
 # What Debian's package would start beside it: a socket for everybody of its group, and a restart after every image.
 _MASKED = ("swupdate.service", "swupdate.socket", "swupdate-progress.service", "swupdate-usb@.service")
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
-_LONGEST = 127  # SWUpdate cuts what is longer, and says nothing
-_OWN = (
-    FOLDER, "/etc/systemd/system/sallyport-update.service", "/etc/systemd/system/sallyport-update.timer",
-    "/etc/systemd/system/sallyport-reboot.service", "/etc/systemd/system/sallyport-reboot.timer",
-    "/etc/systemd/system/timers.target.wants/sallyport-update.timer",
-    "/etc/systemd/system/timers.target.wants/sallyport-reboot.timer", CONFIG, ASK, SIGNERS, AUTHORITY, REVISION,
-    *(f"/etc/systemd/system/{unit}" for unit in _MASKED),
-)  # fmt: skip
+_OWN = (CONFIG, ASK, SIGNERS, AUTHORITY, REVISION, *(f"/etc/systemd/system/{unit}" for unit in _MASKED))
 
 _QUESTION = r"""
 say answer asked yes
@@ -75,7 +65,10 @@ class Swupdate(Agent):
     name = "swupdate"
     folder = Path(__file__).parent
     # Not SWUpdate's own configuration nor the board's revision: where another agent is in charge they are somebody else's.
-    own = (ASK, SIGNERS, AUTHORITY, CARRIED)
+    own = (ASK, SIGNERS, AUTHORITY, images.CARRIED)
+
+    def program(self) -> str:
+        return images.half(self.folder)
 
     def unsuited(self, device: Mapping[str, Any]) -> str:
         if device.get("init") != "systemd":
@@ -86,13 +79,17 @@ class Swupdate(Agent):
         return _QUESTION
 
     def plan(self, settings: Settings, device: Mapping[str, Any], found: Found) -> Part:
-        _refuse_what_is_for_packages(settings)
+        images.refuse_what_is_for_packages(
+            settings,
+            "rollouts and their groups are the hawkBit server's",
+            f"images come from the server of update_agent_{_VARIABLE}.url",
+        )
         options = Options(settings, _VARIABLE, KEYS)
         hawkbit = {
-            "tenant": _word(options, "tenant", "DEFAULT"),
-            "id": _word(options, "target_id"),
-            "url": _url(options),
-            "targettoken": _word(options, "token"),
+            "tenant": images.word(options, "tenant", "DEFAULT"),
+            "id": images.word(options, "target_id"),
+            "url": images.server(options, "the hawkBit server, since the device shows it its token"),
+            "targettoken": images.word(options, "token", secret=True),
         }
         files: list[dict[str, Any]] = []
         elsewhere = []
@@ -111,7 +108,7 @@ class Swupdate(Agent):
             files.append(
                 {
                     "dest": REVISION,
-                    "content": f"{_word(options, 'hardware')} {_word(options, 'revision')}\n",
+                    "content": f"{images.word(options, 'hardware')} {images.word(options, 'revision')}\n",
                     "mode": "0644",
                 }
             )
@@ -120,15 +117,13 @@ class Swupdate(Agent):
                 f"{REVISION} says which hardware this is, and it is not there: name it in {options.variable}.hardware and "
                 ".revision, or put it into the image. Without it no image would be taken"
             )
-        slots = _slots(options)
-        selection, software = _word(options, "selection", "stable"), _word(options, "name")
+        slots = images.slots(options)
+        selection, software = images.word(options, "selection", "stable"), images.word(options, "name")
         signer = options.text("signer_name", "")
         if '"' in signer or "\\" in signer:
             raise SettingsError(
                 f"{options.variable}.signer_name: expected a name without quotes, found {signer!r}"
             )
-        own = options.flag("carry_own", True)
-        carried = (*(_OWN if own else ()), *options.paths("carry"))
         files += [
             {
                 "dest": CONFIG,
@@ -137,7 +132,7 @@ class Swupdate(Agent):
                 "secret": True,
             },
             {"dest": ASK, "content": _ask(settings, hawkbit, trusted["ca"]), "mode": "0600", "secret": True},
-            {"dest": CARRIED, "content": "".join(f"{path}\n" for path in carried), "mode": "0644"},
+            {"dest": images.CARRIED, "content": images.carried(options, _OWN), "mode": "0644"},
             *({"dest": f"/etc/systemd/system/{unit}", "link": "/dev/null"} for unit in _MASKED),
         ]
         absent = [
@@ -165,7 +160,7 @@ class Swupdate(Agent):
                 "SOFTWARE": software,
                 "SELECTION": selection,
                 "CONTROLLER": f"{hawkbit['url']}/{hawkbit['tenant']}/controller/v1/{hawkbit['id']}",
-                "SLOT_VARIABLE": _word(options, "slot_variable", "slot"),
+                "SLOT_VARIABLE": images.word(options, "slot_variable", "slot"),
                 "SLOT_1": slots[0][0],
                 "PLACE_1": slots[0][1],
                 "SLOT_2": slots[1][0],
@@ -185,70 +180,6 @@ class Swupdate(Agent):
             notes=tuple(notes),
             slow=INSTALL_SECONDS if absent else 60,
         )
-
-
-def _refuse_what_is_for_packages(settings: Settings) -> None:
-    """An image is whole: what is for packages cannot be kept, and is not passed over."""
-    for name, value, instead in (
-        ("ring", settings.ring, "rollouts and their groups are the hawkBit server's"),
-        ("repository", settings.repository, f"images come from the server of update_agent_{_VARIABLE}.url"),
-        ("origins", settings.origins, f"images come from the server of update_agent_{_VARIABLE}.url"),
-        (
-            "pins",
-            settings.pins,
-            "a device that stays at an image has update_agent_mode: manual, with a reason",
-        ),
-        (
-            "blocked",
-            settings.blocked,
-            "a device that stays at an image has update_agent_mode: manual, with a reason",
-        ),
-        ("rollback", settings.rollback, "an image always goes back where it harms"),
-    ):
-        if value:
-            raise SettingsError(
-                f"update_agent_{name}: it is for packages, and this device is updated by images: {instead}"
-            )
-
-
-def _word(options: Options, key: str, default: str | None = None) -> str:
-    value = options.text(key, default)
-    if not _WORD.fullmatch(value) or len(value) > _LONGEST:
-        shown = "one that is none" if key == "token" else repr(value)
-        raise SettingsError(
-            f"{options.variable}.{key}: expected a word of letters, digits and ._:-, of {_LONGEST} characters at most, found {shown}"
-        )
-    return value
-
-
-def _url(options: Options) -> str:
-    value = options.text("url").rstrip("/")
-    parts = urlsplit(value)
-    if (
-        parts.scheme != "https"
-        or not parts.hostname
-        or re.search(r'[\s"\\?#@]', value)
-        or len(value) > _LONGEST
-    ):
-        raise SettingsError(
-            f"{options.variable}.url: expected https://HOST[:PORT] of the hawkBit server, since the device shows it its token; "
-            f"found {value.rpartition('@')[2]!r}"
-        )
-    return value
-
-
-def _slots(options: Options) -> list[tuple[str, str]]:
-    slots = [(str(name), str(place)) for name, place in options.mapping("slots").items()]
-    good = all(
-        re.fullmatch(r"[A-Za-z0-9_]+", name) and re.fullmatch(r"/[A-Za-z0-9._/-]+", place)
-        for name, place in slots
-    )
-    if len(slots) != 2 or not good:
-        raise SettingsError(
-            f"{options.variable}.slots: expected two names, each with the device or folder of its slot, as "
-            f"{{a: /dev/mmcblk0p2, b: /dev/mmcblk0p3}}; found {dict(slots)}"
-        )
-    return slots
 
 
 def _config(settings: Settings, hawkbit: Mapping[str, str], trusted: Mapping[str, str], signer: str) -> str:

@@ -1,7 +1,7 @@
 # shellcheck shell=sh
 # Copyright (c) The Sallyport authors
 # Apache-2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-# SWUpdate, as run.sh wants every agent. Read by run.sh in its state folder.
+# SWUpdate, as run.sh wants every agent. Read by run.sh in its state folder, behind slots.sh.
 #
 # What is offered is asked of the hawkBit server directly: that costs two small answers, and nothing goes in before window,
 # mode and health have had their say. All the rest is done by SWUpdate's own client (suricatta), which is started for that
@@ -20,31 +20,6 @@ env_set() {
     printf '%s\n' "$@" >env.new
     fw_setenv -s env.new
     rm -f env.new
-}
-
-# The slot that runs, and the other one.
-running_slot() {
-    if [ -n "$RUNNING" ]; then
-        sh -euc "$RUNNING"
-        return
-    fi
-    root=$(awk '$5 == "/" {for (i = 7; i <= NF; i++) if ($i == "-") print $(i + 2)}' /proc/self/mountinfo | tail -n 1)
-    case $(readlink -f "$root") in
-        "$(readlink -f "$PLACE_1")") printf '%s\n' "$SLOT_1" ;;
-        "$(readlink -f "$PLACE_2")") printf '%s\n' "$SLOT_2" ;;
-    esac
-}
-other_slot() {
-    this=$(running_slot)
-    case $this in
-        "$SLOT_1") printf '%s\n' "$SLOT_2" ;;
-        "$SLOT_2") printf '%s\n' "$SLOT_1" ;;
-        *)
-            printf 'the running slot is %s, and update_agent_swupdate.slots has %s and %s\n' "${this:-unknown}" "$SLOT_1" \
-                "$SLOT_2" >&2
-            return 1
-            ;;
-    esac
 }
 
 # --- the server ------------------------------------------------------------------------------------------------------
@@ -247,31 +222,6 @@ verdict() {
     error=$(printf '%s\n' "$error" | sed 's/^ERROR [^:]* : [^:]* : [0-9]* : //' | head -n 1)
     # For an unsigned image there are no words but that it is no image.
     if grep -q 'instead of sw-description.sig' install.log; then kind=signature error='it is not signed'; fi
-}
-
-# carry SLOT: a slot that is started without this role's files would never be confirmed.
-carry() {
-    # shellcheck disable=SC2154 # run.sh says where that is
-    [ -s "$here/carried" ] || return 0
-    if [ "$1" = "$SLOT_1" ]; then target=$PLACE_1; else target=$PLACE_2; fi
-    mounted=''
-    {
-        if [ -b "$target" ]; then
-            mkdir -p slot
-            mount "$target" slot || return 1
-            target=$PWD/slot mounted=yes
-        fi
-        # Never over what runs.
-        case $(readlink -f "$target") in '' | /) return 1 ;; esac
-        failed=''
-        while IFS= read -r path; do
-            if [ ! -e "$path" ] && [ ! -L "$path" ]; then continue; fi
-            mkdir -p "$target${path%/*}" && rm -rf "$target$path" && cp -a "$path" "$target$path" || failed=yes
-        done <"$here/carried"
-        sync
-        if [ -n "$mounted" ]; then umount slot || failed=yes; fi
-    } >carry.log 2>&1
-    [ -z "$failed" ]
 }
 
 # --- the trial -------------------------------------------------------------------------------------------------------
