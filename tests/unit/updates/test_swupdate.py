@@ -11,10 +11,10 @@ import pytest
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates import house
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents import choose
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import Found, Unsupported
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.images import CARRIED
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.swupdate import (
     ASK,
     AUTHORITY,
-    CARRIED,
     CONFIG,
     REVISION,
     SIGNERS,

@@ -20,6 +20,8 @@ printf '# No name server: the lab has no way out.\n' >/etc/resolv.conf
 
 mkdir -p /system /slots/b /data
 ln -sf /system/etc/sw-versions /etc/sw-versions
+mkdir -p /etc/mender
+ln -sf /system/etc/artifact_info /etc/mender/artifact_info
 printf 'slot=a\nupgrade_available=0\nbootcount=0\nbootlimit=2\nustate=0\n' >/data/factory
 for file in /data/uboot.env /data/uboot-redundant.env; do dd if=/dev/zero of="$file" bs=16384 count=1 2>/dev/null; done
 fw_setenv -f /data/factory -s /data/factory

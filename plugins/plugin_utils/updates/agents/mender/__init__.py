@@ -53,9 +53,8 @@ _BROUGHT = "brought-mender"
 _DATA = "/var/lib/mender"
 # Mender's own services install what they are offered, whenever that is.
 _MASKED = ("mender-client.service", "mender.service")
-_OWN = (
-    "/etc/mender", *(f"/etc/systemd/system/{unit}" for unit in _MASKED),
-)  # fmt: skip
+# Not all of /etc/mender: what the new slot is, and its own scripts, stand there too.
+_OWN = (CONFIG, ASK, AUTHORITY, TYPE, *SIGNERS, *(f"/etc/systemd/system/{unit}" for unit in _MASKED))
 _KEY = re.compile(r"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", re.DOTALL)
 _TOKEN = re.compile(r"[A-Za-z0-9._-]+")
 # Everybody may write there, and put something in the place of what is fetched.
@@ -166,7 +165,7 @@ class Mender(Agent):
                 "PLACE_2": slots[1][1],
                 "RUNNING": options.text("running", ""),
                 "DOWNLOADS": _downloads(options),
-                "LIMIT_KB": settings.bandwidth_kb or "",
+                "LIMIT_KB": str(settings.bandwidth_kb or ""),
                 # There is one thing to go back with, and it always goes back.
                 "ROLLBACK": software,
             },
@@ -231,21 +230,21 @@ def _signers(options: Options) -> tuple[list[str], list[str]]:
     if len(keys) > len(SIGNERS):
         raise SettingsError(f"{where}: expected {len(SIGNERS)} keys at most, found {len(keys)}")
     for number, key in enumerate(keys, 1):
-        try:
-            loaded = load_pem_public_key(key.encode())
-        except ValueError:
-            loaded = None  # type: ignore[assignment]
-        good = (
-            isinstance(loaded, rsa.RSAPublicKey)
-            and loaded.key_size >= 2048
-            or isinstance(loaded, ec.EllipticCurvePublicKey)
-            and loaded.curve.name == "secp256r1"
-        )
-        if not good:
+        if not _known_to_mender(key):
             raise SettingsError(
                 f"{where}: expected keys of RSA with 2048 bits or more, or of the curve P-256, as Mender knows them; key {number} is none"
             )
     return list(SIGNERS[: len(keys)]), [*keys, *[""] * (len(SIGNERS) - len(keys))]
+
+
+def _known_to_mender(key: str) -> bool:
+    try:
+        loaded = load_pem_public_key(key.encode())
+    except ValueError:
+        return False
+    if isinstance(loaded, rsa.RSAPublicKey):
+        return loaded.key_size >= 2048
+    return isinstance(loaded, ec.EllipticCurvePublicKey) and loaded.curve.name == "secp256r1"
 
 
 def _refuse_what_the_device_lacks(
@@ -296,7 +295,7 @@ def _absent(
 
 
 def _without_mender(system: Mapping[str, Any]) -> bool:
-    version = str(system.get("version") or "").partition(".")[0]
+    version = str(system.get("version_id") or "").partition(".")[0]
     return system.get("id") == "debian" and version.isdigit() and int(version) > 12
 
 

@@ -43,6 +43,7 @@ call() {
 # request METHOD PATH [OPTION...]: the same, as the device that this is; and 1 where the answer is no.
 request() {
     # Its token may have run out.
+    # shellcheck disable=SC2034 # twice
     for again in yes no; do
         [ -s token ] || admission || return 1
         call "$@" -K token || return 1
@@ -177,21 +178,21 @@ offered_name() {
 # plain TEXT: what somebody else says, as one short line of a record.
 plain() { printf '%.200s' "$1" | tr -c '[:alnum:] .,:;/()[]{}<>_+=~%@!?-' '?'; }
 
-# look: the beginning of the artefact at the address in `link`, as `head`; and its size, if that is told, as `size`.
+# look: the beginning of the artefact at the place in `address`, as `beginning`; and its size, if that is told, as `size`.
 look() {
-    rm -f head headers
+    rm -f beginning headers
     : >size
-    read -r address <link
-    case $address in
+    read -r place <address
+    case $place in
         /*)
-            [ -r "$address" ] || { problem="there is no $address" && return 1; }
-            head -c "$begin" "$address" >head
-            wc -c <"$address" >size
+            [ -r "$place" ] || { problem="there is no $place" && return 1; }
+            head -c "$begin" "$place" >beginning
+            wc -c <"$place" >size
             return 0
             ;;
     esac
     # Where ranges are not known, the rest is not waited for.
-    curl -sS -g -L --max-redirs 3 -K "$ask" -K link.curl -m 60 -r "0-$((begin - 1))" -D headers 2>look.log | head -c "$begin" >head
+    curl -sS -g -L --max-redirs 3 -K "$ask" -K address.curl -m 60 -r "0-$((begin - 1))" -D headers 2>look.log | head -c "$begin" >beginning
     said=$(sed -n 's/^HTTP[^ ]* \([0-9]*\).*/\1/p' headers 2>/dev/null | tail -n 1)
     case $said in
         200) tr -d '\r' <headers | sed -n 's/^[Cc]ontent-[Ll]ength: *\([0-9]*\)$/\1/p' | tail -n 1 >size ;;
@@ -220,8 +221,8 @@ linked() {
     esac
     (
         umask 077
-        printf '%s\n' "$2" >link
-        printf 'url = "%s"\n' "$2" >link.curl
+        printf '%s\n' "$2" >address
+        printf 'url = "%s"\n' "$2" >address.curl
     )
 }
 
@@ -235,9 +236,9 @@ agent_repair() {
     tell 'repaired an installation that was cut short'
 }
 
-# offer: what there is for this device, one line: DEPLOYMENT VERSION. Where it is stands in link.
+# offer: what there is for this device, one line: DEPLOYMENT VERSION. Where it is stands in address.
 agent_refresh() {
-    rm -f offer link link.curl
+    rm -f offer address address.curl
     if [ -f turned-away ]; then
         find turned-away -mtime +30 -exec rm -f {} +
         lines turned-away >>told
@@ -301,16 +302,16 @@ from_place() {
         return 1
     }
     # What was refused for what its beginning says is not fetched again as long as it says so.
-    [ "$(sha256sum <head)" != "$(lines refused-beginning)" ] || return 0
-    offered_name - "$(name_in head)" || {
-        sha256sum <head >refused-beginning
+    [ "$(sha256sum <beginning)" != "$(lines refused-beginning)" ] || return 0
+    offered_name - "$(name_in beginning)" || {
+        sha256sum <beginning >refused-beginning
         return 0
     }
     have=$(agent_version "$SOFTWARE")
     [ "$offered" != "$have" ] || return 0
     if older "$offered" "${have%_INCONSISTENT}"; then
         turn_away - downgrade "$SOFTWARE $offered: older than $have, which runs"
-        sha256sum <head >refused-beginning
+        sha256sum <beginning >refused-beginning
         return 0
     fi
     printf '%s %s\n' - "$offered" >offer
@@ -345,12 +346,12 @@ agent_fetch() {
     mkdir -p "$DOWNLOADS"
     rm -f "$DOWNLOADS/artefact"
     (umask 077 && : >"$DOWNLOADS/artefact")
-    read -r address <link
-    case $address in
-        /*) cp "$address" "$DOWNLOADS/artefact" 2>fetch.log ;;
+    read -r place <address
+    case $place in
+        /*) cp "$place" "$DOWNLOADS/artefact" 2>fetch.log ;;
         *) # Who says less than a byte a second has stopped; how long a large one takes is nobody's to say.
             # shellcheck disable=SC2086 # two words, or none
-            curl -sS -g -f -L --max-redirs 3 -K "$ask" -K link.curl -y 60 -Y 1 ${LIMIT_KB:+--limit-rate "${LIMIT_KB}k"} \
+            curl -sS -g -f -L --max-redirs 3 -K "$ask" -K address.curl -y 60 -Y 1 ${LIMIT_KB:+--limit-rate "${LIMIT_KB}k"} \
                 -o "$DOWNLOADS/artefact" 2>fetch.log
             ;;
     esac || {
@@ -438,7 +439,7 @@ not_taken() {
     fi
     turn_away "$deployment" "$kind" "$name $new: $error"
     # Another copy of what was damaged on its way may be whole.
-    [ "$kind" = tampered ] || [ ! -s head ] || sha256sum <head >refused-beginning
+    [ "$kind" = tampered ] || [ ! -s beginning ] || sha256sum <beginning >refused-beginning
     finish_by_sources 'nothing to install'
 }
 
@@ -512,10 +513,10 @@ agent_proves() {
         printf '%s has no device_type: name it in update_agent_mender.device_type, or put it into the image\n' "$TYPE_FILE" >&2
         return 1
     }
-    older 2.9 2.10 2>/dev/null && ! older 2.10 2.9 || {
+    if older 2.10 2.9 || ! older 2.9 2.10; then
         printf 'the sort of this device cannot tell versions apart (sort -V)\n' >&2
         return 1
-    }
+    fi
     [ -z "$SLOT_1" ] || other_slot >/dev/null || return 1
     if [ -n "$SERVER" ]; then
         identity 2>/dev/null | jq -e 'type == "object" and length > 0' >/dev/null || {
@@ -542,8 +543,8 @@ agent_proves() {
         } >manifest
         tar -cf proof.mender version manifest header.tar.gz data/0000.tar.gz
         # With its own record and without the device's state scripts: this is no installation.
-        jq --arg nowhere "$PWD/nowhere" '.RootfsScriptsPath = $nowhere' "$conf" >conf
-        conf=conf
+        jq --arg nowhere "$PWD/nowhere" '.RootfsScriptsPath = $nowhere' "$conf" >proof.conf
+        conf=proof.conf
         mkdir record
         client --data "$PWD/record" install proof.mender >said 2>&1 && exit 1
         grep -q 'no signature file found' said

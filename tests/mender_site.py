@@ -1,0 +1,138 @@
+"""The site of tests/images_site.py, whose devices are led by Mender's client, and the server that offers them artefacts."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lab.labs import Lab
+from lab.podman import podman
+from tests import swu
+from tests.images_site import GOOD, SOFTWARE, WHERE, Images
+from tests.mender_artifact import artefact, signer
+from tests.updates_site import Run
+
+PORT = 8444
+FOLDER = "/srv/mender"
+DEVICE = "slots12"
+
+
+class Artefacts(Images):
+    """One device with two slots, since Debian 13 has no client of Mender's."""
+
+    def __init__(self, lab: Lab, work: Path) -> None:
+        super().__init__(lab, work)
+        self.key, self.foreign = signer(), signer()  # type: ignore[assignment]
+        self.deployments = 0
+
+    def source(self) -> dict[str, Any]:
+        return {"agent": "mender", "reboot": "window"}
+
+    # The server
+
+    def serve(self, devices: tuple[str, ...] = (DEVICE,)) -> None:
+        del devices
+        program = (Path(__file__).parent / "lab/mender.py").read_text(encoding="utf-8")
+        self.put({"server.pem": "".join(self.server), "mender.py": program}, FOLDER)
+        command = f"echo $$ >{FOLDER}/pid; exec python3 {FOLDER}/mender.py {FOLDER} {PORT}"
+        podman("exec", "--detach", self.lab.container(WHERE), "sh", "-c", command)
+        self.wait(lambda: self.sh(WHERE, f"ss -Hltn sport = :{PORT}") != "", 30, lambda: "the server does not listen")  # fmt: skip
+
+    def stop(self) -> None:
+        self.sh(WHERE, f"kill $(cat {FOLDER}/pid)")
+
+    def accept(self, *identities: Mapping[str, str]) -> None:
+        self.put({"accepted.json": json.dumps(identities)}, FOLDER)
+
+    def artefact(self, version: str, panel: str = GOOD, **how: Any) -> bytes:
+        """Software for a slot, signed if nothing else is said; ``says`` is the version that it calls itself once it runs."""
+        private = how.pop("private", self.key[1])
+        says = how.pop("says", version)
+        files = {
+            "etc/artifact_info": f"artifact_name={SOFTWARE}-{says}\n", "etc/sw-versions": f"{SOFTWARE} {says}\n", "bin/panel": panel,
+        }  # fmt: skip
+        return artefact(f"{SOFTWARE}-{version}", {"system.tar.gz": swu.tree(files)}, private, **how)
+
+    def folder(self, version: str, text: str) -> bytes:
+        """An application for the module ``directory`` that Debian's client comes with: it counts at once."""
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w") as tar:
+            member = tarfile.TarInfo("text")
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+        payload = {"update.tar": out.getvalue(), "dest_dir": "/srv/application\n"}
+        return artefact(f"{SOFTWARE}-{version}", payload, self.key[1], kind="directory")
+
+    def deploy(
+        self, version: str, data: bytes, promised: str = "", *, aborted: bool = False, **how: Any
+    ) -> str:
+        """One more deployment; ``promised`` is what the server calls it. Its number comes back."""
+        self.deployments += 1
+        number = f"deployment-{self.deployments}"
+        deployment = {
+            "id": number, "name": f"{SOFTWARE}-{promised or version}", "file": f"{number}.mender", "types": ["panel"], **how,
+        }  # fmt: skip
+        self.sh(WHERE, f"{'touch' if aborted else 'rm -f'} {FOLDER}/aborted")
+        self.put({f"{number}.mender": data, "deployment.json": json.dumps(deployment)}, FOLDER)
+        return number
+
+    def deployed(self) -> bool:
+        """Whether the server still offers something."""
+        return self.sh(WHERE, f"ls {FOLDER}/deployment.json 2>/dev/null || :") != ""
+
+    def requests(self) -> list[dict[str, Any]]:
+        return [
+            json.loads(line)
+            for line in self.sh(WHERE, f"cat {FOLDER}/log.jsonl 2>/dev/null || :").splitlines()
+        ]
+
+    def told(self, number: str) -> list[str]:
+        """What the device has told of a deployment: its states, first to last."""
+        end = f"/{number}/status"
+        return [json.loads(one["body"])["status"] for one in self.requests() if one["path"].endswith(end)]
+
+    def reasons(self, number: str) -> str:
+        """Why it failed, in the device's words."""
+        logs = [json.loads(one["body"]) for one in self.requests() if one["path"].endswith(f"/{number}/log")]
+        return " ".join(line["message"] for log in logs for line in log["messages"])
+
+    def fetched(self) -> int:
+        """How often an artefact has been fetched whole."""
+        return sum(one["path"].startswith("/files/") and not one["range"] for one in self.requests())
+
+    # The device
+
+    def menders(self, *arguments: str, options: Mapping[str, Any] | None = None, **variables: Any) -> Run:
+        """The role on the device, with Mender's client."""
+        mender = {
+            "url": f"https://{self.address}:{PORT}", "ca": self.ca, "signers": self.key[0], "device_type": "panel",
+            "name": SOFTWARE, "slots": {"a": "/slots/a", "b": "/slots/b"}, "running": "cat /run/slot", **(options or {}),
+        }  # fmt: skip
+        given = {key: value for key, value in mender.items() if value is not None}
+        return self.agent(*arguments, "--limit", DEVICE, per={DEVICE: {"mender": given}}, **variables)
+
+    def serial(self) -> dict[str, str]:
+        """Who the device says that it is."""
+        return {"serial": self.sh(DEVICE, "cat /sys/class/net/eth0/address").strip()}
+
+    def started(self) -> str:
+        """What the slot that runs says it is."""
+        return self.sh(DEVICE, f"sed -n 's/^artifact_name={SOFTWARE}-//p' /etc/mender/artifact_info").strip()
+
+    def artefacts(self) -> list[str]:
+        """What has been written into a slot, as the device itself has counted."""
+        return self.sh(DEVICE, "cat /data/artefacts 2>/dev/null || :").split()
+
+    def run(self) -> dict[str, Any]:
+        """One run that ends without a start."""
+        (said,) = self.turn(DEVICE).values()
+        return said
+
+    def restarted(self) -> dict[str, Any]:
+        """One run that ends with a start of the device; what it wrote down before."""
+        (said,) = self.tried(DEVICE).values()
+        return said
