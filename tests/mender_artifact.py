@@ -55,10 +55,10 @@ def artefact(
     kind: str = "slot",
     types: Sequence[str] = ("panel",),
     delivered: Mapping[str, bytes | str] | None = None,
-    claimed: str = "",
+    rewritten: bool = False,
 ) -> bytes:
-    """An artefact in Mender's format 3; unsigned where there is no key. ``delivered`` is another payload than the signed one,
-    ``claimed`` another name in the manifest's place: the signature is over something else then.
+    """An artefact in Mender's format 3; unsigned where there is no key. ``delivered`` is another payload than the signed one;
+    where it is ``rewritten``, the manifest is that one's too, under the signature of the first.
     """
     packed = lambda files: gzip.compress(archive(files), mtime=0)  # noqa: E731
     header = packed(
@@ -74,14 +74,19 @@ def artefact(
         }
     )
     version = json.dumps({"format": "mender", "version": 3})
-    parts = {f"data/0000/{path}": content for path, content in payload.items()}
-    parts.update({"header.tar.gz": header, "version": version})
-    manifest = b"".join(
+    meta: dict[str, bytes | str] = {"header.tar.gz": header, "version": version}
+    signed = _manifest(payload, meta)
+    manifest = _manifest(delivered, meta) if rewritten and delivered else signed
+    members: dict[str, bytes | str] = {"version": version, "manifest": manifest}
+    if private:
+        members["manifest.sig"] = sign(signed, private)
+    members.update({"header.tar.gz": header, "data/0000.tar.gz": packed(delivered or payload)})
+    return archive(members)
+
+
+def _manifest(payload: Mapping[str, bytes | str], meta: Mapping[str, bytes | str]) -> bytes:
+    parts = {**{f"data/0000/{path}": content for path, content in payload.items()}, **meta}
+    return b"".join(
         f"{hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()}  {path}\n".encode()
         for path, data in sorted(parts.items())
     )
-    members: dict[str, bytes | str] = {"version": version, "manifest": manifest + claimed.encode()}
-    if private:
-        members["manifest.sig"] = sign(manifest, private)
-    members.update({"header.tar.gz": header, "data/0000.tar.gz": packed(delivered or payload)})
-    return archive(members)

@@ -524,14 +524,23 @@ agent_proves() {
             return 1
         }
     fi
+    # The client looks whether it knows how to install it before it looks for a signature.
+    how=''
+    for module in /usr/share/mender/modules/v3/*; do if [ -x "$module" ]; then how=${module##*/}; fi; done
+    if jq -e .RootfsPartA "$conf" >/dev/null; then how=rootfs-image; fi
+    [ -n "$how" ] || {
+        printf 'the client has nothing to install with: give update_agent_mender.slots, or put an update module into the image\n' >&2
+        return 1
+    }
     place=$(mktemp -d)
     (
         cd "$place"
-        # The smallest artefact there is, for this device, by somebody who has no key; there is nothing that could install it.
+        # The smallest artefact there is, for this device, by somebody who has no key. It wants to follow another that nobody
+        # has: who takes it unsigned does not install it all the same.
         mkdir data headers headers/0000
-        printf '{"payloads":[{"type":"sallyport-proof"}],"artifact_provides":{"artifact_name":"%s-proof"},"artifact_depends":{"device_type":["%s"]}}' \
-            "$SOFTWARE" "$(device_type)" >header-info
-        printf '{"type":"sallyport-proof"}' >headers/0000/type-info
+        printf '{"payloads":[{"type":"%s"}],"artifact_provides":{"artifact_name":"%s-proof"},"artifact_depends":%s}' "$how" "$SOFTWARE" \
+            "{\"artifact_name\":[\"sallyport-proof\"],\"device_type\":[\"$(device_type)\"]}" >header-info
+        printf '{"type":"%s"}' "$how" >headers/0000/type-info
         printf '{"format":"mender","version":3}' >version
         printf 'x' >payload
         tar -czf header.tar.gz header-info headers/0000/type-info
