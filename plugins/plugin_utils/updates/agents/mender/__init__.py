@@ -285,7 +285,7 @@ def _absent(
         )
     if "mender" in absent and not given and _without_mender(system):
         raise Unsupported(
-            f"Debian {system.get('version')} has no package mender-client (12 was the last). Put client 3 into the image, or name "
+            f"Debian {system.get('version_id')} has no package mender-client (12 was the last). Put client 3 into the image, or name "
             f"packages of your own source in {options.variable}.packages"
         )
     packages = options.packages(
