@@ -75,15 +75,11 @@ class Artefacts(Images):
         self.deployments += 1
         number = f"deployment-{self.deployments}"
         deployment = {
-            "id": number, "name": f"{SOFTWARE}-{promised or version}", "file": f"{number}.mender", "types": ["panel"], **how,
+            "id": number, "name": f"{SOFTWARE}-{promised or version}", "file": f"{number}.mender", "types": ["panel"],
+            "aborted": aborted, **how,
         }  # fmt: skip
-        self.sh(WHERE, f"{'touch' if aborted else 'rm -f'} {FOLDER}/aborted")
         self.put({f"{number}.mender": data, "deployment.json": json.dumps(deployment)}, FOLDER)
         return number
-
-    def deployed(self) -> bool:
-        """Whether the server still offers something."""
-        return self.sh(WHERE, f"ls {FOLDER}/deployment.json 2>/dev/null || :") != ""
 
     def requests(self) -> list[dict[str, Any]]:
         return [
@@ -91,15 +87,17 @@ class Artefacts(Images):
             for line in self.sh(WHERE, f"cat {FOLDER}/log.jsonl 2>/dev/null || :").splitlines()
         ]
 
-    def told(self, number: str) -> list[str]:
-        """What the device has told of a deployment: its states, first to last."""
-        end = f"/{number}/status"
-        return [json.loads(one["body"])["status"] for one in self.requests() if one["path"].endswith(end)]
+    def heard(self, number: str) -> tuple[list[str], str]:
+        """What the device has told of a deployment: its states, first to last, and why it failed."""
+        mine = [one for one in self.requests() if f"/{number}/" in one["path"] and one["method"] == "PUT"]
+        bodies = [json.loads(one["body"]) for one in mine]
+        states = [body["status"] for body in bodies if "status" in body]
+        return states, " ".join(line["message"] for body in bodies for line in body.get("messages", ()))
 
-    def reasons(self, number: str) -> str:
-        """Why it failed, in the device's words."""
-        logs = [json.loads(one["body"]) for one in self.requests() if one["path"].endswith(f"/{number}/log")]
-        return " ".join(line["message"] for log in logs for line in log["messages"])
+    def over(self, number: str) -> bool:
+        """Whether it is done with that deployment."""
+        states, _ = self.heard(number)
+        return bool(states) and states[-1] in ("success", "failure", "already-installed")
 
     def fetched(self) -> int:
         """How often an artefact has been fetched whole."""
@@ -109,6 +107,7 @@ class Artefacts(Images):
 
     def menders(self, *arguments: str, options: Mapping[str, Any] | None = None, **variables: Any) -> Run:
         """The role on the device, with Mender's client."""
+        variables = {"health_seconds": 2, **variables}
         mender = {
             "url": f"https://{self.address}:{PORT}", "ca": self.ca, "signers": self.key[0], "device_type": "panel",
             "name": SOFTWARE, "slots": {"a": "/slots/a", "b": "/slots/b"}, "running": "cat /run/slot", **(options or {}),
@@ -120,19 +119,23 @@ class Artefacts(Images):
         """Who the device says that it is."""
         return {"serial": self.sh(DEVICE, "cat /sys/class/net/eth0/address").strip()}
 
-    def started(self) -> str:
-        """What the slot that runs says it is."""
-        return self.sh(DEVICE, f"sed -n 's/^artifact_name={SOFTWARE}-//p' /etc/mender/artifact_info").strip()
-
-    def artefacts(self) -> list[str]:
-        """What has been written into a slot, as the device itself has counted."""
-        return self.sh(DEVICE, "cat /data/artefacts 2>/dev/null || :").split()
+    def state(self) -> tuple[str, str, str, list[str], str]:
+        """Which slot runs, what it says it is, which start this is, what has been written into slots, and the bootloader's word."""
+        text = self.sh(
+            DEVICE,
+            f"cat /run/slot; sed -n 's/^artifact_name={SOFTWARE}-//p' /etc/mender/artifact_info; cut -d ' ' -f 22 /proc/1/stat; "
+            "cat /data/artefacts 2>/dev/null | tr '\\n' ' '; echo; fw_printenv",
+        )
+        slot, version, start, written, env = text.split("\n", 4)
+        return slot, version, start, written.split(), env
 
     def run(self) -> dict[str, Any]:
         """One run that ends without a start; systemd does not count how many there have been."""
-        self.sh(DEVICE, "systemctl reset-failed sallyport-update.service 2>/dev/null || :")
-        (said,) = self.turn(DEVICE).values()
-        return said
+        self.sh(
+            DEVICE,
+            "systemctl reset-failed sallyport-update.service 2>/dev/null || :; systemctl start sallyport-update.service || :",
+        )
+        return self.status(DEVICE)
 
     def restarted(self) -> dict[str, Any]:
         """One run that ends with a start of the device; what it wrote down before."""

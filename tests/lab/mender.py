@@ -1,8 +1,8 @@
 """A small server that speaks Mender's interface for devices: who may come in, one deployment, its artefact, and a log of every request.
 
 Runs on a lab's vantage point, alone: ``mender.py FOLDER PORT``. The folder holds server.pem (certificate and key), accepted.json (the
-identities that somebody has accepted), deployment.json (what is to be installed, if anything), artefacts, and log.jsonl, which
-tests read. Tokens last until ``tokens`` is removed; while there is a file ``aborted``, the deployment is taken back.
+identities that somebody has accepted), deployment.json (what is to be installed, if anything, and whether it is taken back), artefacts, and log.jsonl, which
+tests read. Tokens last until ``tokens`` is removed.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
         parts = self.path.split("/")[-2:]
         if not deployment or parts[0] != deployment["id"]:
             self._answer(404)
-        elif parts[1] == "status" and (FOLDER / "aborted").exists():
+        elif parts[1] == "status" and deployment["aborted"]:
             (FOLDER / "deployment.json").unlink()
             self._answer(409)
         else:
