@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 
-def signer() -> tuple[str, str]:
+def signer(bits: int = 2048) -> tuple[str, str]:
     """A public key and its private key."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    key = rsa.generate_private_key(public_exponent=65537, key_size=bits)
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     return public.decode(), key.private_bytes(
         Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()

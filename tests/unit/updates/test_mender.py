@@ -38,6 +38,7 @@ from tests.unit.updates.test_update_settings import repository, settings
 CHECKOUT = Path(__file__).parents[3]
 KEY, PRIVATE = signer()
 SECOND, _ = signer()
+SHORT, _ = signer(1024)
 CA, CA_KEY = pair("ca")
 TENANT = "eyJ0.eyJtZW5k.c2ln"
 OPTIONS: dict[str, Any] = {
@@ -176,6 +177,7 @@ def test_without_a_server_the_artefact_has_a_place() -> None:
         ({"signers": KEY + "and more"}, "update_agent_mender.signers: expected public keys"),
         ({"signers": KEY * 5}, "expected 4 keys at most, found 5"),
         ({"signers": KEY + KEY.replace("MII", "MIJ")}, "key 2 is none"),
+        ({"signers": SHORT}, "key 1 is none"),
         ({"name": None}, "update_agent_mender.name: expected, and missing"),
         ({"name": "a b"}, "update_agent_mender.name"),
         ({"device_type": "a/b"}, "update_agent_mender.device_type"),
@@ -376,7 +378,8 @@ def test_a_place_is_not_asked_twice_for_what_was_refused(tmp_path: Path, shell_:
     place.write_bytes(artefact("panel-os-1.0", {"x": b"x"}, PRIVATE))
     text = "agent_refresh; agent_refresh; cat told; : >told; cat offer 2>/dev/null || :\n"
     said = run(tmp_path, shell_, text, ARTIFACT=str(place)).stdout
-    assert "refused downgrade panel-os 1.0" in said and not (tmp_path / "offer").exists()
+    # The second time it is only remembered.
+    assert said.count("refused downgrade panel-os 1.0") == 2 and not (tmp_path / "offer").exists()
     place.write_bytes(artefact("panel-os-3.0", {"x": b"x"}, PRIVATE))
     run(tmp_path, shell_, "agent_refresh\n", ARTIFACT=str(place))
     assert (tmp_path / "offer").read_text(encoding="utf-8") == "- 3.0\n"
@@ -384,6 +387,77 @@ def test_a_place_is_not_asked_twice_for_what_was_refused(tmp_path: Path, shell_:
     place.unlink()
     assert run(tmp_path, shell_, "agent_refresh && echo fine\n", ARTIFACT=str(place)).stdout == "fine\n"
     assert not (tmp_path / "offer").exists() and STATE
+
+
+@pytest.mark.parametrize("shell_", SHELLS)
+@pytest.mark.parametrize(
+    ("itself", "promised", "told"),
+    [
+        ("panel-os-3.0", "3.0", ""),
+        ("panel-os-1.9", "3.0", "refused downgrade panel-os 3.0: it is panel-os-1.9, older than 2.0"),
+        ("panel-os-2.5", "3.0", "refused malformed panel-os 3.0: it calls itself panel-os-2.5"),
+        ("other-3.0", "3.0", "refused malformed panel-os 3.0: it calls itself other-3.0"),
+    ],
+)
+def test_what_was_fetched_has_to_be_what_was_promised(
+    tmp_path: Path, shell_: str, itself: str, promised: str, told: str
+) -> None:
+    (tmp_path / "place").write_bytes(artefact(itself, {"x": b"x"}, PRIVATE))
+    (tmp_path / "address").write_text(f"{tmp_path}/place\n", encoding="utf-8")
+    (tmp_path / "ready").write_text(f"panel-os 2.0 {promised} update\n", encoding="utf-8")
+    (tmp_path / "offer").write_text(f"d-1 {promised}\n", encoding="utf-8")
+    said = run(tmp_path, shell_, "agent_fetch; cat told").stdout
+    assert told in said and bool(said) == bool(told)
+    assert (tmp_path / "artefact").exists() == (not told) == bool((tmp_path / "ready").read_text())
+    if not told:
+        assert (tmp_path / "artefact").stat().st_mode & 0o777 == 0o600
+
+
+# Mender's client of ours: what it is asked for stands in asked, and install answers as the file `code` says.
+CLIENT = """
+client() {
+    printf '%s\\n' "$1" >>asked
+    case $1 in
+        install) return "$(cat code)" ;;
+        show-artifact) echo panel-os-2.0 ;;
+    esac
+}
+finish() { printf '%s: %s\\n' "$1" "$2"; exit 0; }
+finish_by_sources() { finish refused "$1"; }
+printf 'panel-os 2.0 3.0 update\\n' >ready; cp ready working; printf 'd-1 3.0\\n' >offer
+"""
+
+
+@pytest.mark.parametrize("restarts", ["yes", "no"])
+def test_what_is_installed_is_committed_or_taken_back_by_the_client(tmp_path: Path, restarts: str) -> None:
+    (tmp_path / "code").write_text("0", encoding="utf-8")
+    text = CLIENT + "agent_install; agent_version panel-os; agent_keep; agent_keep; agent_version panel-os\n"
+    said = run(tmp_path, "/bin/sh", text, RESTARTS=restarts).stdout.split()
+    # Where a start decides, it does not run yet.
+    assert said == (["3.0", "2.0"] if restarts == "no" else ["2.0", "2.0"])
+    asked = (tmp_path / "asked").read_text(encoding="utf-8").split()
+    assert asked[:2] == ["install", "commit"] and (restarts == "yes" or asked.count("commit") == 1)
+    assert not (tmp_path / "begun").exists() and not (tmp_path / "uncommitted").exists()
+    text = CLIENT + "why=sick; agent_install; agent_back panel-os 2.0; agent_version panel-os\n"
+    assert run(tmp_path, "/bin/sh", text, RESTARTS=restarts).stdout == "2.0\n"
+    assert "rollback" in (tmp_path / "asked").read_text(encoding="utf-8")
+
+
+def test_an_artefact_that_wants_a_restart_where_none_was_said_goes_back(tmp_path: Path) -> None:
+    (tmp_path / "code").write_text("4", encoding="utf-8")
+    said = run(tmp_path, "/bin/sh", CLIENT + "agent_install\n", RESTARTS="no").stdout
+    assert said.startswith("failed: panel-os 3.0 asks for a restart")
+    assert (tmp_path / "asked").read_text(encoding="utf-8").split() == ["install", "rollback"]
+    assert not (tmp_path / "working").exists()
+
+
+def test_an_installation_that_was_cut_short_goes_back_and_can_begin_anew(tmp_path: Path) -> None:
+    text = CLIENT + ": >begun; agent_repair; cat told; agent_version panel-os; agent_keep; cat asked\n"
+    said = run(tmp_path, "/bin/sh", text, RESTARTS="no").stdout.split("\n")
+    assert said[:2] == ["repaired an installation that was cut short", "2.0"] and "commit" not in said
+    # What a start may have tried already is for its health to judge.
+    text = CLIENT + ": >begun; rm -f asked; agent_repair; cat asked 2>/dev/null || echo nothing\n"
+    assert run(tmp_path, "/bin/sh", text, RESTARTS="yes").stdout == "nothing\n"
 
 
 def test_the_device_signs_for_itself_and_its_token_is_for_root_alone(tmp_path: Path) -> None:
