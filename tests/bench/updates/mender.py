@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+sys.path.insert(1, str(Path(__file__).resolve().parents[3] / ".collections"))
 
 from lab.fleet import load
 from lab.labs import Lab
@@ -79,6 +80,8 @@ def _footprint(site: Artefacts) -> None:
     client = int(site.sh(DEVICE, "dpkg-query -W -f '${Installed-Size}' mender-client")) / 1024
     site.deploy("2.0", site.artefact("2.0"))
     busy = _measured(site)
+    site.cut(DEVICE)
+    site.run()
     print(
         f"disk: ours {ours[0]} kB, its record {ours[1]} kB, mender-client {client:.1f} MB; a run that finds nothing: "
         f"{min(one[0] for one in idle):.2f} s of processor, {max(one[1] for one in idle):.0f} MB in the largest program; one that "
