@@ -79,7 +79,7 @@ def rules(draw: st.DrawFn, hook: str, size: int = 4) -> tuple[Rule, ...]:
         until = draw(st.sampled_from([None, None, date(2026, 12, 1), date(2027, 2, 1), date(2027, 3, 1)]))
         found.append(
             Rule(
-                f"rule {number}",
+                f"{hook} rule {number}",
                 verdict,
                 draw(service_sets()),
                 draw(endpoints(hook != "outbound")),
