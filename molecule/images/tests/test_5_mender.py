@@ -58,8 +58,9 @@ def test_check_mode_predicts_the_first_run_and_the_second_changes_nothing(
 def test_a_device_that_nobody_has_accepted_is_told_so_and_then_let_in(
     site: Artefacts, told: dict[str, Run]
 ) -> None:
-    site.wait(lambda: "nobody has accepted it yet" in str(site.status(DEVICE).get("unreachable")), 60, lambda: shown(site.status(DEVICE)))  # fmt: skip
-    assert site.status(DEVICE)["result"] == "unreachable"
+    said = site.run()
+    assert said["result"] == "unreachable", shown(said)
+    assert "nobody has accepted it yet" in said["unreachable"][0], shown(said)
     site.accept(site.serial())
 
 

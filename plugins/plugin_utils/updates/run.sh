@@ -241,9 +241,10 @@ settle_trial() {
         tell "back $name"
     done <working
     rm -f working trial returning services.before failures.before
-    # Who offered it hears of it now, not in six hours.
+    # Who offered it hears of it now, not in six hours; whatever that makes of words here, the record is of what happened.
+    set -- "after the update: $why; back to what ran before:$lost"
     agent_refresh || :
-    finish rolled_back "after the update: $why; back to what ran before:$lost"
+    finish rolled_back "$1"
 }
 
 # hold NAME VERSION WHY: that very version harmed this device, and does not come again.

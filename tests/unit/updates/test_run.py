@@ -484,6 +484,19 @@ def test_what_was_never_confirmed_and_is_gone_after_a_start_is_held(trying: Cham
     assert said["held"][0].startswith("panel 2 ") and not (trying.state / "working").exists()
 
 
+def test_a_server_that_does_not_answer_changes_nothing_of_why_it_went_back(trying: Chamber) -> None:
+    trying.run()
+    (trying.state / "next/panel").write_text("1", encoding="utf-8")
+    trying.starts()
+    agent = trying.here / "agent.sh"
+    away = "agent_refresh() { why='could not connect' lost='' name=''; return 1; }\n"
+    agent.write_text(agent.read_text(encoding="utf-8") + away, encoding="utf-8")
+    said = trying.run()
+    assert said["message"] == [
+        "after the update: it was not confirmed, and what was there before has started again; back to what ran before: panel"
+    ], said
+
+
 def test_what_starts_and_is_not_what_was_meant_goes_back(trying: Chamber) -> None:
     trying.run()
     (trying.state / "next/panel").write_text("3", encoding="utf-8")
