@@ -55,6 +55,7 @@ class Lab:
         self.prefix = check_prefix(prefix)
         self.say = say
         self.state = CHECKOUT / ".sallyport" / "lab" / prefix
+        self._slot: int | None = None
 
     # What exists
 
@@ -67,9 +68,12 @@ class Lab:
         return {row["Labels"]["sallyport.device"]: row["State"] for row in rows}
 
     def slot(self) -> int:
-        """This lab's slot; LabError when it is not running."""
+        """This lab's slot, which it keeps for as long as it runs; LabError when it does not."""
+        if self._slot is not None:
+            return self._slot
         for row in self.networks():
-            return int(row["labels"]["sallyport.slot"])
+            self._slot = int(row["labels"]["sallyport.slot"])
+            return self._slot
         raise LabError(
             f"no lab runs under the prefix {self.prefix}: start it with `lab/lab up --prefix {self.prefix}`"
         )
@@ -92,6 +96,7 @@ class Lab:
             self._up(names)
 
     def _up(self, names: list[str]) -> None:
+        self._slot = None  # others may have removed this lab, and taken its place
         self._refuse_other_checkout()
         devices = self.fleet.choose(names)
         if self.networks() and not self.state.exists():
@@ -127,6 +132,7 @@ class Lab:
 
     def _remove(self) -> None:
         """Containers and networks of this lab's name."""
+        self._slot = None
         names = [self.container(name) for name in self.containers()]
         if names:
             podman("rm", "--force", "--time=0", "--volumes", *names)

@@ -28,6 +28,38 @@ def podman(
     return done.stdout.decode(errors="replace")
 
 
+_WAYS_IN: dict[str, tuple[Path, list[str]]] = {}
+
+
+def way_in(container: str) -> list[str]:
+    """The words before a command that is to run in a container as `podman exec` would run it.
+
+    By runc itself where podman uses it: the same namespaces, groups, capabilities, limits and environment, for a quarter of
+    the processor time. Unlike podman it goes on until nobody holds the command's output any more: what stays behind
+    as a daemon must not. The command reads standard input, so give it one.
+    """
+    note, words = _WAYS_IN.get(container, (None, []))
+    if note is None or not note.exists():  # one that is put back as shipped is another one of the same name
+        asked = podman("inspect", "--format", "{{.OCIRuntime}} {{.Id}} {{.PidFile}}", container, check=False)
+        runtime, identity, note_ = (*asked.split(), "", "", "")[:3]
+        if runtime != "runc" or not note_:
+            return ["podman", "exec", "--interactive", container]
+        words = ["runc", "exec", identity]
+        _WAYS_IN[container] = (Path(note_), words)
+    return words
+
+
+def run_in(container: str, *command: str, stdin: bytes = b"", check: bool = True) -> str:
+    """Run a command in a container by `way_in`; its standard output, and LabError with its own words when it fails."""
+    done = subprocess.run(
+        [*way_in(container), *command], input=stdin, capture_output=True, check=False, timeout=300
+    )
+    if check and done.returncode:
+        reason = done.stderr.decode(errors="replace").strip() or done.stdout.decode(errors="replace").strip()
+        raise LabError(f"{container}: {' '.join(command[:3])} ...: exit {done.returncode}: {reason}")
+    return done.stdout.decode(errors="replace")
+
+
 def succeeds(*arguments: str) -> bool:
     """Whether a podman command ends with 0."""
     return subprocess.run(["podman", *arguments], capture_output=True, check=False).returncode == 0

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.labs import Lab
+from lab.podman import way_in
 from tests.faults.chamber import wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -59,7 +60,7 @@ class Devices:
     def inside(self, host: str, script: str, check: bool = True) -> str:
         """Run a script on the device past its ssh, as root."""
         done = subprocess.run(
-            ["podman", "exec", "--interactive", self.lab.container(host), "/bin/sh"],
+            [*way_in(self.lab.container(host)), "/bin/sh"],
             input=script, capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
         if check and done.returncode:

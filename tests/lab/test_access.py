@@ -19,7 +19,7 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.credentials import h
 
 from lab.fleet import CHECKOUT, addresses, load
 from lab.labs import Lab
-from lab.podman import podman
+from lab.podman import podman, run_in
 from tests.logins import counted, log_in
 
 DEVICES = ("debian11", "debian12", "debian13", "vendor")
@@ -112,7 +112,7 @@ class Access:
         return said
 
     def shell(self, device: str, text: str) -> str:
-        return podman("exec", self.lab.container(device), "/bin/sh", "-c", text, check=False)
+        return run_in(self.lab.container(device), "/bin/sh", "-c", text, check=False)
 
     def snapshot(self, device: str) -> str:
         """Everything that the roles might touch, and who listens."""
@@ -730,7 +730,7 @@ for name in adbd gdbserver; do cp /usr/sbin/dropbear /usr/sbin/$name; done
 printf 'ttyS9::respawn:-/bin/sh\\n::respawn:/usr/sbin/adbd -F -E -R -p 5555\\n' >>/etc/inittab
 printf 'telnetd -p 2323 -l /bin/login\\n/usr/sbin/gdbserver -R -p 2345\\nwhile :; do nc -l -p 4446 -e /bin/sh; done &\\n' >>/etc/init.d/rcS
 (setsid sh -c 'while :; do nc -l -p 4446 -e /bin/sh; done' </dev/null >/dev/null 2>&1 &)
-kill -HUP 1; telnetd -p 2323 -l /bin/login; /usr/sbin/gdbserver -R -p 2345
+kill -HUP 1; telnetd -p 2323 -l /bin/login >/dev/null 2>&1; /usr/sbin/gdbserver -R -p 2345
 """,
 }
 ZOO_PORTS = {"debian11": {79, 9, 4444, 5555, 7547, 8099, 9100}, "vendor": {2323, 2345, 4446, 5555}}

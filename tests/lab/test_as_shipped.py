@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.fleet import CHECKOUT, addresses
+from lab.fleet import CHECKOUT, LabError, addresses
 from lab.labs import Lab
-from lab.podman import podman
+from lab.podman import podman, run_in
 
 DEVICES = ("debian11", "debian12", "debian13", "vendor")
 TELNET = {"debian11": 23, "debian12": 2323, "debian13": 23, "vendor": 23}
@@ -64,40 +64,55 @@ def test_two_devices_of_one_series_share_their_host_keys_and_the_others_do_not(l
     assert len(set(keys.values())) == 3
 
 
+@pytest.mark.parametrize("device", ["debian12", "vendor"])
+def test_a_command_is_run_in_a_device_with_what_podman_would_give_it(lab: Lab, device: str) -> None:
+    look = (
+        "env | sort | grep -v -e ^_= -e ^container_uuid=; cat /proc/self/cgroup; pwd; umask; ulimit -n; "
+        "grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp)' /proc/self/status; ls -l /proc/self/ns | sed 's/.*-> //'"
+    )
+    name = lab.container(device)
+    given = podman("exec", name, "/bin/sh", "-c", look)
+    assert "CapEff" in given and "PATH=" in given
+    assert run_in(name, "/bin/sh", "-c", look) == given
+    assert run_in(name, "/bin/sh", stdin=look.encode()) == given
+    with pytest.raises(LabError, match=f"{name}: /bin/sh -c .*: exit 3: why"):
+        run_in(name, "/bin/sh", "-c", "echo why >&2; exit 3")
+
+
 @pytest.mark.parametrize("device", ["debian11", "debian12", "debian13"])
 def test_systemd_boots_without_a_failed_unit(lab: Lab, device: str) -> None:
-    state = podman("exec", lab.container(device), "systemctl", "is-system-running", check=False).strip()
-    assert state == "running", podman("exec", lab.container(device), "systemctl", "--failed", check=False)
+    state = run_in(lab.container(device), "systemctl", "is-system-running", check=False).strip()
+    assert state == "running", run_in(lab.container(device), "systemctl", "--failed", check=False)
 
 
 def test_the_vendor_gateway_has_nothing_that_makes_ansible_easy(lab: Lab) -> None:
     probe = (
         "for tool in python3 python systemctl scp sftp useradd chpasswd nft; do command -v $tool; done; true"
     )
-    assert podman("exec", lab.container("vendor"), "/bin/sh", "-c", probe) == ""
-    assert "legacy" in podman("exec", lab.container("vendor"), "iptables", "--version")
+    assert run_in(lab.container("vendor"), "/bin/sh", "-c", probe) == ""
+    assert "legacy" in run_in(lab.container("vendor"), "iptables", "--version")
 
 
 @pytest.mark.parametrize("device", [*DEVICES, "vantage-lan", "vantage-wan"])
 def test_no_device_has_a_way_out(lab: Lab, device: str) -> None:
     for family in ("-4", "-6"):
-        routes = podman("exec", lab.container(device), "ip", family, "route", "show")
+        routes = run_in(lab.container(device), "ip", family, "route", "show")
         assert "default" not in routes and "via" not in routes
 
 
 def test_a_power_cut_keeps_the_disk_and_starts_every_process_anew(lab: Lab) -> None:
     name = lab.container("vendor")
-    podman("exec", name, "/bin/sh", "-c", "echo kept >/root/mark; sync; echo lost >/dev/shm/mark")
+    run_in(name, "/bin/sh", "-c", "echo kept >/root/mark; sync; echo lost >/dev/shm/mark")
     lab.power_cut("vendor")
-    assert podman("exec", name, "cat", "/root/mark") == "kept\n"
-    assert podman("exec", name, "/bin/sh", "-c", "cat /dev/shm/mark 2>/dev/null || echo gone") == "gone\n"
+    assert run_in(name, "cat", "/root/mark") == "kept\n"
+    assert run_in(name, "/bin/sh", "-c", "cat /dev/shm/mark 2>/dev/null || echo gone") == "gone\n"
 
 
 def test_reset_puts_a_device_back_as_shipped(lab: Lab) -> None:
     name = lab.container("vendor")
-    podman("exec", name, "/bin/sh", "-c", "echo changed >/root/mark; passwd -d root || true")
+    run_in(name, "/bin/sh", "-c", "echo changed >/root/mark; passwd -d root || true")
     lab.reset(["vendor"])
-    assert podman("exec", name, "/bin/sh", "-c", "ls /root/mark 2>/dev/null || echo gone") == "gone\n"
+    assert run_in(name, "/bin/sh", "-c", "ls /root/mark 2>/dev/null || echo gone") == "gone\n"
     test_root_gets_in_with_the_default_password(lab, "vendor")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from lab.fleet import addresses
 from lab.labs import Lab
-from lab.podman import podman
+from lab.podman import podman, run_in
 
 NAMES = ["operator", "operator-password", "volatile", "poor", "ownlink", "ownlink-vendor"]
 
@@ -23,7 +23,7 @@ def variants(lab: Lab) -> Iterator[Lab]:
 
 
 def sh(lab: Lab, name: str, command: str) -> str:
-    return podman("exec", lab.container(name), "/bin/sh", "-c", command, check=False).strip()
+    return run_in(lab.container(name), "/bin/sh", "-c", command, check=False).strip()
 
 
 def test_on_the_operators_device_root_has_no_login_and_sudo_asks_one_of_two_for_a_password(
