@@ -20,6 +20,7 @@ from lab.podman import way_in
 from tests.faults.chamber import wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+_PLUGINS = Path(__file__).with_name("plugins")
 
 # Everything that a lock-out could touch. Sallyport's own hook and state may stay after a first contact.
 _SNAPSHOT = r"""
@@ -118,9 +119,9 @@ class Devices:
             outcome = Path(folder, "results.json")
             results = ", ".join(f"result_{number}" for number in range(len(tasks)))
             steps.append({
-                "ansible.builtin.copy": {"content": "{{ [" + results + "] | to_json }}", "dest": str(outcome), "mode": "0600"},
+                "trial_results": {"content": "{{ [" + results + "] | to_json }}", "dest": str(outcome)},
                 "delegate_to": "localhost", "connection": "local", "become": False, "check_mode": False,
-                "vars": {"ansible_become": False, "ansible_connection": "local", "ansible_python_interpreter": sys.executable},
+                "vars": {"ansible_become": False, "ansible_connection": "local"},
             })  # fmt: skip
             play = [{"hosts": host, "gather_facts": False, "vars": variables or {}, "tasks": steps}]
             Path(folder, "play.yml").write_text(json.dumps(play))
@@ -135,7 +136,7 @@ class Devices:
             ]
             done = subprocess.run(
                 command, capture_output=True, text=True, check=False, timeout=300, cwd=CHECKOUT,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, "ANSIBLE_ACTION_PLUGINS": str(_PLUGINS), **(environment or {})},
             )  # fmt: skip
             if not outcome.exists():
                 raise RuntimeError(f"no results: {done.stdout}{done.stderr}")
