@@ -129,13 +129,14 @@ class Site:
         self, name: str, version: str, files: Mapping[str, str] = MappingProxyType({}), **scripts: str
     ) -> Path:
         """A package. ``scripts`` are maintainer scripts; ``unit`` is a service of its name, or of ``unit_name``;
-        ``kilobytes`` its size; ``files`` are programs.
+        ``kilobytes`` its size; ``depends`` what it needs; ``files`` are programs.
         """
         root = self.work / f"{name}-{version}"
         control = root / "DEBIAN"
         control.mkdir(parents=True)
         unit, size = scripts.pop("unit", ""), int(scripts.pop("kilobytes", "0"))
         unit_name = scripts.pop("unit_name", name)
+        depends = scripts.pop("depends", "")
         folder = root / "usr/share" / name
         folder.mkdir(parents=True)
         (folder / "version").write_text(f"{version}\n", encoding="utf-8")
@@ -155,7 +156,9 @@ class Site:
             path.chmod(0o755)
         (control / "control").write_text(
             f"Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: Site <site@example.com>\n"
-            f"Installed-Size: {size + 8}\nDescription: {name} of the site\n",
+            f"Installed-Size: {size + 8}\n"
+            + (f"Depends: {depends}\n" if depends else "")
+            + f"Description: {name} of the site\n",
             encoding="utf-8",
         )
         path = self.work / f"{name}_{version}_all.deb"

@@ -52,6 +52,10 @@ updates:
       description: Why the device is taken out.
       type: str
       sample: ""
+    until:
+      description: The moment until which it is postponed, as an epoch; 0 where it is not.
+      type: int
+      sample: 0
     ring:
       description: The ring that it follows.
       type: str

@@ -69,7 +69,10 @@ def test_an_agent_that_was_missing_is_installed_from_the_sites_own_repository(
 
 def test_a_source_that_lets_anything_in_is_mended_and_named(site: Site, told: dict[str, Run]) -> None:
     notes = told["done"].of["debian13"]["notes"]
-    assert "/etc/apt/sources.list.d/vendor.list:1: trusted=yes lets unsigned packages in" in notes
+    assert (
+        "/etc/apt/sources.list.d/vendor.list:1: trusted=yes lets in what nobody has signed, or signed long ago"
+        in notes
+    )
     text = site.sh("debian13", "cat /etc/apt/sources.list.d/vendor.list")
     assert text == "# Sallyport: deb http://192.0.2.1/ anything main\n"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.updates_site import DEVICES, SERVER, Site, shown
@@ -18,15 +20,25 @@ START = "systemctl daemon-reload; systemctl enable -q pump; systemctl restart pu
 GOOD, BAD = UNIT.format(command="/bin/sleep infinity"), UNIT.format(command="/bin/false")
 
 
+def gauge(site: Site, version: str) -> Path:
+    return site.build("gauge", version, depends=f"pump (= {version})")
+
+
 @pytest.fixture(scope="module")
 def harmed(site: Site) -> dict[str, dict[str, object]]:
-    """Version 2 of a service does not start."""
-    site.build("pump", "1.0", unit=GOOD, postinst=START)
-    site.build("pump", "2.0", unit=BAD, postinst=START)
-    site.install(site.work / "pump_1.0_all.deb")
-    site.publish(site.work / "pump_1.0_all.deb")
-    site.publish(site.work / "pump_2.0_all.deb")
-    done = site.applied(per={device: {"rollback": ["pump"]} for device in LISTED})
+    """Version 2 of a service does not start. Another package needs the service in the very version of its own."""
+    for version, unit in (("1.0", GOOD), ("2.0", BAD)):
+        files = [site.build("pump", version, unit=unit, postinst=START), gauge(site, version)]
+        if version == "1.0":
+            site.install(*files)
+        site.publish(*files)
+    # Once more, as after an upload that was cut: what was before stays what was before.
+    site.publish(*files)
+    assert (
+        site.sh(SERVER, "sallyport-repository list ring0-previous | grep -E '^(gauge|pump) '")
+        == "gauge 1.0\npump 1.0\n"
+    )
+    done = site.applied(per={device: {"rollback": ["gauge", "pump"]} for device in LISTED})
     assert all(one["state"] == "confirmed" for device, one in done.of.items() if device in LISTED)
     return site.turn()
 
@@ -37,8 +49,8 @@ def test_where_it_is_listed_it_goes_back_and_runs_again(
     for device in LISTED:
         said = harmed[device]
         assert said["result"] == "rolled_back" and "pump.service" in str(said["message"]), shown(said)
-        assert said["back"] == ["pump"]
-        assert site.version(device, "pump") == "1.0"
+        assert sorted(said["back"]) == ["gauge", "pump"], shown(said)
+        assert site.version(device, "pump") == site.version(device, "gauge") == "1.0"
         assert site.sh(device, "systemctl is-active pump").strip() == "active"
 
 
@@ -46,10 +58,9 @@ def test_elsewhere_it_is_held_and_the_device_says_that_it_is_not_well(
     site: Site, harmed: dict[str, dict[str, object]]
 ) -> None:
     said = harmed["debian13"]
-    assert said["result"] == "unhealthy" and "held: pump" in str(said["message"]).replace(
-        "held:  ", "held: "
-    ), shown(said)
-    assert site.version("debian13", "pump") == "2.0"
+    assert said["result"] == "unhealthy", shown(said)
+    assert sorted(str(said["message"]).partition("held:")[2].split()) == ["gauge", "pump"], shown(said)
+    assert site.version("debian13", "pump") == site.version("debian13", "gauge") == "2.0"
 
 
 def test_what_harmed_a_device_is_not_tried_there_again(
@@ -67,7 +78,7 @@ def test_a_device_that_is_not_well_installs_nothing_else(
     site.sh("debian13", "systemctl reset-failed pump || :")
     site.applied(
         per={
-            **{device: {"rollback": ["pump"]} for device in LISTED},
+            **{device: {"rollback": ["gauge", "pump"]} for device in LISTED},
             "debian13": {"health": ["systemctl -q is-active pump"]},
         }
     )
@@ -94,10 +105,10 @@ def test_the_ring_stops_and_the_next_one_is_not_offered_it(
 def test_a_version_that_mends_it_is_taken_by_sick_and_well(
     site: Site, harmed: dict[str, dict[str, object]]
 ) -> None:
-    site.publish(site.build("pump", "3.0", unit=GOOD, postinst=START))
+    site.publish(site.build("pump", "3.0", unit=GOOD, postinst=START), gauge(site, "3.0"))
     for device, said in site.turn().items():
         assert said["result"] == "ok" and "held" not in said, shown({device: said})
-    assert site.versions("pump") == dict.fromkeys(DEVICES, "3.0")
+    assert site.versions("pump") == site.versions("gauge") == dict.fromkeys(DEVICES, "3.0")
 
 
 def test_what_has_proved_itself_moves_on_as_that_very_version(
@@ -116,3 +127,14 @@ def test_what_has_proved_itself_moves_on_as_that_very_version(
     assert "pump 3.0\n" in site.sh(SERVER, "sallyport-repository list ring1")
     again = site.promote()
     assert again.status == 0 and not again.of[SERVER]["changed"]
+    wrong = site.promote(ring="rign0")
+    assert wrong.status == 2 and "there is no suite rign0" in wrong.of[SERVER]["msg"], wrong.output[-3000:]
+
+
+def test_what_was_published_by_mistake_is_withdrawn(site: Site, harmed: dict[str, dict[str, object]]) -> None:
+    older = site.build("pump", "2.5", unit=GOOD)
+    with pytest.raises(AssertionError, match=r"ring0 offers a newer one than pump 2\.5"):
+        site.publish(older)
+    site.sh(SERVER, "sallyport-repository withdraw ring0 pump")
+    assert "pump 2.0\n" in site.sh(SERVER, "sallyport-repository list ring0")
+    site.publish(site.work / "pump_3.0_all.deb")

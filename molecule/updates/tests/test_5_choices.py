@@ -138,7 +138,7 @@ def test_a_device_that_really_reboots_comes_back_without_the_need_and_does_it_on
 
 def test_a_proxy_is_used_and_its_password_is_nobodys_to_read(site: Site, rebooting: dict[str, Any]) -> None:
     """Nobody answers there, so nothing arrives past it."""
-    config = "/etc/apt/apt.conf.d/99-sallyport-updates"
+    config = "/etc/apt/apt.conf.d/zzz-sallyport-updates"
     assert site.sh("debian13", f"stat -c %a {config}; grep -c Very-Secret-9 {config}") == "600\n2\n"
     checked = site.status("debian13")["checked"]
     (said,) = site.turn("debian13").values()

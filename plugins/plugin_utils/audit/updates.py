@@ -51,7 +51,7 @@ def _running(record: Mapping[str, Any], most_days: int) -> Iterator[Finding]:
             "opted_out", AUTOMATIC, "note", message, "set update_agent_mode to automatic when that has passed"
         )
         return
-    if mode != "automatic":
+    if mode != "automatic" and not (mode == "postponed" and record["until"] <= record["now"]):
         message = f"its updates are not automatic ({mode})"
         yield Finding(
             "opted_out", AUTOMATIC, "note", message, "set update_agent_mode to automatic when that has passed"

@@ -209,10 +209,11 @@ def _health(commands: Sequence[str], seconds: int) -> str:
     text = f"#!/bin/sh\n{_MANAGED}set -u\n"
     for number, command in enumerate(commands):
         text += (
-            # One that hangs would hold the verdict up, and with it the way back.
-            f"said=$(timeout -k 5 {seconds} /bin/sh -eu -c {shlex.quote(command)} 2>&1 </dev/null) || {{\n"
-            f"    case $? in 124 | 137) said='it has not ended within {seconds} seconds' ;; esac\n"
-            f"    printf 'update_agent_health[{number}] failed: %s\\n' \"$(printf '%s' \"$said\" | tail -n 1)\"\n    exit 1\n}}\n"
+            # One that hangs would hold the verdict up, and with it the way back. What it has started may outlive it, and would
+            # hold a pipe open.
+            f"timeout -k 5 {seconds} /bin/sh -eu -c {shlex.quote(command)} >check.log 2>&1 </dev/null || {{\n"
+            f"    case $? in 124 | 137) said='it has not ended within {seconds} seconds' ;; *) said=$(tail -n 1 check.log) ;; esac\n"
+            f"    printf 'update_agent_health[{number}] failed: %s\\n' \"$said\"\n    exit 1\n}}\n"
         )
     return text
 

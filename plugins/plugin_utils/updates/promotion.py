@@ -7,7 +7,7 @@ The repository is the memory: what it offers in the two rings, and what each dev
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,30 +41,31 @@ class Verdict:
         return f"{self.name}={self.version}"
 
 
-def read_listing(text: str) -> dict[str, str]:
-    """``NAME VERSION`` lines as the repository's own program prints them."""
-    return dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
+def read_listing(text: str) -> set[tuple[str, str]]:
+    """``NAME VERSION`` lines as the repository's own program prints them: of one name there may be several, one for each
+    architecture.
+    """
+    lines = (line.partition(" ") for line in text.splitlines())
+    return {(name, version) for name, _, version in lines if version}
 
 
 def decide(
     ring: str,
-    offered: Mapping[str, str],
-    beyond: Mapping[str, str],
+    offered: Collection[tuple[str, str]],
+    beyond: Collection[tuple[str, str]],
     records: Mapping[str, Mapping[str, Any] | None],
     rules: Rules,
 ) -> list[Verdict]:
     """A verdict for each version that ``ring`` offers and the next ring does not.
 
     Args:
-        offered, beyond: name -> version in this ring and in the next.
+        offered, beyond: names and versions in this ring and in the next.
         records: what each device said, None for one that did not answer; devices of other rings do not count.
     """
     silent = sorted(host for host, record in records.items() if record is None)
     devices = {host: one for host, one in records.items() if one is not None and one["ring"] == ring}
     return [
-        _judge(name, version, devices, silent, rules)
-        for name, version in sorted(offered.items())
-        if beyond.get(name) != version
+        _judge(name, version, devices, silent, rules) for name, version in sorted(set(offered) - set(beyond))
     ]
 
 

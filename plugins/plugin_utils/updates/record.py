@@ -36,6 +36,7 @@ def read(reply: Reply) -> dict[str, Any]:
         "agent": settings.get("AGENT", ""),
         "mode": settings.get("MODE", ""),
         "reason": settings.get("REASON", ""),
+        "until": _number(settings.get("UNTIL", "")),
         "ring": settings.get("RING", ""),
         "every": _number(settings.get("EVERY", "")),
         "first": set_up + _number(settings.get("FIRST", "")) if set_up <= now else 0,

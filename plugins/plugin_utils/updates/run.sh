@@ -106,6 +106,8 @@ services() {
         BEGIN {passing = always}
         /^$/ {told()}
         $1 == "Id" {id = $2}
+        # What a timer starts ends by itself.
+        $1 == "TriggeredBy" && $2 ~ /^[^ ]+\.timer$/ {passing = 1; next}
         $1 == "BusName" && $2 != "" || $1 == "Transient" && $2 == "yes" {passing = 1}
         $1 ~ wants && $2 != "" {wanted = 1}
         END {told()}' | sort
@@ -119,9 +121,9 @@ uptime_seconds() { cut -d . -f 1 /proc/uptime; }
 # healthy SECONDS [LOOKS]: the operator's own checks, and no service that ran before the update has stopped; so many looks in
 # a row, a second apart, since what dies again and again runs in between. Says what is wrong.
 healthy() {
-    times=${2:-1} well=0
-    deadline=$(($(uptime_seconds) + $1))
+    first=$(uptime_seconds) looked=0 times=${2:-1} well=0
     while :; do
+        looked=$((looked + 1))
         wrong=$(/bin/sh "$here/health.sh" 2>&1) && wrong='' || wrong=$(printf '%s' "$wrong" | tail -n 1)
         if [ -z "$wrong" ] && [ -f services.before ]; then
             services >services.now
@@ -138,7 +140,8 @@ healthy() {
             [ "$well" -lt "$times" ] || return 0
         else
             well=0
-            [ "$(uptime_seconds)" -lt "$deadline" ] || return 1
+            # Twice at least, however long one takes.
+            if [ "$looked" -gt 1 ] && [ $(($(uptime_seconds) - first)) -ge "$1" ]; then return 1; fi
         fi
         sleep 1
     done
@@ -262,8 +265,11 @@ go_back() {
     if agent_tries; then go_back_by_restart; fi
     returned='' kept=''
     : >staying
+    # One may take others along that need it as it was.
     while read -r name old new _; do
-        [ "$(agent_version "$name")" = "$new" ] || continue
+        [ "$(agent_version "$name")" != "$new" ] || printf '%s %s %s\n' "$name" "$old" "$new"
+    done <working >leaving
+    while read -r name old new; do
         case " $ROLLBACK " in
             *" $name "*)
                 hold "$name" "$new" "$why"
@@ -276,7 +282,7 @@ go_back() {
         esac
         kept="$kept $name"
         printf '%s %s\n' "$name" "$new" >>staying
-    done <working
+    done <leaving
     if [ -n "$returned" ] && healthy "$HEALTH_SECONDS" "$LOOKS"; then
         rm -f working services.before failures.before
         finish rolled_back "after the update: $why; back to what ran before:$returned"
@@ -354,6 +360,8 @@ update() {
     [ ! -s lacking ] || finish blocked "too little space, nothing was begun: $(head -n 1 lacking)"
     agent_fetch || :
     if [ -s ready ]; then
+        # What is slow to come (update_agent_bandwidth_kb) may have outlasted the window; it is here for the next one.
+        inside "$WINDOW_BEGIN" "$WINDOW_LENGTH" || finish waiting "fetched, and waiting for the window: $(wc -l <ready)"
         services >services.before
         failures >failures.before
         cp ready working.new

@@ -11,9 +11,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-# Each of them installs what nobody signed, or signs off what was tampered with.
+# Each of them installs what nobody signed, or signs off what was tampered with; or believes an index of any age.
 _LAX = ("trusted", "allow-insecure", "allow-weak", "allow-downgrade-to-insecure")
+_CHECKS = ("check-valid-until", "check-date")
 _TRUE = ("yes", "true", "with", "on", "enable", "1")
+_FALSE = ("no", "false", "without", "off", "disable", "0")
 _OFF = "# Sallyport: "
 _LONG_URIS = re.compile(r"(?im)^uris:.*\n[ \t]")
 # Debian's own archive, as long as it is supported, and the keys that its package brings for it.
@@ -58,7 +60,7 @@ def _one_line(path: str, text: str, disable: bool, keyring: bool) -> tuple[str, 
         kept = [word for word in options if not _lax(*word.lower().partition("=")[::2])]
         if len(kept) != len(options):
             gone = " ".join(word for word in options if word not in kept)
-            remarks.append(Remark(where, f"{gone} lets unsigned packages in", True))
+            remarks.append(Remark(where, f"{gone} lets in what nobody has signed, or signed long ago", True))
         bound = any(word.lower().startswith("signed-by=") for word in kept)
         known = keyring and not disable and not bound and _is_debians(rest.split(maxsplit=1)[:1])
         if known:
@@ -84,7 +86,13 @@ def _deb822(path: str, text: str, disable: bool, keyring: bool) -> tuple[str, li
         if "uris" in fields:
             for name, value in fields.items():
                 if _lax(name, value.strip().lower()):
-                    remarks.append(Remark(where, f"{name}: {value.strip()} lets unsigned packages in", True))
+                    remarks.append(
+                        Remark(
+                            where,
+                            f"{name}: {value.strip()} lets in what nobody has signed, or signed long ago",
+                            True,
+                        )
+                    )
                     stanza = re.sub(rf"(?im)^{re.escape(name)}:.*\n?", "", stanza)
             if fields.get("enabled", "yes").strip().lower() in ("no", "false", "off", "0"):
                 pass
@@ -115,7 +123,7 @@ def _unbound(where: str, known: bool) -> Remark:
 
 
 def _lax(name: str, value: str) -> bool:
-    return name in _LAX and value in _TRUE
+    return (name in _LAX and value in _TRUE) or (name in _CHECKS and value in _FALSE)
 
 
 def _stanzas(text: str) -> Iterator[tuple[int, str]]:

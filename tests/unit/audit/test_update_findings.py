@@ -17,9 +17,15 @@ WELL = f"ran {NOW - 60}\nresult ok\nmessage nothing to install\nchecked {NOW - 6
 
 
 def result(
-    status: str = WELL, mode: str = "automatic", timer: str = "active", agent: str = "unattended-upgrades"
+    status: str = WELL,
+    mode: str = "automatic",
+    timer: str = "active",
+    agent: str = "unattended-upgrades",
+    until: int = 0,
 ) -> dict[str, Any]:
-    settings = f"AGENT={agent}\nMODE={mode}\nREASON='certified as it is'\nRING=ring0\nEVERY=21600\n"
+    settings = (
+        f"AGENT={agent}\nMODE={mode}\nUNTIL={until}\nREASON='certified as it is'\nRING=ring0\nEVERY=21600\n"
+    )
     records = (("now", str(NOW)), ("settings", settings), ("status", status), ("timers", f"{timer} inactive"))
     return {"updates": record.read(Reply(records, 0))}
 
@@ -39,6 +45,7 @@ def found(said: dict[str, Any]) -> list[tuple[str, str]]:
 
 def test_a_device_that_updates_and_is_well_has_no_finding() -> None:
     assert found(result()) == []
+    assert found(result(mode="postponed", until=NOW)) == [], "the day until which it was postponed has come"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +53,7 @@ def test_a_device_that_updates_and_is_well_has_no_finding() -> None:
     [
         (result(timer="inactive"), "no_timer", "difference", "the update timer is inactive"),
         (result(mode="manual", timer="inactive"), "opted_out", "note", "certified as it is"),
-        (result(mode="postponed"), "opted_out", "note", "not automatic (postponed)"),
+        (result(mode="postponed", until=NOW + 1), "opted_out", "note", "not automatic (postponed)"),
         (result(WELL.replace("ok", "rolled_back")), "update_failed", "difference", "ended as rolled back: nothing"),
         (result(WELL.replace("ok", "blocked")), "update_failed", "difference", "blocked"),
         (result(WELL + "held panel 2.0 5 failed: panel.service\n"), "held", "difference", "panel 2.0 harmed this device"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -177,6 +180,38 @@ def test_every_path_is_asked_for_that_any_setting_may_bring() -> None:
         assert set(house.paths(wanted, AGENTS[0])) >= {e["dest"] for e in plan(**values).files}
 
 
+@pytest.mark.parametrize(
+    ("line", "good"),
+    [
+        ('APT::Get::AllowUnauthenticated "true";', False),
+        ('Acquire::AllowInsecureRepositories "1";', False),
+        ('acquire::allowdowngradetoinsecurerepositories "Yes";', False),
+        ('Acquire::Check-Valid-Until "false";', False),
+        ('Acquire::Check-Date "0";', False),
+        ('Acquire::Check-Valid-Until "true";', True),
+        ('Acquire::AllowInsecureRepositories "false";', True),
+        ("", True),
+    ],
+)
+def test_what_apt_makes_of_all_its_files_decides_and_ours_is_read_last(
+    line: str, good: bool, tmp_path: Path
+) -> None:
+    """A file behind ours would have the last word."""
+    assert max("99unauth", "zz-vendor", Path(CONFIG).name) == Path(CONFIG).name
+    tool = tmp_path / "apt-config"
+    tool.write_text(
+        f"#!/bin/sh\necho 'APT::Architecture \"amd64\";'\nprintf '%s\\n' '{line}'\n", encoding="utf-8"
+    )
+    tool.chmod(0o755)
+    command = next(one for one in plan().commands["verify"] if "apt-config dump" in one)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["/bin/sh", "-euc", command], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode == 0) is good, done
+    assert good or line.split()[0] in done.stderr
+
+
 # --- sources ---------------------------------------------------------------------------------------------------------
 
 
@@ -187,6 +222,8 @@ def test_every_path_is_asked_for_that_any_setting_may_bring() -> None:
         ("deb [ arch=amd64 Trusted=YES ] http://a.example s main", "deb [arch=amd64] http://a.example s main"),
         ("deb [allow-insecure=yes signed-by=/k] http://a.example s main", "deb [signed-by=/k] http://a.example s main"),
         ("deb-src [allow-weak=true] http://a.example s main", "deb-src http://a.example s main"),
+        ("deb [check-valid-until=no check-date=No arch=arm64] http://a.example s main", "deb [arch=arm64] http://a.example s main"),
+        ("deb [check-valid-until=yes] http://a.example s main", "deb [check-valid-until=yes] http://a.example s main"),
         ("deb [trusted=no] http://a.example s main", "deb [trusted=no] http://a.example s main"),
         ("# deb [trusted=yes] http://a.example s main", "# deb [trusted=yes] http://a.example s main"),
     ],

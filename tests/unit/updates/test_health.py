@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 import pytest
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates import house
@@ -21,12 +22,18 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.updates import house
     ],
 )
 def test_the_first_check_that_fails_or_hangs_says_which_it_was(
-    shell: list[str], commands: list[str], said: str
+    shell: list[str], commands: list[str], said: str, tmp_path: Path
 ) -> None:
     # Only what hangs is to meet its end.
     text = house._health(commands, 1 if "sleep" in commands[-1] else 60)
     done = subprocess.run(
-        [*shell, "-c", text], stdin=subprocess.PIPE, capture_output=True, text=True, timeout=60, check=False
+        [*shell, "-c", text],
+        stdin=subprocess.PIPE,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
     )
     assert (done.stdout + done.stderr).strip() == said
     assert (done.returncode == 0) == (not said)

@@ -37,7 +37,7 @@ DEAD = device("ran 110\nresult ok\ninstalled panel 2.0 100\n")
 
 
 def verdict(threshold: int = 0, minimum: int = 1, **records: dict[str, Any] | None) -> Verdict:
-    (one,) = decide("ring0", {"panel": "2.0"}, {"panel": "1.0"}, records, Rules(500, threshold, minimum))
+    (one,) = decide("ring0", {("panel", "2.0")}, {("panel", "1.0")}, records, Rules(500, threshold, minimum))
     return one
 
 
@@ -80,8 +80,16 @@ def test_a_threshold_lets_some_fail_or_be_silent() -> None:
 def test_devices_of_other_rings_do_not_count_and_what_moved_is_not_asked_again() -> None:
     other = device("ran 900\nresult ok\nheld panel 2.0 100 bad\n", SETTINGS.replace("ring0", "ring1"))
     assert verdict(a=GOOD, b=other).state == "move"
-    assert decide("ring0", {"panel": "2.0"}, {"panel": "2.0"}, {"a": GOOD}, Rules(500, 0, 1)) == []
+    assert decide("ring0", {("panel", "2.0")}, {("panel", "2.0")}, {"a": GOOD}, Rules(500, 0, 1)) == []
 
 
 def test_the_repositorys_listing_is_read() -> None:
-    assert read_listing("panel 2.0\nx 1:1-1\n") == {"panel": "2.0", "x": "1:1-1"}
+    assert read_listing("panel 2.0\nx 1:1-1\n") == {("panel", "2.0"), ("x", "1:1-1")}
+
+
+def test_each_architectures_version_is_judged_where_they_differ() -> None:
+    """One of them is published later, and as text 9.0 comes after 10.0."""
+    ten = device("ran 900\nresult ok\ninstalled panel 10.0 100\n")
+    offered = read_listing("panel 10.0\npanel 9.0\n")
+    found = decide("ring0", offered, {("panel", "9.0")}, {"a": ten}, Rules(500, 0, 1))
+    assert [(one.exact, one.state) for one in found] == [("panel=10.0", "move")]

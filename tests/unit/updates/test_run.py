@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates import house
 
 RUN = Path(__file__).parents[3] / "plugins/plugin_utils/updates/run.sh"
 SHELLS = {"dash": ["/bin/sh"], "busybox": ["/bin/busybox", "sh"]}
@@ -26,7 +27,7 @@ agent_pending() {
     done <offers
 }
 agent_needs() { printf '%s %s\\n' "$PWD" "$(cat needs 2>/dev/null || echo 1)"; }
-agent_fetch() { :; }
+agent_fetch() { if [ -e slow ]; then WINDOW_BEGIN=$(((WINDOW_BEGIN + 720) % 1440)); fi; }
 agent_install() {
     while read -r name _ new _; do
         printf '%s' "$new" >"v/$name"
@@ -34,7 +35,10 @@ agent_install() {
     done <ready
 }
 agent_version() { cat "v/$1"; }
-agent_back() { printf '%s' "$2" >"v/$1"; }
+agent_back() {
+    printf '%s' "$2" >"v/$1"
+    if [ -e together ]; then while read -r one before _; do printf '%s' "$before" >"v/$one"; done <leaving; fi
+}
 agent_restart_services() { :; }
 agent_wants_reboot() { [ -e reboot-required ]; }
 """
@@ -228,6 +232,14 @@ def test_an_open_gate_lets_it_in(device: Chamber, settings: dict[str, Any]) -> N
     assert device.run()["result"] == ["ok"] and device.version() == "2"
 
 
+def test_a_window_that_closes_while_the_network_is_slow_is_closed(device: Chamber) -> None:
+    device.settings(WINDOW_BEGIN=minute(-30), WINDOW_LENGTH=120)
+    device.offer("panel 2 update")
+    device.mark("slow")
+    said = device.run()
+    assert said["result"] == ["waiting"] and "fetched" in said["message"][0] and device.version() == "1"
+
+
 def test_an_update_that_needs_more_room_than_there_is_is_not_begun(device: Chamber) -> None:
     device.offer("panel 2 update")
     (device.state / "needs").write_text(str(10**12), encoding="utf-8")
@@ -330,6 +342,28 @@ def test_what_came_with_it_and_did_no_harm_stays(device: Chamber) -> None:
     assert [line.split()[0] for line in said["installed"]] == ["other"]
 
 
+def test_what_goes_back_with_another_is_held_and_named_too(device: Chamber) -> None:
+    device.settings(ROLLBACK="panel other")
+    device.health(f'[ "$(cat {device.state}/v/panel)" != 2 ] || {{ echo it is sick >&2; exit 1; }}')
+    device.install(other="1")
+    device.mark("together")
+    device.offer("other 2 update", "panel 2 update")
+    said = device.run()
+    assert said["result"] == ["rolled_back"] and sorted(said["back"]) == ["other", "panel"], said
+    assert sorted(line.split()[0] for line in said["held"]) == ["other", "panel"] and "installed" not in said
+
+
+def test_a_check_that_hangs_is_harm(device: Chamber) -> None:
+    """As a service does that hangs. What the check has started may outlive it."""
+    device.settings(ROLLBACK="panel")
+    check = f'[ "$(cat {device.state}/v/panel)" != 2 ] || {{ setsid sleep 20 & wait; }}'
+    device.health(house._health([check], 5))
+    device.offer("panel 2 update")
+    said = device.run()
+    assert said["result"] == ["rolled_back"] and device.version() == "1", said
+    assert "it has not ended within 5 seconds" in said["message"][0]
+
+
 def test_a_service_that_stopped_is_harm_too(device: Chamber) -> None:
     device.settings(ROLLBACK="panel")
     device.systemctl(f"echo a.service; [ $(cat {device.state}/v/panel) = 2 ] || echo b.service")
@@ -345,6 +379,9 @@ def test_a_service_that_stopped_is_harm_too(device: Chamber) -> None:
         ("b.service", "echo BusName=b; echo WantedBy=multi-user.target", True),
         ("b.service", "echo BusName=b; echo WantedBy=; echo TriggeredBy=b.socket", True),
         ("b.service", "echo BusName=b; echo WantedBy=", False),
+        ("b.service", "echo BusName=; echo TriggeredBy=b.timer; echo WantedBy=", False),
+        ("b.service", "echo BusName=; echo TriggeredBy=b.timer; echo WantedBy=multi-user.target", True),
+        ("b.service", "echo BusName=; echo TriggeredBy=b.socket; echo WantedBy=", True),
         ("sallyport-426c98c7.service", "echo Transient=yes; echo BusName=; echo WantedBy=", False),
         ("b.service", "echo Transient=no; echo WantedBy=", True),
         ("vpn@office.service", "echo BusName=", True),

@@ -71,6 +71,7 @@ def entry(wanted: house.Wanted, path: str) -> dict[str, Any]:
 def test_the_nucleus_is_told_who_it_is_and_where_its_certificates_are() -> None:
     wanted = aws(configuration={"mqtt": {"port": 443}})
     config = json.loads(files(wanted)[NUCLEUS])
+    assert entry(wanted, NUCLEUS)["secret"] and not entry(aws(), NUCLEUS)["secret"]
     assert config["system"] == {
         "certificateFilePath": "/greengrass/v2/device.pem.crt",
         "privateKeyPath": "/greengrass/v2/private.pem.key",

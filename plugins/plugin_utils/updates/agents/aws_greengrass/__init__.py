@@ -84,7 +84,10 @@ class AwsGreengrass(Runtime):
             },
         }
         # JSON is YAML too, and has one way to be written.
-        files.append({"dest": CONFIG, "content": json.dumps(config, indent=2) + "\n", "mode": "0600"})
+        secret = bool(options.values.get("configuration"))  # a proxy's password may stand in it
+        files.append(
+            {"dest": CONFIG, "content": json.dumps(config, indent=2) + "\n", "mode": "0600", "secret": secret}
+        )
         files.append({"dest": UNIT, "content": _unit(root, options.lines("sandbox")), "mode": "0644"})
         link = f"/etc/systemd/system/multi-user.target.wants/{self.units[0]}"
         files.append({"dest": link, "link": UNIT})

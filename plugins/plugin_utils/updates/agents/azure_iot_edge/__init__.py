@@ -75,7 +75,9 @@ class AzureIotEdge(Runtime):
             files.append(delivered(places[name], value, keyd if secret else "root", secret))
             if secret:
                 keys.append(places[name])
-        files.append({"dest": CONFIG, "content": _toml(options, places), "mode": "0600"})
+        # The password of a registry may stand in what the operator adds.
+        secret = bool(options.values.get("configuration"))
+        files.append({"dest": CONFIG, "content": _toml(options, places), "mode": "0600", "secret": secret})
         for service, paths in _SERVICES.items():
             files.append(
                 {

@@ -18,7 +18,8 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base 
 )
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.settings import Repository, Settings
 
-CONFIG = "/etc/apt/apt.conf.d/99-sallyport-updates"
+# Read after all others there: the last word counts.
+CONFIG = "/etc/apt/apt.conf.d/zzz-sallyport-updates"
 PREFERENCES = "/etc/apt/preferences.d/99-sallyport"
 SOURCE = "/etc/apt/sources.list.d/sallyport.sources"
 KEY = "/etc/apt/keyrings/sallyport.asc"
@@ -128,7 +129,7 @@ class UnattendedUpgrades(Agent):
             },
             check=(f'APT_CONFIG="$(staged {CONFIG})" apt-config dump >/dev/null',),
             activate=(install(["unattended-upgrades"], "brought"),) if missing else (),
-            verify=("apt-config dump >/dev/null && apt-get indextargets >/dev/null",),
+            verify=(_EFFECTIVE, "apt-get indextargets >/dev/null"),
             revert=(uninstall(CONFIG, "brought"),),
             notes=tuple(notes),
             warnings=tuple(warnings),
@@ -223,6 +224,10 @@ def _config(settings: Settings, patterns: tuple[str, ...]) -> str:
         'Unattended-Upgrade::InstallOnShutdown "false";',
         'Unattended-Upgrade::Automatic-Reboot "false";',
         'Unattended-Upgrade::Allow-downgrade "false";',
+        "// When it may is for run.sh to say: what has been chosen is not passed over.",
+        "#clear Unattended-Upgrade::Update-Days;",
+        'Unattended-Upgrade::OnlyOnACPower "false";',
+        'Unattended-Upgrade::Skip-Updates-On-Metered-Connections "false";',
         "",
     ]
     return "\n".join(lines)
@@ -249,6 +254,16 @@ $nrconf{kernelhints} = 0;
 $nrconf{override_rc}->{qr(^sallyport-)} = 0;
 """
 
+# /etc/apt/apt.conf comes after all of the folder: whoever has the last word there, it must not be for the unsigned.
+_EFFECTIVE = r"""
+yes='"(1|true|yes|on|with|enable)"' no='"(0|false|no|off|without|disable)"'
+lax=$(apt-config dump | grep -iE "^(APT::Get::AllowUnauthenticated|Acquire::Allow(Insecure|Weak|DowngradeToInsecure)Repositories) $yes|^Acquire::Check-(Valid-Until|Date) $no" | head -n 1)
+[ -z "$lax" ] || {
+  printf 'apt would take what nobody has signed, or an index of any age: %s stands in /etc/apt/apt.conf or a file behind ours in /etc/apt/apt.conf.d. Take it out\n' "$lax" >&2
+  exit 1
+}
+""".strip("\n")
+
 # What the role brought goes again with the role: the list of packages that were not there before.
 _INSTALL = """
 mkdir -p /var/lib/sallyport-updates
@@ -262,7 +277,7 @@ if [ -n "$missing" ]; then
   list >before
   apt-get -q update >&2
   # shellcheck disable=SC2086
-  DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $missing >&2
+  DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 --no-install-recommends install $missing >&2
   {{ cat {record} 2>/dev/null || :; list | comm -13 before -; }} | sort -u >{record}.new
   mv -f {record}.new {record}
 fi
@@ -270,7 +285,7 @@ fi
 _UNINSTALL = """
 if [ ! -e {guard} ] && [ -s /var/lib/sallyport-updates/{record} ]; then
   # shellcheck disable=SC2046
-  DEBIAN_FRONTEND=noninteractive apt-get -q -y purge $(cat /var/lib/sallyport-updates/{record}) >&2 || :
+  DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 purge $(cat /var/lib/sallyport-updates/{record}) >&2 || :
   rm -f /var/lib/sallyport-updates/{record}
 fi
 """.strip("\n")

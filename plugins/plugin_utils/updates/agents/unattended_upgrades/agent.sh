@@ -149,15 +149,35 @@ agent_install() {
 # For agents that build on this one: what is to be done once packages have changed.
 after_packages() { :; }
 
-# agent_back NAME VERSION: to the package that was kept.
+# agent_back NAME VERSION: to the package that was kept. With it go all that are listed, since they may need each other in
+# these very versions; alone, where that cannot be. What would take a package away is no way back.
 agent_back() {
     file=$(saved "$1" "$2")
     [ -n "$file" ] || return 1
-    apt-get -y -q --allow-downgrades -o Dpkg::Options::=--force-confold install "$PWD/$file" >>install.log 2>&1 || return 1
+    if [ "$(agent_version "$1")" != "$2" ]; then
+        all=''
+        while read -r one before _; do
+            case " $ROLLBACK " in *" $one "*) all="$all $(saved "$one" "$before")" ;; esac
+        done <leaving
+        # shellcheck disable=SC2086 # names of files
+        downgrade $all || downgrade "$file" || return 1
+    fi
     [ "$(agent_version "$1")" = "$2" ] && after_packages
 }
 
-agent_version() { dpkg-query -W -f '${Version}' "$1" 2>/dev/null || :; }
+downgrade() {
+    for deb in "$@"; do
+        shift
+        set -- "$@" "$PWD/$deb"
+    done
+    apt-get -y -q -o DPkg::Lock::Timeout=300 --no-remove --allow-downgrades -o Dpkg::Options::=--force-confold install "$@" >>install.log 2>&1
+}
+
+# Of a package that is there for several architectures, the device's own one counts: the others are named NAME:ARCHITECTURE.
+agent_version() {
+    dpkg-query -W -f '${Architecture} ${Version}\n' "$1" 2>/dev/null |
+        awk -v own="$(dpkg --print-architecture)" 'NR == 1 || $1 == own {v = $2} END {printf "%s", v}'
+}
 
 # Services that still run code which is no longer on the disk. needrestart restarts them where it is installed.
 agent_restart_services() {
