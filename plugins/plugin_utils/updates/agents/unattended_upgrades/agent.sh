@@ -91,11 +91,24 @@ agent_pending() {
     cut -d ' ' -f 1-4 sizes
 }
 
-# PATH KB, one a line: what the chosen updates need where. dpkg keeps the old files until the new ones are there.
+# PATH KB, one a line: what the chosen updates need where, and what comes with them: a kernel is new each time. dpkg keeps the
+# old files until the new ones are there.
 agent_needs() {
-    awk 'NR == FNR {r[$1 " " $3] = 1; next}
-        ($1 " " $3) in r {d += $5 / 1024 + 1; u += $6}
-        END {printf "/var/cache/apt/archives %d\n/var/lib/dpkg %d\n/usr %d\n", d, d, d + u}' ready sizes
+    # shellcheck disable=SC2046 # one word for each package
+    apt-get -q -s --only-upgrade install $(awk '{print $1 "=" $3}' ready) 2>/dev/null |
+        sed -n 's/^Inst \([^ ]*\) [^(]*(\([^ ]*\) .*/\1=\2/p' >coming || :
+    # shellcheck disable=SC2046
+    [ ! -s coming ] || apt-cache show --no-all-versions $(cat coming) | awk '
+        $1 == "Package:" {p = $2} $1 == "Version:" {v = $2} $1 == "Architecture:" {a = $2}
+        $1 == "Installed-Size:" {u = $2} $1 == "Size:" {d = $2}
+        # A version that several sources offer is shown for each; one that only dpkg knows has no size.
+        $0 == "" {if (d && !((p " " v " " a) in told)) {told[p " " v " " a]; print p, v, d, u}; d = u = 0}
+        END {if (d && !((p " " v " " a) in told)) print p, v, d, u}' >come.new
+    # What apt cannot foretell counts as it was told.
+    [ -s come.new ] || awk 'NR == FNR {r[$1 " " $3] = 1; next} ($1 " " $3) in r {print $1, $3, $5, $6}' ready sizes >come.new
+    awk '{d += $3 / 1024 + 1; u += $4}
+        END {printf "/var/cache/apt/archives %d\n/var/lib/dpkg %d\n/usr %d\n", d, d, d + u}' come.new
+    rm -f coming come.new
 }
 
 # Everything is fetched and its hashes are compared before anything is installed; what is not whole leaves `ready`. The
