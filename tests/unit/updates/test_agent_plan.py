@@ -210,6 +210,21 @@ def test_what_apt_makes_of_all_its_files_decides_and_ours_is_read_last(
     )
     assert (done.returncode == 0) is good, done
     assert good or line.split()[0] in done.stderr
+    # Somebody may put it there later: each run asks, and warns.
+    asked = f'say() {{ echo "$*"; }}; blob() {{ cat >/dev/null; }}\n{choose("auto", DEBIAN, settings()).question()}'
+    said = subprocess.run(
+        ["/bin/sh", "-euc", asked], env=environment, capture_output=True, text=True, check=False
+    ).stdout
+    told = [one.removeprefix("answer lax ") for one in said.splitlines() if one.startswith("answer lax ")]
+    assert told == ([] if good else [line]), said
+    answers = {"installed": "yes", "policy": POLICY, **({"lax": told[0]} if told else {})}
+    warned = [
+        one for one in plan(Found(answers=answers, digests={CONFIG: "x"})).warnings if "Take it out" in one
+    ]
+    assert bool(warned) is not good
+    assert not [one for one in plan(Found(answers=answers)).warnings if "Take it out" in one], (
+        "ours will be behind it"
+    )
 
 
 # --- sources ---------------------------------------------------------------------------------------------------------

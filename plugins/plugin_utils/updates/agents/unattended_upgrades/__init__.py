@@ -49,7 +49,21 @@ _ORIGINS = {
     ),
 }
 
+# /etc/apt/apt.conf comes after all of the folder: whoever has the last word there, it must not be for the unsigned.
+_LAX = r"""
+yes='"(1|true|yes|on|with|enable)"' no='"(0|false|no|off|without|disable)"'
+lax=$(apt-config dump | grep -iE "^(APT::Get::AllowUnauthenticated|Acquire::Allow(Insecure|Weak|DowngradeToInsecure)Repositories) $yes|^Acquire::Check-(Valid-Until|Date) $no" | head -n 1)
+""".strip("\n")
+_TAKE_OUT = (
+    "apt would take what nobody has signed, or an index of any age: {} stands in /etc/apt/apt.conf or a file behind ours in "
+    "/etc/apt/apt.conf.d. Take it out"
+)
+_EFFECTIVE = f'{_LAX}\n[ -z "$lax" ] || {{ printf \'{_TAKE_OUT.format("%s")}\\n\' "$lax" >&2; exit 1; }}'
 _QUESTION = rf"""
+if command -v apt-config >/dev/null; then
+{_LAX}
+[ -z "$lax" ] || say answer lax "$lax"
+fi
 if [ -f {sources.DEBIAN_KEYRING} ]; then say answer keyring yes; fi
 for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
   if [ -f "$file" ]; then blob "text $file" <"$file"; fi
@@ -112,6 +126,10 @@ class UnattendedUpgrades(Agent):
                 f"no origin that may update this device matches any of its sources ({'; '.join(offered)}): nothing would ever be "
                 "updated. Name them in update_agent_origins"
             )
+        # Before our file is there it may be the one that mends it, and ``verify`` tells.
+        lax = found.answers.get("lax", "")
+        if lax and CONFIG in found.digests:
+            warnings.append(_TAKE_OUT.format(lax))
         missing = found.answers.get("installed") != "yes"
         if missing and not settings.install and settings.mode != "manual":
             raise Unsupported(
@@ -253,16 +271,6 @@ $nrconf{restart} = 'a';
 $nrconf{kernelhints} = 0;
 $nrconf{override_rc}->{qr(^sallyport-)} = 0;
 """
-
-# /etc/apt/apt.conf comes after all of the folder: whoever has the last word there, it must not be for the unsigned.
-_EFFECTIVE = r"""
-yes='"(1|true|yes|on|with|enable)"' no='"(0|false|no|off|without|disable)"'
-lax=$(apt-config dump | grep -iE "^(APT::Get::AllowUnauthenticated|Acquire::Allow(Insecure|Weak|DowngradeToInsecure)Repositories) $yes|^Acquire::Check-(Valid-Until|Date) $no" | head -n 1)
-[ -z "$lax" ] || {
-  printf 'apt would take what nobody has signed, or an index of any age: %s stands in /etc/apt/apt.conf or a file behind ours in /etc/apt/apt.conf.d. Take it out\n' "$lax" >&2
-  exit 1
-}
-""".strip("\n")
 
 # What the role brought goes again with the role: the list of packages that were not there before.
 _INSTALL = """

@@ -5,12 +5,12 @@
 
 # What cut a run short, power or a killed dpkg, is finished before anything else: a half-installed package is no state
 # to look at. Whoever holds dpkg's lock may be somebody at work, and is waited for. Conffiles that people changed stay
-# theirs.
+# theirs, and what could only be put right by taking a package away is left for people to see.
 agent_repair() {
     if whole; then return 0; fi
     {
         for _ in 1 2 3; do
-            apt-get -y -q -o DPkg::Lock::Timeout=300 --fix-broken install || :
+            apt-get -y -q -o DPkg::Lock::Timeout=300 --no-remove --fix-broken install || :
             dpkg --force-confdef --force-confold --configure -a || :
             # What was only unpacked in part is put in again.
             broken=$(dpkg-query -W -f '${db:Status-Eflag} ${db:Status-Status} ${Package}\n' |
