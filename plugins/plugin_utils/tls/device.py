@@ -32,9 +32,10 @@ say epoch "$(date +%s)"
 have() { command -v "$1" >/dev/null 2>&1; }
 has() { say has "$1 $(shift; "$@" 2>&1 | head -n 1)"; }
 have nginx && has nginx nginx -v
-# A second real_ip_header beside the site's own would keep nginx from starting.
+# A second real_ip_header beside the site's own would keep nginx from starting, and one beside its set_real_ip_from would be
+# believed of the site's proxies too.
 if have nginx && nginx -V 2>&1 | grep -q http_realip_module &&
-  ! grep -rs '^[^#]*real_ip_header' /etc/nginx | grep -v '^/etc/nginx/[^:]*/sallyport-tls.conf:' | grep -q .; then
+  ! grep -rEs '^[^#]*(real_ip_header|set_real_ip_from)' /etc/nginx | grep -v '^/etc/nginx/[^:]*/sallyport-tls.conf:' | grep -q .; then
   say has "nginx_realip yes"
 fi
 have openssl && has openssl openssl version

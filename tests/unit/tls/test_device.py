@@ -472,3 +472,31 @@ def test_of_a_brokers_files_only_what_decides_who_gets_in_is_asked_for_and_links
     assert [value for name, value in records if name == "plain_site"] == [
         f"{tmp_path}/nginx/sites-enabled/panel"
     ]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("line", "free"),
+    [
+        ("", True),
+        ("# real_ip_header X-Real-IP;", True),
+        ("  real_ip_header proxy_protocol;", False),
+        # Without a header of its own it goes by X-Real-IP, and would go by ours.
+        ("  set_real_ip_from 10.0.0.1;", False),
+    ],
+)
+def test_who_asks_is_passed_on_only_where_nobody_elses_word_for_it_is_changed(
+    shell: list[str], line: str, free: bool, tmp_path: Path
+) -> None:
+    for name, text in (
+        ("sites-enabled/panel", line),
+        ("conf.d/sallyport-tls.conf", "real_ip_header X-Sallyport-Client;"),
+    ):
+        (tmp_path / "nginx" / name).parent.mkdir(parents=True)
+        (tmp_path / "nginx" / name).write_text(f"{text}\n", encoding="utf-8")
+    nginx = tmp_path / "nginx.sh"
+    nginx.write_text("#!/bin/sh\necho configure arguments: --with-http_realip_module >&2\n", encoding="utf-8")
+    tell = f"say() {{ printf '%s\\n' \"$*\"; }}\nblob() {{ cat >/dev/null; }}\nnginx() {{ sh {nginx}; }}\n"
+    script = device.query(wanted(**SITE)).replace("/etc/", f"{tmp_path}/")
+    done = subprocess.run([*shell, "-euc", tell + script], capture_output=True, text=True, check=True)
+    assert ("has nginx_realip yes" in done.stdout.splitlines()) is free, done
