@@ -54,10 +54,15 @@ class Images(Site):
                 archive.addfile(member, io.BytesIO(data))
         podman("cp", "-", f"{self.lab.container(host)}:/", stdin=stream.getvalue())
 
+    def program(self, name: str) -> dict[str, bytes | str]:
+        """A server of the lab's, with all that it needs."""
+        folder = Path(__file__).parent / "lab"
+        programs = {one: (folder / one).read_text(encoding="utf-8") for one in (name, "served.py")}
+        return {"server.pem": "".join(self.server), **programs}
+
     def serve(self, devices: tuple[str, ...]) -> None:
         self.tokens = {device: hashlib.sha256(device.encode()).hexdigest()[:32] for device in devices}
-        program = (Path(__file__).parent / "lab/hawkbit.py").read_text(encoding="utf-8")
-        self.put({"server.pem": "".join(self.server), "hawkbit.py": program})
+        self.put(self.program("hawkbit.py"))
         self.admit()
         command = f"echo $$ >{FOLDER}/pid; exec python3 {FOLDER}/hawkbit.py {FOLDER} {PORT}"
         podman("exec", "--detach", self.lab.container(WHERE), "sh", "-c", command)

@@ -60,7 +60,10 @@ def artefact(
     """An artefact in Mender's format 3; unsigned where there is no key. ``delivered`` is another payload than the signed one;
     where it is ``rewritten``, the manifest is that one's too, under the signature of the first.
     """
-    packed = lambda files: gzip.compress(archive(files), mtime=0)  # noqa: E731
+
+    def packed(files: Mapping[str, bytes | str]) -> bytes:
+        return gzip.compress(archive(files), mtime=0)
+
     header = packed(
         {
             "header-info": json.dumps(

@@ -37,8 +37,7 @@ class Artefacts(Images):
 
     def serve(self, devices: tuple[str, ...] = (DEVICE,)) -> None:
         del devices
-        program = (Path(__file__).parent / "lab/mender.py").read_text(encoding="utf-8")
-        self.put({"server.pem": "".join(self.server), "mender.py": program}, FOLDER)
+        self.put(self.program("mender.py"), FOLDER)
         command = f"echo $$ >{FOLDER}/pid; exec python3 {FOLDER}/mender.py {FOLDER} {PORT}"
         podman("exec", "--detach", self.lab.container(WHERE), "sh", "-c", command)
         self.wait(lambda: self.sh(WHERE, f"ss -Hltn sport = :{PORT}") != "", 30, lambda: "the server does not listen")  # fmt: skip

@@ -10,14 +10,15 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-import ssl
 import subprocess
 import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from threading import Lock
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from served import serve
 
 FOLDER = Path(sys.argv[1])
 LOCK = Lock()
@@ -150,13 +151,5 @@ class Handler(BaseHTTPRequestHandler):
         """log.jsonl is the log."""
 
 
-def main() -> None:
-    server = ThreadingHTTPServer(("0.0.0.0", int(sys.argv[2])), Handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(FOLDER / "server.pem")
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    server.serve_forever()
-
-
 if __name__ == "__main__":
-    main()
+    serve(Handler)

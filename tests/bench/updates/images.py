@@ -9,7 +9,7 @@ usage: images.py LAB_PREFIX swupdate|mender     (the lab must run, as shipped: l
 
 from __future__ import annotations
 
-import json
+import abc
 import os
 import statistics
 import subprocess
@@ -25,11 +25,11 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[3] / ".collections"))
 from lab.fleet import load
 from lab.labs import Lab
 from lab.podman import podman
+from tests.bench.updates.bench import TURNS, converged, good
 from tests.images_site import SOFTWARE, Images
 from tests.mender_site import DEVICE, Artefacts
 from tests.updates_site import Run
 
-TURNS = 5
 _EVERY = 10
 # One run, from outside, since the device has no Python: its processor time, all its programs together, and the memory of the largest.
 _RUN = """
@@ -41,21 +41,23 @@ print(used.ru_utime + used.ru_stime, used.ru_maxrss)
 """
 
 
-class Bench:
+class Bench(abc.ABC):
     """One agent, on one device. A subclass says how it is set up, and what it is offered."""
 
     site: Images
     packages: tuple[str, ...]
 
+    @abc.abstractmethod
     def role(self, **variables: Any) -> Run:
-        raise NotImplementedError
+        """The role with this agent."""
 
+    @abc.abstractmethod
     def offer(self, version: str) -> None:
-        raise NotImplementedError
+        """The server offers that version."""
 
+    @abc.abstractmethod
     def told(self) -> bool:
         """Whether the server has heard that the last one is good."""
-        raise NotImplementedError
 
 
 class Swupdate(Bench):
@@ -103,19 +105,13 @@ def main() -> int:
         bench = AGENTS[sys.argv[2]](Lab(load(), sys.argv[1], print), Path(name))
         bench.site.local_packages(DEVICE)
         try:
-            _good(bench.role(reboot="never"))
+            good(bench.role(reboot="never"))
             _footprint(bench)
-            _converged(bench)
+            converged(bench.site, DEVICE, lambda: bench.role(reboot="never"))
             _arrival(bench)
         finally:
             bench.site.stop()
     return 0
-
-
-def _good(done: Run) -> Run:
-    if done.status:
-        raise SystemExit(done.output[-3000:])
-    return done
 
 
 def _measured(bench: Bench) -> tuple[float, float]:
@@ -150,30 +146,9 @@ def _footprint(bench: Bench) -> None:
     )
 
 
-def _converged(bench: Bench) -> None:
-    site = bench.site
-    empty = site.work / "empty.yml"
-    empty.write_text(json.dumps([{"hosts": DEVICE, "gather_facts": False, "tasks": []}]), encoding="utf-8")
-    above = []
-    for _ in range(TURNS):
-        began = time.monotonic()
-        _good(site.play(str(empty), ""))
-        start = time.monotonic() - began
-        began = time.monotonic()
-        done = _good(bench.role(reboot="never"))
-        above.append(time.monotonic() - began - start)
-        if done.of[DEVICE]["changed"] or done.of[DEVICE]["exchanges"] != 1:
-            raise SystemExit(f"{DEVICE} is not converged: {done.of[DEVICE]['msg']}")
-    print(
-        f"converged run: best {min(above):.2f} s, median {statistics.median(above):.2f} s above Ansible's start, one exchange and the "
-        f"probe (load {os.getloadavg()[0]:.1f})",
-        flush=True,
-    )
-
-
 def _arrival(bench: Bench) -> None:
     site = bench.site
-    _good(bench.role(every=_EVERY))
+    good(bench.role(every=_EVERY))
     taken = []
     for number in range(3, 3 + TURNS):
         began = time.monotonic()
