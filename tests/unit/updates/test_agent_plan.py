@@ -210,7 +210,23 @@ def test_what_apt_makes_of_all_its_files_decides_and_ours_is_read_last(
     )
     assert (done.returncode == 0) is good, done
     assert good or line.split()[0] in done.stderr
-    # Somebody may put it there later: each run asks, and warns.
+    # Somebody may put it there later: the device's own runs ask before they fetch anything,
+    (tmp_path / "apt-get").write_text('#!/bin/sh\necho "apt-get $*" >&3\n', encoding="utf-8")
+    (tmp_path / "apt-get").chmod(0o755)
+    stand_in = (
+        'refuse() { echo "refused $*"; }; finish() { echo "finish $1"; exit 0; }; older_than_ours() { :; }'
+    )
+    program = "\n".join(
+        one for one in files(plan())[house.SETTINGS].splitlines() if one.startswith(("LAX=", "OWN_"))
+    )
+    agent = choose("auto", DEBIAN, settings()).program()
+    done = subprocess.run(
+        ["/bin/sh", "-euc", f"exec 3>&1\n{program}\n{agent}\n{stand_in}\nagent_refresh"],
+        env=environment, capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert ("refused signature" in done.stdout and "finish refused" in done.stdout) is not good, done
+    assert ("apt-get -q" in done.stdout) is good, done
+    # and so does each run of the role, which warns.
     asked = f'say() {{ echo "$*"; }}; blob() {{ cat >/dev/null; }}\n{choose("auto", DEBIAN, settings()).question()}'
     said = subprocess.run(
         ["/bin/sh", "-euc", asked], env=environment, capture_output=True, text=True, check=False

@@ -49,19 +49,21 @@ _ORIGINS = {
     ),
 }
 
-# /etc/apt/apt.conf comes after all of the folder: whoever has the last word there, it must not be for the unsigned.
-_LAX = r"""
-yes='"(1|true|yes|on|with|enable)"' no='"(0|false|no|off|without|disable)"'
-lax=$(apt-config dump | grep -iE "^(APT::Get::AllowUnauthenticated|Acquire::Allow(Insecure|Weak|DowngradeToInsecure)Repositories) $yes|^Acquire::Check-(Valid-Until|Date) $no" | head -n 1)
-""".strip("\n")
+# /etc/apt/apt.conf comes after all of the folder: whoever has the last word there, it must not be for the unsigned. A line of
+# ``apt-config dump`` that is, as grep -iE knows it.
+_LAX = (
+    r"^(APT::Get::AllowUnauthenticated|Acquire::Allow(Insecure|Weak|DowngradeToInsecure)Repositories) "
+    r'"(1|true|yes|on|with|enable)"|^Acquire::Check-(Valid-Until|Date) "(0|false|no|off|without|disable)"'
+)
+_ASK = f"lax=$(apt-config dump | grep -iE {shlex.quote(_LAX)} | head -n 1)"
 _TAKE_OUT = (
     "apt would take what nobody has signed, or an index of any age: {} stands in /etc/apt/apt.conf or a file behind ours in "
     "/etc/apt/apt.conf.d. Take it out"
 )
-_EFFECTIVE = f'{_LAX}\n[ -z "$lax" ] || {{ printf \'{_TAKE_OUT.format("%s")}\\n\' "$lax" >&2; exit 1; }}'
+_EFFECTIVE = f'{_ASK}\n[ -z "$lax" ] || {{ printf \'{_TAKE_OUT.format("%s")}\\n\' "$lax" >&2; exit 1; }}'
 _QUESTION = rf"""
 if command -v apt-config >/dev/null; then
-{_LAX}
+{_ASK}
 [ -z "$lax" ] || say answer lax "$lax"
 fi
 if [ -f {sources.DEBIAN_KEYRING} ]; then say answer keyring yes; fi
@@ -144,6 +146,7 @@ class UnattendedUpgrades(Agent):
             shell={
                 "OWN_URI": repository.uri if repository else "",
                 "OWN_SUITE": repository.suites[0] if repository else "",
+                "LAX": _LAX,
             },
             check=(f'APT_CONFIG="$(staged {CONFIG})" apt-config dump >/dev/null',),
             activate=(install(["unattended-upgrades"], "brought"),) if missing else (),

@@ -30,6 +30,12 @@ whole() { [ -z "$(ls /var/lib/dpkg/updates 2>/dev/null)" ] && [ -z "$(dpkg --aud
 
 # Fetch and verify the indexes. 1 where any source did not answer, or was not believed.
 agent_refresh() {
+    lax=$(apt-config dump | grep -iE "$LAX" | head -n 1)
+    if [ -n "$lax" ]; then
+        # Somebody's file behind ours, since the role was here: what is fetched or installed now may be anybody's.
+        refuse signature "apt would take what nobody has signed, or an index of any age: take $lax out of /etc/apt"
+        finish refused 'nothing was fetched and nothing installed, since apt would believe anybody'
+    fi
     good=0
     apt-get -q -o APT::Update::Error-Mode=any update >refresh.log 2>&1 || good=1
     while IFS= read -r line; do
@@ -191,6 +197,9 @@ agent_version() {
     dpkg-query -W -f '${Architecture} ${Version}\n' "$1" 2>/dev/null |
         awk -v own="$(dpkg --print-architecture)" 'NR == 1 || $1 == own {v = $2} END {printf "%s", v}'
 }
+
+# apt keeps what it has fetched.
+agent_holds() { :; }
 
 # Services that still run code which is no longer on the disk. needrestart restarts them where it is installed.
 agent_restart_services() {
