@@ -199,6 +199,7 @@ def _settings(settings: Settings, agent: Agent | None, part: Part) -> str:
         "REBOOT_BEGIN": settings.reboot_window.begin,
         "REBOOT_LENGTH": settings.reboot_window.length,
         "RESERVE_KB": settings.reserve_mb * 1024,
+        "COMMITS": settings.state_dir,
         **part.shell,
     }
     return _MANAGED + "".join(f"{name}={shlex.quote(str(value))}\n" for name, value in values.items())
@@ -212,18 +213,20 @@ def _health(commands: Sequence[str], seconds: int) -> str:
             # One that hangs would hold the verdict up, and with it the way back. What it has started may outlive it, and would
             # hold a pipe open.
             f"timeout -k 5 {seconds} /bin/sh -eu -c {shlex.quote(command)} >check.log 2>&1 </dev/null || {{\n"
-            f"    case $? in 124 | 137) said='it has not ended within {seconds} seconds' ;; *) said=$(tail -n 1 check.log) ;; esac\n"
+            # BusyBox' timeout ends as what it has told to end does.
+            f"    case $? in 124 | 137 | 143) said='it has not ended within {seconds} seconds' ;; *) said=$(tail -n 1 check.log) ;; esac\n"
             f"    printf 'update_agent_health[{number}] failed: %s\\n' \"$said\"\n    exit 1\n}}\n"
         )
     return text
 
 
 def _service(what: str, word: str) -> str:
-    # A shutdown waits for dpkg as long as dpkg needs: only run.sh is told to stop, and it ends with what it has begun.
+    # A shutdown waits for dpkg as long as dpkg needs: only run.sh is told to stop, and it ends with what it has begun. No time is
+    # too long for a slow line: a run that systemd gave up would go on by itself, beside the next one.
     return (
         f"{_MANAGED}[Unit]\nDescription=Sallyport: {what}\nAfter=network-online.target time-sync.target\n"
         "Wants=network-online.target\n\n"
-        f"[Service]\nType=oneshot\nExecStart=/bin/sh {RUN} {word}\nTimeoutStartSec=2h\nTimeoutStopSec=15min\n"
+        f"[Service]\nType=oneshot\nExecStart=/bin/sh {RUN} {word}\nTimeoutStartSec=infinity\nTimeoutStopSec=15min\n"
         "KillMode=process\nNice=10\nIOSchedulingClass=idle\n"
     )
 

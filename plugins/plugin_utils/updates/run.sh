@@ -17,10 +17,15 @@ state=/var/lib/sallyport-updates
 LONGEST_SLEEP=2592000
 # Whether what this agent brings may be what a sick device needs.
 agent_mends() { return 1; }
+# Whether what was fetched is still there in the next run. Where it is not, a window that has closed meanwhile is too late to
+# matter: a slow line would fetch it again in each window, and never have it.
+agent_holds() { return 1; }
 # What an agent need not have. Does what it installs count only once the device has started with it? Then it also says here
 # what makes it stay.
 agent_tries() { return 1; }
 agent_keep() { :; }
+# What has to be done at the latest before the device starts with what it is to try.
+agent_leave() { :; }
 # this_start: something that is another one after each start of the device, and of a container too.
 this_start() { printf '%s %s\n' "$(cat /proc/sys/kernel/random/boot_id)" "$(sed 's/.*) //' /proc/1/stat | cut -d ' ' -f 20)"; }
 # shellcheck source=/dev/null
@@ -100,12 +105,14 @@ services() {
     # Where the device starts anew, only what comes by itself at every start can be missed.
     if agent_tries; then passing=1 wants='^(Wanted|Required)By$'; else passing=0 wants='^(Triggered|Wanted|Required)By$'; fi
     # shellcheck disable=SC2046 # names of units
-    [ ! -s running ] || systemctl show -p Id,Transient,BusName,TriggeredBy,WantedBy,RequiredBy $(cat running) | awk -F = \
+    [ ! -s running ] || systemctl show -p Id,ActiveState,Transient,BusName,TriggeredBy,WantedBy,RequiredBy $(cat running) | awk -F = \
         -v always="$passing" -v wants="$wants" '
-        function told() { if (id != "" && (wanted || !passing)) print id; id = ""; passing = always; wanted = 0 }
+        function told() { if (id != "" && !ended && (wanted || !passing)) print id; id = ""; ended = 0; passing = always; wanted = 0 }
         BEGIN {passing = always}
         /^$/ {told()}
         $1 == "Id" {id = $2}
+        # It has ended since it was listed; of one that systemd has forgotten by then, it no longer says that it was passing.
+        $1 == "ActiveState" && $2 != "active" && $2 != "reloading" {ended = 1}
         # What a timer starts ends by itself.
         $1 == "TriggeredBy" && $2 ~ /^[^ ]+\.timer$/ {passing = 1; next}
         $1 == "BusName" && $2 != "" || $1 == "Transient" && $2 == "yes" {passing = 1}
@@ -115,8 +122,18 @@ services() {
 lasting() { grep -Ev '^(user|user-runtime-dir)@|^session-|^run-|@[0-9]+-' || :; }
 failures() { systemctl list-units --state=failed --plain --no-legend --no-pager | awk '{print $1}' | lasting | sort; }
 
+# Accounts that somebody gets into by a key. In a new slot they may be missing, and then nobody gets in.
+people() {
+    while IFS=: read -r name _ _ _ _ home _; do
+        [ ! -s "$home/.ssh/authorized_keys" ] || printf '%s\n' "$name"
+    done </etc/passwd | sort
+}
+
 # Of this boot, which no clock that is set can change.
 uptime_seconds() { cut -d . -f 1 /proc/uptime; }
+
+# A change of this device that may still be taken back. Its lock alone, which a killed one leaves, is none.
+unconfirmed() { [ -d "$COMMITS/armed/tx" ]; }
 
 # healthy SECONDS [LOOKS]: the operator's own checks, and no service that ran before the update has stopped; so many looks in
 # a row, a second apart, since what dies again and again runs in between. Says what is wrong.
@@ -134,6 +151,11 @@ healthy() {
             failures >failures.now
             wrong=$(comm -13 failures.before failures.now | tr '\n' ' ')
             [ -z "$wrong" ] || wrong="failed: $wrong"
+        fi
+        if [ -z "$wrong" ] && [ -f people.before ]; then
+            people >people.now
+            wrong=$(comm -23 people.before people.now | tr '\n' ' ')
+            [ -z "$wrong" ] || wrong="nobody's key lets in any more: $wrong"
         fi
         if [ -z "$wrong" ]; then
             well=$((well + 1))
@@ -198,12 +220,12 @@ settle_installed() {
     agent_restart_services || :
     if healthy "$HEALTH_SECONDS" "$LOOKS"; then
         agent_keep || finish failed "what was installed is healthy, and could not be confirmed"
-        rm -f working trial services.before failures.before
+        rm -f working trial ./*.before
         return 0
     fi
     if agent_mends && [ "$wrong" = "$sick" ]; then
         # It was to mend the device, and did not: that is no harm, and the next may.
-        rm -f working services.before failures.before
+        rm -f working ./*.before
         finish unhealthy "updates installed: $(wc -l <ready); not healthy before, and not after: $wrong"
     fi
     go_back "$wrong"
@@ -243,7 +265,7 @@ settle_trial() {
         fi
         tell "back $name"
     done <working
-    rm -f working trial returning services.before failures.before
+    rm -f working trial returning ./*.before
     # Who offered it hears of it now, not in six hours; whatever that makes of words here, the record is of what happened.
     set -- "after the update: $why; back to what ran before:$lost"
     agent_refresh || :
@@ -253,7 +275,8 @@ settle_trial() {
 # hold NAME VERSION WHY: that very version harmed this device, and does not come again.
 hold() {
     { grep -v "^$1 " held || :; printf '%s %s %s %s\n' "$1" "$2" "$now" "$3"; } >held.new
-    mv -f held.new held
+    # Before anything goes back: forgotten in a power cut, it would come again.
+    settle_file held
     { grep -v "^$1 " installed || :; } >installed.new
     mv -f installed.new installed
 }
@@ -284,12 +307,12 @@ go_back() {
         printf '%s %s\n' "$name" "$new" >>staying
     done <leaving
     if [ -n "$returned" ] && healthy "$HEALTH_SECONDS" "$LOOKS"; then
-        rm -f working services.before failures.before
+        rm -f working ./*.before
         finish rolled_back "after the update: $why; back to what ran before:$returned"
     fi
     while read -r name new; do hold "$name" "$new" "$why"; done <staying
-    rm -f working services.before failures.before
-    finish unhealthy "after the update: $why;${returned:+ back to what ran before, which did not help:$returned;} held:${kept:-$returned}"
+    rm -f working ./*.before
+    finish unhealthy "after the update: $why;${returned:+ back to what ran before, which did not help ($wrong):$returned;} held:${kept:-$returned}"
 }
 
 # go_back_by_restart: what harms is left at once, in a window or not; an operator who restarts devices himself does it here too.
@@ -298,8 +321,10 @@ go_back_by_restart() {
         hold "$name" "$new" "$why"
         agent_back "$name" "$old" || finish unhealthy "after the update: $why; the way back is not there: $name $old"
     done <working
-    printf '%s\n' "$why" >returning
-    this_start >trial
+    printf '%s\n' "$why" >returning.new
+    settle_file returning
+    this_start >trial.new
+    settle_file trial
     printf 'now' >rebooting
     finish rolled_back "after the update: $why; the next start brings back what ran before"
 }
@@ -321,7 +346,7 @@ update() {
             tell "repaired a run that was cut short; packages: $(wc -l <working)"
             if agent_tries && ! all_run; then
                 # Cut before a start could try it: as if it had never been.
-                rm -f working services.before failures.before
+                rm -f working ./*.before
                 agent_repair
             else
                 settle_installed
@@ -333,7 +358,14 @@ update() {
     agent_pending >pending.new || finish failed "what is pending could not be told: see $state/pending.log"
     mv -f pending.new pending
     note_when_seen
+    if [ -f returning ]; then
+        # What was in the way of its restart has passed, perhaps.
+        printf 'now' >rebooting
+        finish rolled_back "after the update: $(cat returning); the next start brings back what ran before"
+    fi
     if [ -f trial ]; then
+        # Whoever restarts it by hand has what was done meanwhile, too; before a restart of its own it is asked again.
+        agent_leave || :
         reboot_now_or_later
         finish waiting "installed, and counts once the device has started with it: $(cut -d ' ' -f 1,3 working | tr '\n' ' ')"
     fi
@@ -343,7 +375,7 @@ update() {
         *) finish ok "updates pending: $(wc -l <pending); this device only tells" ;;
     esac
     choose
-    rm -f services.before failures.before
+    rm -f ./*.before
     # Asked in every run: what an update does to a device may show hours later, and its ring waits for what it says then.
     if ! healthy 5; then
         # A sick device is left alone, but for a newer version of what made it sick, and for what may mend it.
@@ -356,14 +388,16 @@ update() {
     fi
     [ -s ready ] || finish_by_sources "nothing to install"
     inside "$WINDOW_BEGIN" "$WINDOW_LENGTH" || finish waiting "updates that wait for the window: $(wc -l <ready)"
+    ! unconfirmed || finish waiting "updates that wait until another change of this device, an operator's perhaps, is confirmed: $(wc -l <ready)"
     agent_needs | while read -r path kb; do room "$path" "$kb" || printf '%s\n' "$lacking"; done >lacking
     [ ! -s lacking ] || finish blocked "too little space, nothing was begun: $(head -n 1 lacking)"
     agent_fetch || :
     if [ -s ready ]; then
         # What is slow to come (update_agent_bandwidth_kb) may have outlasted the window; it is here for the next one.
-        inside "$WINDOW_BEGIN" "$WINDOW_LENGTH" || finish waiting "fetched, and waiting for the window: $(wc -l <ready)"
+        inside "$WINDOW_BEGIN" "$WINDOW_LENGTH" || ! agent_holds || finish waiting "fetched, and waiting for the window: $(wc -l <ready)"
         services >services.before
         failures >failures.before
+        if agent_tries; then people >people.before; fi
         cp ready working.new
         settle_file working
         if agent_install; then
@@ -407,6 +441,14 @@ restart_device() {
     if [ "$REBOOT" = never ] || ! agent_wants_reboot; then return 0; fi
     [ "${1:-}" = now ] || inside "$REBOOT_BEGIN" "$REBOOT_LENGTH" || return 0
     if [ -f working ] && [ ! -f trial ]; then return 0; fi
+    if unconfirmed; then
+        printf 'sallyport-update: no reboot now: a change of this device waits for its confirmation\n'
+        return 0
+    fi
+    if [ -f trial ] && [ ! -f returning ] && ! agent_leave; then
+        printf 'sallyport-update: no reboot now: what has changed since the installation could not go along\n'
+        return 0
+    fi
     printf 'sallyport-update: reboot, as the last update needs\n'
     reboot
 }

@@ -109,7 +109,7 @@ class Field(Chamber):
         pull = {
             "PULL_URL": f"file://{self.server}", "PULL_REF": "refs/heads/main", "PULL_SINCE": "",
             "PULL_PLAYBOOK": "sallyport.iot.harden", "PULL_INVENTORY": "inventory", "PULL_HOST": "gw1",
-            "PULL_ANSIBLE": str(self.tools / "ansible-playbook"), "PULL_COMMITS": str(self.commits),
+            "PULL_ANSIBLE": str(self.tools / "ansible-playbook"), "COMMITS": str(self.commits),
             "ROLLBACK": "revision drift",
         }  # fmt: skip
         super().settings(**{**pull, **values})
@@ -549,10 +549,10 @@ def test_an_operators_change_in_between_is_not_undone(field: Field) -> None:
 
 def test_a_change_that_is_pending_on_the_device_is_waited_for(field: Field) -> None:
     field.publish("one")
-    (field.commits / "armed").mkdir()
+    (field.commits / "armed/tx").mkdir(parents=True)
     said = field.run()
     assert said["result"] == ["waiting"] and field.device == "as found", said
-    (field.commits / "armed").rmdir()
+    (field.commits / "armed/tx").rmdir()
     assert field.run()["result"] == ["ok"] and field.device == "one"
 
 

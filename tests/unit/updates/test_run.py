@@ -40,6 +40,7 @@ agent_back() {
     if [ -e together ]; then while read -r one before _; do printf '%s' "$before" >"v/$one"; done <leaving; fi
 }
 agent_restart_services() { :; }
+agent_holds() { [ -e holds ]; }
 agent_wants_reboot() { [ -e reboot-required ]; }
 """
 # What it installs counts once the device has started with it: next/ is what the bootloader would start.
@@ -55,13 +56,13 @@ agent_install() {
     done <ready
 }
 agent_keep() { : >kept; }
-agent_back() { printf '%s' "$2" >"next/$1"; }
+agent_back() { printf '%s' "$2" >"next/$1"; echo back >>order; }
 agent_wants_reboot() { [ -f trial ] && [ "$(cat trial)" = "$(this_start)" ]; }
 """
 SETTINGS: dict[str, Any] = {
     "AGENT": "ours", "MODE": "automatic", "REASON": "", "UNTIL": 0, "RING": "", "EVERY": 60, "WINDOW_BEGIN": 0,
     "WINDOW_LENGTH": 1440, "DELAY": 0, "HEALTH_SECONDS": 1, "LOOKS": 1, "ROLLBACK": "", "REBOOT": "never", "REBOOT_BEGIN": 0,
-    "REBOOT_LENGTH": 1440, "RESERVE_KB": 1,
+    "REBOOT_LENGTH": 1440, "RESERVE_KB": 1, "COMMITS": "/nowhere",
 }  # fmt: skip
 
 
@@ -80,6 +81,7 @@ class Chamber:
             ("PATH=/usr/local/sbin", f"PATH={self.tools}:/usr/local/sbin"),
             ('/bin/sh "$0" turn', f'{" ".join(shell)} "$0" turn'),
             ("healthy 5", "healthy 1"),  # nothing here needs time to get well
+            ("/etc/passwd", str(self.state / "passwd")),
         ):
             assert old in text
             text = text.replace(old, new)
@@ -89,6 +91,7 @@ class Chamber:
         self.tool("reboot", f"echo once >>{self.state}/rebooted")
         (self.state / "services").write_text("a.service\nb.service\n", encoding="utf-8")
         self.health("")
+        (self.state / "passwd").touch()
         self.settings()
         self.install(panel="1")
 
@@ -236,8 +239,12 @@ def test_a_window_that_closes_while_the_network_is_slow_is_closed(device: Chambe
     device.settings(WINDOW_BEGIN=minute(-30), WINDOW_LENGTH=120)
     device.offer("panel 2 update")
     device.mark("slow")
+    device.mark("holds")
     said = device.run()
     assert said["result"] == ["waiting"] and "fetched" in said["message"][0] and device.version() == "1"
+    # What would be fetched again in the next window, and the next, goes in.
+    (device.state / "holds").unlink()
+    assert device.run()["result"] == ["ok"] and device.version() == "2"
 
 
 def test_an_update_that_needs_more_room_than_there_is_is_not_begun(device: Chamber) -> None:
@@ -384,6 +391,9 @@ def test_a_service_that_stopped_is_harm_too(device: Chamber) -> None:
         ("b.service", "echo BusName=; echo TriggeredBy=b.socket; echo WantedBy=", True),
         ("sallyport-426c98c7.service", "echo Transient=yes; echo BusName=; echo WantedBy=", False),
         ("b.service", "echo Transient=no; echo WantedBy=", True),
+        # Somebody's systemd-run that ended between the two questions: systemd knows nothing of it any more.
+        ("sallyport-426c98c7.service", "echo ActiveState=inactive; echo Transient=no; echo WantedBy=", False),
+        ("b.service", "echo ActiveState=active; echo Transient=no; echo WantedBy=", True),
         ("vpn@office.service", "echo BusName=", True),
         ("user@0.service", "echo BusName=", False),
         ("telnet@3-10.0.0.1:23-10.0.0.2:5050.service", "echo BusName=", False),
@@ -395,6 +405,17 @@ def test_what_comes_and_goes_by_itself_is_no_harm(device: Chamber, gone: str, ab
     said = device.run()
     assert said["result"] == ["unhealthy" if harm else "ok"], said
     assert (f"no longer running: {gone}" in said["message"][0]) == harm
+
+
+def test_a_way_back_that_does_not_help_says_what_is_still_wrong(device: Chamber) -> None:
+    device.settings(ROLLBACK="panel")
+    device.health(
+        f'[ "$(cat {device.state}/v/panel)" != 2 ] || echo once >{device.state}/harmed; ! grep once {device.state}/harmed'
+    )
+    device.offer("panel 2 update")
+    said = device.run()
+    assert said["result"] == ["unhealthy"] and said["back"] == ["panel"], said
+    assert "back to what ran before, which did not help (once): panel; held: panel" in said["message"][0]
 
 
 @pytest.mark.parametrize(("unit", "harm"), [("b.service", True), ("user@0.service", False)])
@@ -472,11 +493,93 @@ def test_a_reboot_happens_where_it_may_and_only_where_it_is_needed(device: Chamb
     assert device.reboots == 2
 
 
+def test_nothing_restarts_while_a_change_waits_for_its_confirmation(device: Chamber) -> None:
+    """It would go back for nothing, and its operator would be cut off in the middle."""
+    pending = device.here / "commits/armed/tx"
+    pending.mkdir(parents=True)
+    device.settings(REBOOT="window", COMMITS=pending.parents[1])
+    device.mark("reboot-required")
+    assert device.run()["reboot"] == ["needed"] and device.reboots == 0
+    device.run("reboot")
+    assert device.reboots == 0
+    # Its lock alone is what a killed program leaves: nothing waits for that.
+    pending.rmdir()
+    device.run("reboot")
+    assert device.reboots == 1
+
+
+def test_nothing_goes_in_while_a_change_may_still_be_taken_back(device: Chamber) -> None:
+    """Which of the two had harmed would not be known, and a new slot would keep what is taken back here."""
+    pending = device.here / "commits/armed/tx"
+    pending.mkdir(parents=True)
+    device.settings(COMMITS=pending.parents[1])
+    device.offer("panel 2 update")
+    said = device.run()
+    assert (
+        said["result"] == ["waiting"]
+        and "until another change of this device, an operator's perhaps, is confirmed: 1"
+        in said["message"][0]
+    )
+    assert device.version() == "1"
+    pending.rmdir()
+    assert device.run()["result"] == ["ok"] and device.version() == "2"
+
+
+def test_what_is_done_after_the_installation_goes_along_before_the_start(trying: Chamber) -> None:
+    path = trying.here / "agent.sh"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text + "agent_leave() { echo left >>leaving.log; [ ! -e stuck ]; }\n", encoding="utf-8")
+    left = trying.state / "leaving.log"
+    begin = minute(120)
+    trying.settings(REBOOT="window", REBOOT_BEGIN=begin, REBOOT_LENGTH=1)
+    assert trying.run()["result"] == ["waiting"] and not left.exists()
+    # Each look while it waits, since its operator may restart it; and a restart of its own.
+    trying.run()
+    assert left.read_text(encoding="utf-8") == "left\n" and trying.reboots == 0
+    trying.settings(REBOOT="window")
+    trying.mark("stuck")
+    trying.run("reboot")
+    assert left.read_text(encoding="utf-8") == "left\n" * 2 and trying.reboots == 0
+    (trying.state / "stuck").unlink()
+    trying.run("reboot")
+    assert trying.reboots == 1
+    trying.starts()
+    assert trying.run()["result"] == ["ok"]
+
+
 @pytest.fixture
 def trying(device: Chamber) -> Chamber:
     device.tries()
     device.offer("panel 2 update")
     return device
+
+
+def test_what_harmed_is_remembered_before_it_goes_back_and_leaves_as_soon_as_it_may(trying: Chamber) -> None:
+    """Forgotten in a power cut, it would come again; and a change that waits for its confirmation is not cut off."""
+    pending = trying.here / "commits/armed/tx"
+    trying.run()
+    trying.starts()
+    trying.tool("sync", f"echo $2 >>{trying.state}/order")
+    trying.health("echo it is sick >&2; exit 1")
+    trying.settings(REBOOT="window", COMMITS=pending.parents[1])
+    pending.mkdir(parents=True)
+    said = trying.run()
+    assert said["result"] == ["rolled_back"] and trying.reboots == 1, said
+    order = (trying.state / "order").read_text(encoding="utf-8").split()
+    assert (
+        order.index("held.new")
+        < order.index("back")
+        < order.index("returning.new")
+        < order.index("trial.new")
+    )
+    assert trying.run()["result"] == ["rolled_back"] and trying.reboots == 1
+    pending.rmdir()
+    trying.run()
+    assert trying.reboots == 2
+    trying.starts()
+    trying.health("")
+    said = trying.run()
+    assert said["back"] == ["panel"] and "it is sick" in said["message"][0] and trying.version() == "1", said
 
 
 def test_what_is_tried_counts_after_the_start_and_is_made_to_stay(trying: Chamber) -> None:
@@ -596,3 +699,34 @@ def test_a_start_makes_only_those_services_missed_that_come_by_themselves(trying
     trying.starts()
     said = trying.run()
     assert said["result"] == ["rolled_back"] and "no longer running: a.service" in said["message"][0], said
+
+
+@pytest.mark.parametrize("missing", ["account", "key"])
+def test_an_image_that_lets_nobody_in_whom_the_device_let_in_is_left(trying: Chamber, missing: str) -> None:
+    for name in ("ops", "keyless"):
+        (trying.state / name / ".ssh").mkdir(parents=True)
+    key = trying.state / "ops/.ssh/authorized_keys"
+    key.write_text("ssh-ed25519 AAAA ops\n", encoding="utf-8")
+    accounts = trying.state / "passwd"
+    lines = [
+        f"{name}:x:{uid}:{uid}::{trying.state}/{name}:/bin/sh\n"
+        for uid, name in enumerate(("ops", "keyless"), 1000)
+    ]
+    accounts.write_text("".join(lines), encoding="utf-8")
+    # What nobody gets into by a key is not missed.
+    trying.offer("panel 3 update")
+    trying.run()
+    accounts.write_text(lines[0], encoding="utf-8")
+    trying.starts()
+    assert trying.run()["result"] == ["ok"]
+    trying.offer("panel 4 update")
+    trying.run()
+    if missing == "account":
+        accounts.write_text("", encoding="utf-8")
+    else:
+        key.unlink()
+    trying.starts()
+    said = trying.run()
+    assert said["result"] == ["rolled_back"] and "nobody's key lets in any more: ops" in said["message"][0], (
+        said
+    )

@@ -84,11 +84,13 @@ class Agent(abc.ABC):
     ``agent_restart_services``  so that nothing runs what is no longer there
     ``agent_wants_reboot``      whether the last update needs one
     ``agent_mends``             whether what is pending may be what a sick device needs; no, where it is not defined
+    ``agent_holds``             whether what was fetched is still there in the next run; no, where it is not defined
 
     and where what it installs counts only once the device has started with it:
 
     ``agent_tries``             true; ``agent_install`` then only makes it what starts next, ``agent_version`` is what runs
     ``agent_keep``              it has started, and is healthy: make it stay
+    ``agent_leave``             what is to be done at the latest before that start; nothing, where it is not defined
     """
 
     name: str

@@ -103,7 +103,6 @@ class Pull(Agent):
                 "PULL_INVENTORY": told.inventory,
                 "PULL_HOST": told.host,
                 "PULL_ANSIBLE": ansible,
-                "PULL_COMMITS": settings.state_dir,
                 "RING": told.name,
                 # What harms always goes back: commit has kept what was there before.
                 "ROLLBACK": "revision drift",

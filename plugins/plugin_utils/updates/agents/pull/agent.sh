@@ -243,7 +243,6 @@ agent_fetch() {
         grep '^revision ' ready >ready.new
         mv -f ready.new ready
     fi
-    if [ -e "$PULL_COMMITS/armed" ]; then finish waiting "another change is pending on this device, an operator's perhaps"; fi
     ref=refs/sallyport/newest
     if grep -q '^drift ' ready; then ref=refs/sallyport/applied; fi
     unpack "$ref" || : >ready
@@ -291,7 +290,7 @@ reason() {
 # The number of commit's newest generation, 0 where there is none.
 generation() {
     number=0
-    for one in "$PULL_COMMITS"/generation/*; do
+    for one in "$COMMITS"/generation/*; do
         one=${one##*/}
         case $one in *[!0-9]*) continue ;; esac
         [ "$one" -le "$number" ] || number=$one
@@ -306,7 +305,7 @@ way_back() {
     [ "$newest" -gt "$number" ] || return 0
     while [ "$number" -lt "$newest" ]; do
         number=$((number + 1))
-        case $(sed -n 2p "$PULL_COMMITS/generation/$number/label" 2>/dev/null) in
+        case $(sed -n 2p "$COMMITS/generation/$number/label" 2>/dev/null) in
             'sallyport-pull on '*) ;;
             *)
                 tell "unprepared generation $number is not this agent's, so nothing was taken back"
@@ -317,7 +316,7 @@ way_back() {
     # By what has proven itself, where there is such a thing.
     for ref in refs/sallyport/applied refs/sallyport/newest; do
         g cat-file -e "$ref" 2>/dev/null || continue
-        if unpack "$ref" && play back.log -e "to=$1" -e "sallyport_state_dir=$PULL_COMMITS" sallyport.iot.rollback; then return 0; fi
+        if unpack "$ref" && play back.log -e "to=$1" -e "sallyport_state_dir=$COMMITS" sallyport.iot.rollback; then return 0; fi
     done
     return 1
 }
@@ -356,7 +355,7 @@ agent_install() {
     before=$(generation)
     keep "$pull/begun" "$name $new $before"
     keep "$pull/before" "$before $old"
-    taken_back=$(word "$PULL_COMMITS/reverted/id")
+    taken_back=$(word "$COMMITS/reverted/id")
     why=''
     if ! apply install.log; then
         why=$(reason install.log)
@@ -365,19 +364,19 @@ agent_install() {
     fi
     if [ -n "$why" ]; then
         harmed=no
-        if [ "$(generation)" != "$before" ] || [ "$(word "$PULL_COMMITS/reverted/id")" != "$taken_back" ]; then harmed=yes; fi
+        if [ "$(generation)" != "$before" ] || [ "$(word "$COMMITS/reverted/id")" != "$taken_back" ]; then harmed=yes; fi
         if [ "$name" = revision ] && [ "$harmed" = yes ]; then
             if way_back "$before"; then
                 rm -f "$pull/begun"
                 hold revision "$new" "$why"
                 say_applied
-                rm -f working services.before failures.before
+                rm -f working ./*.before
                 finish rolled_back "revision $new: $why; the device is as it was before"
             fi
             hold revision "$new" "$why"
             say_applied
         fi
-        rm -f "$pull/begun" working services.before failures.before
+        rm -f "$pull/begun" working ./*.before
         finish failed "$name $new: $why"
     fi
     if [ "$name" = revision ]; then
@@ -409,6 +408,9 @@ agent_back() {
 
 # Drift may be why a device is sick, and a revision is all that its operator can send.
 agent_mends() { :; }
+
+# What comes over the network is asked for and kept before anything is chosen.
+agent_holds() { :; }
 
 agent_restart_services() { :; }
 
