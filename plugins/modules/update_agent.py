@@ -314,8 +314,8 @@ options:
         elements: str
       carry_own:
         description: >-
-          Whether it gets this role's own, without which nobody there would confirm it; true where nothing
-          is said.
+          Whether it gets what Sallyport has set up on the device, by any role, and its SSH host keys;
+          without this role's own nobody there would confirm it. True where nothing is said.
         type: bool
       downloads:
         description: >-
@@ -437,7 +437,8 @@ options:
         elements: str
       carry_own:
         description: >-
-          Whether it gets this role's own, without which nobody there would confirm it; true where nothing is said.
+          Whether it gets what Sallyport has set up on the device, by any role, and its SSH host keys;
+          without this role's own nobody there would confirm it. True where nothing is said.
         type: bool
       packages:
         description: The packages to install where they are missing.

@@ -76,6 +76,10 @@ def test_the_new_slot_has_what_this_role_set_up(site: Images, told: dict[str, Ru
                 device, f"stat -c %a /slots/b{path}"
             )
         assert site.sh(device, "readlink /slots/b/etc/systemd/system/swupdate.socket") == "/dev/null\n"
+        # To its operators it is the device that it was.
+        site.sh(
+            device, 'set -- /etc/ssh/ssh_host_*_key; [ -f "$1" ]; for key; do cmp "$key" "/slots/b$key"; done'
+        )
 
 
 def test_nothing_of_swupdate_runs_between_its_turns(site: Images, told: dict[str, Run]) -> None:

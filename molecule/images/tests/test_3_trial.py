@@ -44,6 +44,16 @@ def test_it_is_installed_and_waits_for_a_restart_where_none_may_happen(site: Ima
             assert "refused" not in said, shown(said)
     for device in DEVICES:
         assert site.installations(device) == ["2.0", "3.0"]
+    # What another role sets up while it waits goes along too, or the new slot would be as open as its vendor made it.
+    done = site.play("tests/lab/playbooks/access.yml", "sallyport.iot.ssh", "--tags", "ssh", "--limit", ONE)
+    assert done.status == 0 and done.of[ONE]["state"] == "confirmed", done.output[-3000:]
+    closed = [one["dest"] for one in done.of[ONE]["files"] if one["change"] != "removed"]
+    assert (
+        closed and site.sh(ONE, f"ls {' '.join(f'/slots/a{path}' for path in closed)} 2>/dev/null || :") == ""
+    )
+    site.turn(ONE)
+    for path in closed:
+        site.sh(ONE, f"cmp {path} /slots/a{path}")
     site.all(site.cut, DEVICES)
     for device, said in site.turn(*DEVICES).items():
         assert said["result"] == "ok" and said["installed"][0].startswith("panel-os 3.0 "), shown(said)

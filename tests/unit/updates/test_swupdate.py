@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -211,3 +212,23 @@ def test_what_swupdate_says_is_understood(
     )
     said = done.stdout.split("\n")
     assert said[0] == kind and said[1].startswith(words), done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount something")
+def test_a_slot_that_a_run_has_left_mounted_is_let_go_before_anything_is_written(tmp_path: Path) -> None:
+    """An image under a file system that is in use would be written over by it."""
+    program = (
+        f"state=$PWD AGENT=swupdate RUNNING='' now=1\n{Swupdate().program()}\nmkdir slot\n"
+        "mount -t tmpfs tmpfs slot; mount -t tmpfs tmpfs slot; env_get() { :; }\nagent_repair\n"
+        "grep -c '/slot ' /proc/self/mountinfo || :\n"
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "/bin/sh", "-eu"],
+        input=program,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    assert done.stdout == "0\n", done

@@ -7,10 +7,16 @@ are read, what goes along into a new slot, and what makes no sense there. ``slot
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import FOLDER
+from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base import (
+    FOLDER,
+    Agent,
+    Unsupported,
+)
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.runtime import Options
 from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.settings import Settings, SettingsError
 
@@ -25,10 +31,17 @@ _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
 LONGEST = 127  # SWUpdate cuts what is longer, and says nothing
 
 
-def half(folder: Path) -> str:
-    """An agent's program, behind what it needs of slots."""
-    files = (Path(__file__).parent / "slots.sh", folder / "agent.sh")
-    return "\n".join(file.read_text(encoding="utf-8") for file in files)
+class ImageAgent(Agent):
+    """One whose half on the device stands behind what it needs of slots."""
+
+    def program(self) -> str:
+        files = (Path(__file__).parent / "slots.sh", self.folder / "agent.sh")
+        return "\n".join(file.read_text(encoding="utf-8") for file in files)
+
+    def unsuited(self, device: Mapping[str, Any]) -> str:
+        if device.get("init") != "systemd":
+            return f"its timer needs systemd, and the device's init is {device.get('init')}"
+        return ""
 
 
 def word(options: Options, key: str, default: str | None = None, *, secret: bool = False) -> str:
@@ -72,6 +85,27 @@ def slots(options: Options) -> list[tuple[str, str]]:
             f"{{a: /dev/mmcblk0p2, b: /dev/mmcblk0p3}}; found {dict(found)}"
         )
     return found
+
+
+def slot_words(found: Sequence[tuple[str, str]], options: Options) -> dict[str, str]:
+    """The same for ``slots.sh``."""
+    words = {
+        "RUNNING": options.text("running", ""),
+        "CARRY_OWN": "yes" if options.flag("carry_own", True) else "no",
+    }
+    for number, (name, place) in enumerate(found, 1):
+        words |= {f"SLOT_{number}": name, f"PLACE_{number}": place}
+    return words
+
+
+def refuse_what_cannot_be_installed(
+    absent: Sequence[str], settings: Settings, device: Mapping[str, Any]
+) -> None:
+    if absent and (not settings.install or device.get("packages") != "apt"):
+        raise Unsupported(
+            f"{', '.join(absent)} is not on the device. Let the role install it (update_agent_install: true, with apt), or put it "
+            "into the image"
+        )
 
 
 def carried(options: Options, own: tuple[str, ...]) -> str:

@@ -18,7 +18,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base 
     FOLDER,
     SETTINGS,
     STATE,
-    Agent,
     Found,
     Part,
     Unsupported,
@@ -72,21 +71,13 @@ if [ -x /usr/share/mender/identity/mender-device-identity ]; then say answer ide
 """
 
 
-class Mender(Agent):
+class Mender(images.ImageAgent):
     """Mender's client 3, led by this device's own timer instead of its service."""
 
     name = "mender"
     folder = Path(__file__).parent
     # Not the client's own configuration: where another agent is in charge it is somebody else's.
     own = (ASK, AUTHORITY, TYPE, *SIGNERS, images.CARRIED)
-
-    def program(self) -> str:
-        return images.half(self.folder)
-
-    def unsuited(self, device: Mapping[str, Any]) -> str:
-        if device.get("init") != "systemd":
-            return f"its timer needs systemd, and the device's init is {device.get('init')}"
-        return ""
 
     def question(self) -> str:
         return _QUESTION
@@ -159,11 +150,7 @@ class Mender(Agent):
                 "IDENTITY": json.dumps(identity, sort_keys=True) if identity else "",
                 "TYPE_FILE": TYPE if device_type else f"{_DATA}/device_type",
                 "RESTARTS": "yes" if restarts else "no",
-                "SLOT_1": slots[0][0],
-                "PLACE_1": slots[0][1],
-                "SLOT_2": slots[1][0],
-                "PLACE_2": slots[1][1],
-                "RUNNING": options.text("running", ""),
+                **images.slot_words(slots, options),
                 "DOWNLOADS": _downloads(options),
                 "LIMIT_KB": str(settings.bandwidth_kb or ""),
                 # There is one thing to go back with, and it always goes back.
@@ -278,11 +265,7 @@ def _absent(
         raise Unsupported(
             "Mender's client 4 (mender-update) is on the device, and this role leads client 3 only. Put that into the image"
         )
-    if not settings.install or device.get("packages") != "apt":
-        raise Unsupported(
-            f"{', '.join(absent)} is not on the device. Let the role install it (update_agent_install: true, with apt), or put it "
-            "into the image"
-        )
+    images.refuse_what_cannot_be_installed(absent, settings, device)
     if "mender" in absent and not given and _without_mender(system):
         raise Unsupported(
             f"Debian {system.get('version_id')} has no package mender-client (12 was the last). Put client 3 into the image, or name "

@@ -227,6 +227,7 @@ linked() {
 }
 
 agent_repair() {
+    release_slot 2>repair.log || return 1
     rm -f "$DOWNLOADS/artefact"
     # What a cut left uncommitted goes back, where no start could have tried it.
     if [ ! -f begun ] || [ -f uncommitted ] || [ -f trial ]; then return 0; fi
@@ -417,7 +418,7 @@ agent_install() {
 }
 
 # forget: as if the run had begun nothing.
-forget() { rm -f working services.before failures.before begun uncommitted tried; }
+forget() { rm -f working ./*.before begun uncommitted tried; }
 
 # undo WHY: it is written, and may not stay.
 undo() {
@@ -456,6 +457,8 @@ verdict() {
     esac
     error=$(plain "$(printf '%s' "$error" | sed 's/^installer: //; s/^failed to read Artifact: //')")
 }
+
+agent_leave() { [ -z "$SLOT_1" ] || carry_on; }
 
 agent_keep() {
     # Nothing of it is there: it was cut short.

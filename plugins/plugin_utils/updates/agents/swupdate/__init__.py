@@ -15,7 +15,6 @@ from ansible_collections.sallyport.iot.plugins.plugin_utils.updates.agents.base 
     AGENT,
     FOLDER,
     SETTINGS,
-    Agent,
     Found,
     Part,
     Unsupported,
@@ -59,21 +58,13 @@ if [ -s /etc/hwrevision ]; then say answer revision yes; fi
 """
 
 
-class Swupdate(Agent):
+class Swupdate(images.ImageAgent):
     """A/B images, signed, polled for and tried, with a way back that the bootloader has too."""
 
     name = "swupdate"
     folder = Path(__file__).parent
     # Not SWUpdate's own configuration nor the board's revision: where another agent is in charge they are somebody else's.
     own = (ASK, SIGNERS, AUTHORITY, images.CARRIED)
-
-    def program(self) -> str:
-        return images.half(self.folder)
-
-    def unsuited(self, device: Mapping[str, Any]) -> str:
-        if device.get("init") != "systemd":
-            return f"its timer needs systemd, and the device's init is {device.get('init')}"
-        return ""
 
     def question(self) -> str:
         return _QUESTION
@@ -142,11 +133,7 @@ class Swupdate(Agent):
         notes = []
         if absent and settings.mode == "manual":
             absent = []
-        if absent and (not settings.install or device.get("packages") != "apt"):
-            raise Unsupported(
-                f"{', '.join(absent)} is not on the device. Let the role install it (update_agent_install: true, with apt), or put it "
-                "into the image"
-            )
+        images.refuse_what_cannot_be_installed(absent, settings, device)
         if absent:
             notes.append(f"{', '.join(absent)} is installed from the device's sources")
         if settings.reboot == "never" and settings.mode == "automatic":
@@ -161,11 +148,7 @@ class Swupdate(Agent):
                 "SELECTION": selection,
                 "CONTROLLER": f"{hawkbit['url']}/{hawkbit['tenant']}/controller/v1/{hawkbit['id']}",
                 "SLOT_VARIABLE": images.word(options, "slot_variable", "slot"),
-                "SLOT_1": slots[0][0],
-                "PLACE_1": slots[0][1],
-                "SLOT_2": slots[1][0],
-                "PLACE_2": slots[1][1],
-                "RUNNING": options.text("running", ""),
+                **images.slot_words(slots, options),
                 "TEMPORARY": "" if options.flag("streamed", False) else options.path("temporary", "/var/tmp"),
                 # There is one thing to go back with, and it always goes back.
                 "ROLLBACK": software,

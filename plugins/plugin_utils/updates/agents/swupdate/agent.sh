@@ -50,6 +50,7 @@ suricatta() {
     # The other sleep is that of one that cannot tell the server what became of the last image, and tries for ever.
     while kill -0 "$child" 2>/dev/null && ! grep -qE '(suricatta_wait|server_start)\] : Sleeping' transcript; do sleep 1; done
     kill "$child" 2>/dev/null || :
+    # It ends its helpers and writes its state: it is given some seconds, and then ended.
     left=20
     while [ "$left" -gt 0 ] && kill -0 "$child" 2>/dev/null; do
         sleep 0.2 2>/dev/null || sleep 1
@@ -93,6 +94,7 @@ open_action() {
 }
 
 agent_repair() {
+    release_slot 2>repair.log || return 1
     # What a cut left in the other slot is written anew.
     if [ -f trial ] || [ -f working ]; then return 0; fi
     case $(env_get ustate) in
@@ -233,6 +235,8 @@ agent_install() {
     slot=$(other_slot) && env_set "$SLOT_VARIABLE=$slot" upgrade_available=1 bootcount=0
 }
 
+agent_leave() { carry_on; }
+
 agent_keep() { env_set upgrade_available=0 bootcount=0 ustate=2; }
 
 # The old slot is what starts next; the server hears that this one was bad.
@@ -262,6 +266,7 @@ agent_proves() {
     } >"$file"
     swupdate -f "$cfg" -l 5 -c -i "$file" >"$file.said" 2>&1 </dev/null &
     child=$! left=20 taken=no
+    # Some builds leave a helper that never ends; what was said by then decides.
     while [ "$left" -gt 0 ] && kill -0 "$child" 2>/dev/null; do
         sleep 1
         left=$((left - 1))
