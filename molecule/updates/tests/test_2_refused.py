@@ -78,19 +78,6 @@ def test_an_index_signed_with_another_key_is_refused(site: Site, mended: None, o
     assert_refused(site, "signature", "", dict.fromkeys(DEVICES, "3.0"))
 
 
-def test_apt_that_would_believe_anybody_is_not_asked(site: Site) -> None:
-    """A file of somebody's, since the role was there; it has the last word."""
-    device = DEVICES[0]
-    lists = "find /var/lib/apt/lists -type f -exec sha256sum {} + | sort"
-    before = site.sh(device, lists)
-    site.sh(device, "echo 'APT::Get::AllowUnauthenticated \"true\";' >/etc/apt/apt.conf")
-    said = site.turn(device)[device]
-    site.sh(device, "rm /etc/apt/apt.conf")
-    assert said["result"] == "refused" and "AllowUnauthenticated" in said["refused"][0], shown(said)
-    assert site.sh(device, lists) == before and "checked" in said
-    assert site.turn(device)[device]["result"] != "refused"
-
-
 def test_an_older_version_is_refused(site: Site) -> None:
     site.sh(
         SERVER,
@@ -107,3 +94,16 @@ def test_once_all_is_well_again_nothing_is_refused_any_more(site: Site) -> None:
     for device, said in site.turn().items():
         assert said["result"] == "ok" and "refused" not in said, shown({device: said})
     assert site.versions("panel") == dict.fromkeys(DEVICES, "4.0")
+
+
+def test_apt_that_would_believe_anybody_is_not_asked(site: Site) -> None:
+    """A file of somebody's, since the role was there; it has the last word."""
+    device = DEVICES[0]
+    lists = "find /var/lib/apt/lists -type f -exec sha256sum {} + | sort"
+    before = site.sh(device, lists)
+    site.sh(device, "echo 'APT::Get::AllowUnauthenticated \"true\";' >/etc/apt/apt.conf")
+    said = site.turn(device)[device]
+    site.sh(device, "rm /etc/apt/apt.conf")
+    assert said["result"] == "refused" and "AllowUnauthenticated" in said["refused"][0], shown(said)
+    assert site.sh(device, lists) == before and "checked" in said
+    assert site.turn(device)[device]["result"] != "refused"
