@@ -60,7 +60,7 @@ def test_it_is_refused_and_the_device_stays_as_it_is(site: Images, case: str) ->
         assert {**env, "recovery_status": ""} == {**now, "recovery_status": ""} and site.start(
             device
         ) == start
-        assert not site.open(device) and site.closed(device) == "failure"
+        assert not site.open(device) and site.closed(device) == "failure", shown(said)
 
 
 def test_a_refusal_stays_in_the_record_and_in_the_audit(site: Images) -> None:

@@ -112,7 +112,7 @@ services() {
         /^$/ {told()}
         $1 == "Id" {id = $2}
         # It has ended since it was listed; of one that systemd has forgotten by then, it no longer says that it was passing.
-        $1 == "ActiveState" && $2 != "active" && $2 != "reloading" {ended = 1}
+        $1 == "ActiveState" && $2 ~ /^(inactive|failed|activating|deactivating)$/ {ended = 1}
         # What a timer starts ends by itself.
         $1 == "TriggeredBy" && $2 ~ /^[^ ]+\.timer$/ {passing = 1; next}
         $1 == "BusName" && $2 != "" || $1 == "Transient" && $2 == "yes" {passing = 1}

@@ -593,12 +593,106 @@ def test_a_copy_of_the_repository_that_broke_is_fetched_anew(field: Field) -> No
     assert said["result"] == ["ok"] and field.device == "two", said
 
 
+def damaged(field: Field) -> None:
+    """Bad flash, in the middle of the largest pack: the commit and its folders are whole, a file is not."""
+    packs = (field.state / "pull/git/objects/pack").glob("*.pack")
+    pack = max(packs, key=lambda path: path.stat().st_size)
+    pack.chmod(0o644)
+    data = bytearray(pack.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 8] = b"XXXXXXXX"
+    pack.write_bytes(data)
+
+
+def test_a_file_that_broke_is_fetched_anew_before_anything_is_said_to_be_well(field: Field) -> None:
+    field.publish("one", junk=os.urandom(200_000).hex())
+    field.run()
+    damaged(field)
+    field.file.write_text("drifted\n", encoding="utf-8")
+    # Nobody has another copy just now.
+    field.server.rename(field.server.with_suffix(".away"))
+    said = field.run()
+    assert said["result"] == ["failed"] and "is damaged here" in said["unprepared"][0], said
+    assert field.device == "drifted"
+    field.server.with_suffix(".away").rename(field.server)
+    said = field.run()
+    assert said["result"] == ["ok"] and field.device == "one" and "repaired" in said, said
+    # Found in the run that needs it.
+    damaged(field)
+    field.publish("two")
+    said = field.run()
+    assert said["result"] == ["ok"] and field.device == "two", said
+
+
+def test_what_is_newer_ends_the_drift_of_what_was_before(field: Field) -> None:
+    field.publish("one")
+    field.run()
+    field.file.write_text("drifted\n", encoding="utf-8")
+    field.publish("two")
+    said = field.run()
+    assert said["result"] == ["ok"] and field.device == "two" and "pending" not in said, said
+
+
+def test_a_line_that_breaks_is_no_forgery(field: Field) -> None:
+    field.publish("one")
+    field.run()
+    field.publish("two", junk=os.urandom(500_000).hex())
+    cut = field.folder / "cut"
+    cut.write_text('#!/bin/sh\ngit-upload-pack "$1" | dd bs=4096 count=20 2>/dev/null\n', encoding="utf-8")
+    cut.chmod(0o755)
+    path = field.here / "pull/fetch.sh"
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(
+        whole.replace("--no-auto-maintenance", f"--no-auto-maintenance --upload-pack={cut}"), encoding="utf-8"
+    )
+    said = field.run()
+    assert said["result"] == ["unreachable"] and "refused" not in said and field.device == "one", said
+    path.write_text(whole, encoding="utf-8")
+    assert field.run()["result"] == ["ok"] and field.device == "two"
+
+
+@pytest.mark.parametrize("what", ["gitdir: {state}/pull/git", "link", ""])
+def test_what_the_unprivileged_half_hands_over_is_a_bundle_and_nothing_else(field: Field, what: str) -> None:
+    """git, which is root's here, would follow it to a repository of somebody's."""
+    field.publish("one")
+    field.run()
+    field.publish("two")
+    bundle = f"{field.state}/pull/incoming/bundle"
+    swap = (
+        f"ln -s {field.server} {bundle}"
+        if what == "link"
+        else f"echo '{what.format(state=field.state)}' >{bundle}"
+    )
+    field.tool(
+        "systemctl",
+        f"case $* in\n*pull@fetch*) {' '.join(field.shell)} {field.here}/pull/fetch.sh fetch\nrm {bundle}; {swap} ;;\n"
+        f"*failed*) ;;\n*) cat {field.state}/services ;;\nesac",
+    )
+    assert "no bundle of git's" in field.refused("tampered")
+
+
+def test_what_unfolds_to_more_than_there_is_memory_for_is_refused(field: Field) -> None:
+    """A commit is held in memory whole; a large file is not."""
+    field.publish("one")
+    field.run()
+    head = field.git("rev-parse", "HEAD")
+    text = f"tree {field.git('rev-parse', 'HEAD^{tree}')}\nparent {head}\nauthor a <a@site> 1 +0000\ncommitter a <a@site> 1 +0000\n\n"
+    (field.folder / "huge").write_bytes(text.encode() + b"x" * 300_000_000)
+    huge = field.git("hash-object", "-t", "commit", "-w", str(field.folder / "huge"))
+    field.git("push", "--quiet", "--force", str(field.server), f"{huge}:refs/heads/main")
+    field.tool("awk", f'case $* in *MemAvailable*) echo 262144 ;; *) exec {shutil.which("awk")} "$@" ;; esac')
+    assert "memory" in field.refused("size")
+    (field.site / "large").write_bytes(bytes(60_000_000))
+    field.publish("two")
+    said = field.run()
+    assert said["result"] == ["ok"] and field.device == "two", said
+
+
 def test_a_fetch_that_was_not_believed_leaves_nothing_behind(field: Field) -> None:
     field.publish("one")
     field.run()
     field.publish("two", by="mallory", junk=os.urandom(500_000).hex())
     field.refused("signature")
-    assert field.size("git") < 100_000
+    assert field.size("git") < 100_000 and field.size() < 100_000
     field.git("reset", "--quiet", "--hard", "HEAD^")
     field.publish("three")
     assert field.run()["result"] == ["ok"] and field.device == "three"

@@ -166,6 +166,8 @@ def test_a_way_that_shows_the_repository_to_everybody_is_said_aloud() -> None:
         ({"url": "git@git.example.com:site.git"}, "ssh://git@git.example.com/site.git"),
         ({"url": "ext::sh -c x"}, "update_agent_pull.url"),
         ({"url": "https://u:secret@git.example.com/x"}, "a password in an address"),
+        ({"url": "https://ghp_secret@git.example.com/x"}, "is a token"),
+        ({"signers": f'alice namespaces="file,rpm" {KEY}'}, "not for git"),
         ({"url": "https://git.example.com/a b"}, "update_agent_pull.url"),
         ({"url": "ssh://-oProxyCommand=x/y", "known_hosts": "x"}, "begins with -"),
         ({"url": "ssh://git@git.example.com/x"}, "update_agent_pull.known_hosts: expected the server's host key"),

@@ -232,3 +232,32 @@ def test_a_slot_that_a_run_has_left_mounted_is_let_go_before_anything_is_written
         timeout=20,
     )
     assert done.stdout == "0\n", done
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh", "busybox sh"])
+@pytest.mark.parametrize("missed", [True, False])
+def test_a_refusal_that_suricatta_missed_is_told_all_the_same(
+    tmp_path: Path, shell: str, missed: bool
+) -> None:
+    """Seen with 2024.12 on a busy device: the image was refused before suricatta looked, and it said that all chunks were installed."""
+    program = (
+        "set -eu\nhere=$PWD state=$PWD AGENT=swupdate RUNNING='' now=1 CONTROLLER=https://x SELECTION=stable\n"
+        f"{Swupdate().program()}\n"
+        "refuse() { echo \"refused $*\"; }; lines() { cat \"$@\" 2>/dev/null || :; }; settle_file() { mv -f \"$1.new\" \"$1\"; }\n"
+        "other_slot() { echo b; }; env_get() { cat env; }\n"
+        'env_set() { for one; do case $one in ustate=*) echo "${one#*=}" >env ;; esac; done; }\n'
+        "answer() { if [ -e open ]; then link='{\"deploymentBase\": {\"href\": \"https://x/deploymentBase/7?c=1\"}}'; else link='{}'; fi\n"
+        'printf \'{"_links": %s}\' "$link" >answer.json; }\n'
+        "suricatta() { echo \"suricatta $(env_get ustate)\"; case $(env_get ustate) in 3) rm open ;; *)\n"
+        f"{'' if missed else 'rm open'}\n"
+        "echo '[DEBUG] : x : [server_install_update] : Update successful, executing post-update actions.' >install.log\n"
+        "echo '[ERROR] : SWUPDATE failed [0] ERROR c.c : v : 1 : Signature verification failed' >>install.log ;; esac; }\n"
+        "echo 0 >env; : >open; echo 'panel-os 2.0 3.0 update' >ready; echo '7 3.0 100 update' >offer\n"
+        "agent_fetch\ncat env; ls open 2>/dev/null || echo closed; cat turned-away; wc -l <ready\n"
+    )  # fmt: skip
+    done = subprocess.run(
+        shell.split(), input=program, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=20
+    )
+    refused = "refused signature panel-os 3.0: Signature verification failed"
+    told = ["suricatta 0", refused, *(["suricatta 3"] if missed else [])]
+    assert done.stdout.splitlines() == [*told, "0", "closed", refused, "0"], done

@@ -77,8 +77,11 @@ unpack() {
     rm -rf "$tree" "$pull/broken"
     mkdir -m 700 "$tree"
     { g archive --format=tar "$1" || : >"$pull/broken"; } 2>unpack.log |
-        tar -x -C "$tree" --no-same-owner 2>>unpack.log || return 1
-    [ ! -e "$pull/broken" ]
+        tar -x -C "$tree" --no-same-owner 2>>unpack.log || : >"$pull/broken"
+    [ -e "$pull/broken" ] || return 0
+    # Its name is signed, and its files are not all there: what flash or a power cut has done to this copy of them.
+    : >"$pull/damaged"
+    return 1
 }
 
 # --- what comes from the network ----------------------------------------------------------------------------------------
@@ -87,11 +90,6 @@ agent_repair() {
     mkdir -p "$pull" || return 1
     id -u sallyport-pull >/dev/null 2>&1 ||
         useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin sallyport-pull >repair.log 2>&1 || return 1
-    # What a power cut broke is fetched anew; what was the newest is remembered apart.
-    if [ -s "$pull/newest" ] && ! g cat-file -t refs/sallyport/newest >repair.log 2>&1; then
-        rm -rf "$pull/git" "$pull/incoming"
-        tell "repaired the copy of the repository, which was broken"
-    fi
     [ -s "$pull/begun" ] || return 0
     # shellcheck disable=SC2046 # three words
     set -- $(cat "$pull/begun")
@@ -111,14 +109,27 @@ hand_over() {
     chown -R root:sallyport-pull "$pull/given"
 }
 
+# ready_to_ask: the copies of the repository, root's and that of the unprivileged half. One that is damaged goes as soon as there is
+# another to be had; what was the newest is remembered apart.
+ready_to_ask() {
+    mkdir -p "$pull"
+    hand_over
+    if [ -s "$pull/newest" ] && ! g cat-file -t refs/sallyport/newest >/dev/null 2>&1; then : >"$pull/damaged"; fi
+    # shellcheck disable=SC2034 # twice
+    for again in yes no; do
+        [ -d "$pull/git" ] || g init --quiet --bare --template= || return 1
+        chmod 700 "$pull/git"
+        [ -d "$pull/incoming" ] || mkdir -m 700 "$pull/incoming"
+        chown sallyport-pull "$pull/incoming"
+        if [ ! -e "$pull/damaged" ] || ! systemctl start sallyport-pull@reach.service >reach.log 2>&1; then break; fi
+        rm -rf "$pull/git" "$pull/incoming" "$pull/damaged"
+        tell "repaired the copy of the repository, which was broken"
+    done
+}
+
 # The unprivileged half brings it. 1 where the server did not answer, or was not believed.
 agent_refresh() {
-    mkdir -p "$pull"
-    [ -d "$pull/git" ] || g init --quiet --bare --template= || return 1
-    chmod 700 "$pull/git"
-    [ -d "$pull/incoming" ] || mkdir -m 700 "$pull/incoming"
-    chown sallyport-pull "$pull/incoming"
-    hand_over
+    ready_to_ask || return 1
     room "$pull" 0 || return 1
     printf '%s\n' $((free - RESERVE_KB)) >"$pull/room"
     { g rev-parse --quiet --verify refs/sallyport/newest || :; } >"$pull/known" 2>/dev/null
@@ -131,6 +142,11 @@ agent_refresh() {
             *'File too large'* | *'No space left'*)
                 refuse size "what $PULL_URL offers would leave less than $RESERVE_KB kB free"
                 ;;
+            *'ut of memory'*)
+                refuse size "what $PULL_URL offers needs more memory than there is"
+                ;;
+            # A line that breaks looks to the reader like a pack that is cut short.
+            *'disconnect'* | *'early EOF'* | *'hung up'* | *'timed out'*) tell "unreachable $PULL_URL: $(shown refresh.log)" ;;
             *'bad hash'* | *'hash mismatch'* | *'corrupt'* | *'fsck'* | *'inflate'* | *'bad pack'* | *'index-pack'* | *'did not match'*)
                 refuse tampered "$(shown refresh.log)"
                 ;;
@@ -149,9 +165,36 @@ believe() {
         return 0
     fi
     g update-ref -d refs/sallyport/incoming
-    rm -f "$pull/incoming/bundle"
     g gc --quiet --prune=now >/dev/null 2>&1 || :
+    systemctl start sallyport-pull@forget.service >/dev/null 2>&1 || :
     return 1
+}
+
+# take_in: the objects of a bundle, whoever made it.
+take_in() {
+    # git would follow a link, and a file that says where a repository is.
+    case $(head -c 15 "$pull/bundle" | tr -cd ' -~') in
+        '# v2 git bundle' | '# v3 git bundle') [ ! -L "$pull/bundle" ] ;;
+        *) false ;;
+    esac || {
+        refuse tampered "what came is no bundle of git's"
+        return 1
+    }
+    # git computes every name anew from what it names: nobody can put other files under a signed one. What it holds in memory for
+    # that is bounded: some hundred kilobytes can be said to unfold to gigabytes.
+    (
+        # shellcheck disable=SC3045 # dash and BusyBox have it
+        ulimit -v "$(awk '$1 == "MemAvailable:" {m = int($2 * 3 / 4)} END {print (m > 262144 ? m : 262144)}' /proc/meminfo)"
+        g -c core.bigFileThreshold=1m -c core.packedGitWindowSize=16m -c core.packedGitLimit=64m -c pack.threads=1 \
+            -c fetch.fsckObjects=true fetch --quiet --no-tags --no-write-fetch-head "$pull/bundle" \
+            +refs/incoming:refs/sallyport/incoming
+    ) >refresh.log 2>&1 || {
+        case $(cat refresh.log) in
+            *'ut of memory'*) refuse size "what $PULL_URL offers needs more memory than there is" ;;
+            *) refuse tampered "$(shown refresh.log)" ;;
+        esac
+        return 1
+    }
 }
 
 # judge: is what came signed, and does it come after all that was ever believed?
@@ -159,13 +202,14 @@ judge() {
     if [ ! -f "$pull/incoming/tip" ] || [ -L "$pull/incoming/tip" ]; then return 1; fi
     tip=$(head -c 64 "$pull/incoming/tip" | tr -cd 0-9a-f)
     case ${#tip} in 40 | 64) ;; *) return 1 ;; esac
-    if [ -f "$pull/incoming/bundle" ] && [ ! -L "$pull/incoming/bundle" ]; then
-        # git computes every name anew from what it names: nobody can put other files under a signed one.
-        if ! g -c fetch.fsckObjects=true fetch --quiet --no-tags --no-write-fetch-head "$pull/incoming/bundle" \
-            +refs/incoming:refs/sallyport/incoming >refresh.log 2>&1; then
-            refuse tampered "$(shown refresh.log)"
-            return 1
-        fi
+    rm -f "$pull/bundle"
+    # Where its writer cannot reach it, it stays what was looked at.
+    mv -f "$pull/incoming/bundle" "$pull/bundle" 2>/dev/null || :
+    if [ -e "$pull/bundle" ] || [ -L "$pull/bundle" ]; then
+        believed=yes
+        take_in || believed=no
+        rm -f "$pull/bundle"
+        [ "$believed" = yes ] || return 1
     fi
     if ! signed "$tip"; then
         refuse signature "$wrong"
@@ -223,7 +267,17 @@ agent_pending() {
         tell "unprepared whether this device drifted is not known: $wrong"
         return 0
     fi
-    unpack refs/sallyport/applied || return 0
+    if ! unpack refs/sallyport/applied; then
+        # Its server may have what is damaged here; it is asked once.
+        if [ "$reached" = yes ]; then
+            reached=no
+            agent_refresh && agent_pending
+            return
+        fi
+        tell "unprepared $have is damaged here, and is fetched anew as soon as its server answers: $(shown unpack.log)"
+        printf 'the copy of the repository is damaged\n' >pending.log
+        return 1
+    fi
     if apply pending.log --check && [ "$changes" = 0 ]; then return 0; fi
     printf '%s\n' -drifted >"$pull/drifted"
     printf 'drift %s %s update\n' "$(agent_version drift)" "$have"
@@ -245,7 +299,10 @@ agent_fetch() {
     fi
     ref=refs/sallyport/newest
     if grep -q '^drift ' ready; then ref=refs/sallyport/applied; fi
-    unpack "$ref" || : >ready
+    if ! unpack "$ref"; then
+        [ ! -e "$pull/damaged" ] || finish failed "$ref is damaged here, and is fetched anew: $(shown unpack.log)"
+        : >ready
+    fi
 }
 
 # --- applying it --------------------------------------------------------------------------------------------------------
@@ -382,8 +439,11 @@ agent_install() {
     if [ "$name" = revision ]; then
         g update-ref refs/sallyport/before refs/sallyport/applied 2>/dev/null || :
         applied refs/sallyport/newest
-        { grep -v '^drift ' held || :; } >held.new
-        mv -f held.new held
+        # Drift from what is no longer applied is none.
+        for list in held pending; do
+            { grep -v '^drift ' "$list" || :; } >"$list.new"
+            mv -f "$list.new" "$list"
+        done
     fi
     rm -f "$pull/drifted" "$pull/begun"
     # Which services run is what revisions are about; that none has failed is still asked.

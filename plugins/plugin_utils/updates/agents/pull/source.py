@@ -22,6 +22,7 @@ _REF = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:[./][A-Za-z0-9_-]+)*")
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*/?")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _PUBLIC_KEY = re.compile(r"(?:ssh-|ecdsa-|sk-)[a-z0-9@.-]+ [A-Za-z0-9+/=]{16,}")
+_NAMESPACES = re.compile(r'(?:^|[ ,])namespaces="([^"]*)"', re.IGNORECASE)
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -119,6 +120,11 @@ def _url(text: str) -> str:
         raise SettingsError(
             f"{_WHERE}.url: a password in an address is readable by everybody on the device; use ssh_key"
         )
+    if parts.username is not None and parts.scheme in ("https", "http"):
+        # It is all that a token needs, so it is one.
+        raise SettingsError(
+            f"{_WHERE}.url: the name in an address of {parts.scheme} is a token, and everybody on the device could read it; use ssh_key"
+        )
     if (parts.hostname or "").startswith("-") or (parts.username or "").startswith("-"):
         raise SettingsError(f"{_WHERE}.url: a name that begins with - would be taken for an option")
     return text
@@ -132,7 +138,7 @@ def _matching(pattern: re.Pattern[str], text: str, key: str, what: str) -> str:
 
 def _signers(text: str) -> str:
     """OpenSSH's allowed signers: a name, options, a public key on each line."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = [line for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
     if not lines:
         raise SettingsError(
             f"{_WHERE}.signers: expected who may sign revisions, one line each as  alice@example.com ssh-ed25519 AAAA..., and "
@@ -144,6 +150,12 @@ def _signers(text: str) -> str:
             raise SettingsError(
                 f"{_WHERE}.signers: line {number + 1} begins with {name[:40]!r}; expected a name and a public key, as  "
                 "alice@example.com ssh-ed25519 AAAA..."
+            )
+        uses = _NAMESPACES.search(rest)
+        if uses and "git" not in uses[1].split(","):
+            raise SettingsError(
+                f"{_WHERE}.signers: line {number + 1}: {name[:40]!r} may sign for {uses[1]} and not for git, so no revision of theirs "
+                'would ever count; say namespaces="git", or leave that out'
             )
     return _ended(text)
 

@@ -204,6 +204,13 @@ agent_fetch() {
             refuse "$kind" "$name $new: $error"
             printf 'refused %s %s\n' "$kind" "$name $new: $error" >turned-away.new
             settle_file turned-away
+            # suricatta can miss what became of an image that is refused at once. It says then that all is well, and closes nothing.
+            if answer '' && [ "$(open_action)" = "$(cut -d ' ' -f 1 offer)" ]; then
+                cut -d ' ' -f 1 offer >tried.new
+                settle_file tried
+                env_set ustate=3
+                report || :
+            fi
             ;;
     esac
 }
