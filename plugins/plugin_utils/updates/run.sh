@@ -125,7 +125,7 @@ failures() { systemctl list-units --state=failed --plain --no-legend --no-pager 
 # Accounts that somebody gets into by a key. In a new slot they may be missing, and then nobody gets in.
 people() {
     while IFS=: read -r name _ _ _ _ home _; do
-        [ ! -s "$home/.ssh/authorized_keys" ] || printf '%s\n' "$name"
+        if [ -s "$home/.ssh/authorized_keys" ] || [ -s "/etc/ssh/authorized_keys.d/$name" ]; then printf '%s\n' "$name"; fi
     done </etc/passwd | sort
 }
 

@@ -82,6 +82,7 @@ class Chamber:
             ('/bin/sh "$0" turn', f'{" ".join(shell)} "$0" turn'),
             ("healthy 5", "healthy 1"),  # nothing here needs time to get well
             ("/etc/passwd", str(self.state / "passwd")),
+            ("/etc/ssh/authorized_keys.d", str(self.state / "keys")),
         ):
             assert old in text
             text = text.replace(old, new)
@@ -730,3 +731,17 @@ def test_an_image_that_lets_nobody_in_whom_the_device_let_in_is_left(trying: Cha
     assert said["result"] == ["rolled_back"] and "nobody's key lets in any more: ops" in said["message"][0], (
         said
     )
+
+
+def test_a_key_that_a_role_has_put_elsewhere_lets_in_as_well(trying: Chamber) -> None:
+    home = trying.state / "ops/.ssh"
+    home.mkdir(parents=True)
+    (home / "authorized_keys").write_text("ssh-ed25519 AAAA ops\n", encoding="utf-8")
+    (trying.state / "passwd").write_text(f"ops:x:1:1::{trying.state}/ops:/bin/sh\n", encoding="utf-8")
+    trying.run()
+    # The new slot has another /home, and what goes along.
+    (home / "authorized_keys").unlink()
+    (trying.state / "keys").mkdir()
+    (trying.state / "keys/ops").write_text("ssh-ed25519 AAAA ops\n", encoding="utf-8")
+    trying.starts()
+    assert trying.run()["result"] == ["ok"]
