@@ -599,7 +599,7 @@ def damaged(field: Field) -> None:
     pack = max(packs, key=lambda path: path.stat().st_size)
     pack.chmod(0o644)
     data = bytearray(pack.read_bytes())
-    data[len(data) // 2 : len(data) // 2 + 8] = b"XXXXXXXX"
+    data[len(data) // 2 : len(data) // 2 + 8] = bytes(8)
     pack.write_bytes(data)
 
 
@@ -650,24 +650,28 @@ def test_a_line_that_breaks_is_no_forgery(field: Field) -> None:
     assert field.run()["result"] == ["ok"] and field.device == "two"
 
 
-@pytest.mark.parametrize("what", ["gitdir: {state}/pull/git", "link", ""])
-def test_what_the_unprivileged_half_hands_over_is_a_bundle_and_nothing_else(field: Field, what: str) -> None:
+@pytest.mark.parametrize(
+    "swap",
+    [
+        "echo 'gitdir: {state}/pull/git' >{bundle}", "ln -s {server} {bundle}", ": >{bundle}", "mkfifo {bundle}",
+        "mkdir {bundle}; echo x >{bundle}/x",
+    ],
+    ids=["address", "link", "empty", "pipe", "folder"],
+)  # fmt: skip
+def test_what_the_unprivileged_half_hands_over_is_a_bundle_and_nothing_else(field: Field, swap: str) -> None:
     """git, which is root's here, would follow it to a repository of somebody's."""
     field.publish("one")
     field.run()
     field.publish("two")
     bundle = f"{field.state}/pull/incoming/bundle"
-    swap = (
-        f"ln -s {field.server} {bundle}"
-        if what == "link"
-        else f"echo '{what.format(state=field.state)}' >{bundle}"
-    )
+    swap = swap.format(state=field.state, server=field.server, bundle=bundle)
     field.tool(
         "systemctl",
         f"case $* in\n*pull@fetch*) {' '.join(field.shell)} {field.here}/pull/fetch.sh fetch\nrm {bundle}; {swap} ;;\n"
         f"*failed*) ;;\n*) cat {field.state}/services ;;\nesac",
     )
     assert "no bundle of git's" in field.refused("tampered")
+    assert not os.path.lexists(field.state / "pull/bundle")
 
 
 def test_what_unfolds_to_more_than_there_is_memory_for_is_refused(field: Field) -> None:

@@ -172,14 +172,16 @@ believe() {
 
 # take_in: the objects of a bundle, whoever made it.
 take_in() {
-    # git would follow a link, and a file that says where a repository is.
-    case $(head -c 15 "$pull/bundle" | tr -cd ' -~') in
-        '# v2 git bundle' | '# v3 git bundle') [ ! -L "$pull/bundle" ] ;;
-        *) false ;;
-    esac || {
-        refuse tampered "what came is no bundle of git's"
-        return 1
-    }
+    # git would follow a link, and a file that says where a repository is; a pipe would be read for ever.
+    begins=''
+    if [ -f "$pull/bundle" ] && [ ! -L "$pull/bundle" ]; then begins=$(head -c 15 "$pull/bundle" | tr -cd ' -~'); fi
+    case $begins in
+        '# v2 git bundle' | '# v3 git bundle') ;;
+        *)
+            refuse tampered "what came is no bundle of git's"
+            return 1
+            ;;
+    esac
     # git computes every name anew from what it names: nobody can put other files under a signed one. What it holds in memory for
     # that is bounded: some hundred kilobytes can be said to unfold to gigabytes.
     (
@@ -202,13 +204,13 @@ judge() {
     if [ ! -f "$pull/incoming/tip" ] || [ -L "$pull/incoming/tip" ]; then return 1; fi
     tip=$(head -c 64 "$pull/incoming/tip" | tr -cd 0-9a-f)
     case ${#tip} in 40 | 64) ;; *) return 1 ;; esac
-    rm -f "$pull/bundle"
+    rm -rf "$pull/bundle"
     # Where its writer cannot reach it, it stays what was looked at.
     mv -f "$pull/incoming/bundle" "$pull/bundle" 2>/dev/null || :
     if [ -e "$pull/bundle" ] || [ -L "$pull/bundle" ]; then
         believed=yes
         take_in || believed=no
-        rm -f "$pull/bundle"
+        rm -rf "$pull/bundle"
         [ "$believed" = yes ] || return 1
     fi
     if ! signed "$tip"; then
